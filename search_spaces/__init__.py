@@ -1,0 +1,1 @@
+"""Search spaces: parameters, conditions and named spaces as pure data."""
