@@ -1,0 +1,56 @@
+"""Everything the service reads from its environment, in one place.
+
+Each setting is read from `SAMSTUDY_<NAME>`; `samstudy doctor` prints them all.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things are and how long the service waits. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="SAMSTUDY_", extra="ignore", frozen=True)
+
+    home: Path = Field(Path.home() / ".samstudy", description="data of the embedded service")
+    database_url: str = Field("", description="SQLAlchemy URL of the study store; empty: SQLite in home")
+    storage: str = Field("", description="URI under which checkpoints live; empty: a folder of home")
+    url: str = Field("", description="where the client and the command find the API; empty: the one in home")
+    host: str = Field("127.0.0.1", description="address the API binds")
+    port: int = Field(8321, ge=0, le=65_535, description="port the API binds")
+    mlflow_url: str = Field("http://127.0.0.1:5000", description="MLflow's tracking server")
+    mlflow_public_url: str = Field("", description="MLflow's address in a browser; empty: mlflow_url")
+    ray_jobs_url: str = Field("http://127.0.0.1:8265", description="Ray's dashboard, which serves the Jobs API")
+
+    lease_s: float = Field(10.0, gt=0, description="a driver without a heartbeat for this long is lost")
+    heartbeat_s: float = Field(1.0, gt=0, description="time between a driver's heartbeats")
+    startup_lease_s: float = Field(60.0, gt=0, description="time a new driver has until its first heartbeat")
+    poll_s: float = Field(0.25, gt=0, description="time between two looks of the controller at the store")
+    cancel_grace_s: float = Field(5.0, gt=0, description="time a cancelled driver has before its job is stopped")
+    export_interval_s: float = Field(2.0, gt=0, description="least time between two exports of a running trial")
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL of the study store."""
+        return self.database_url or f"sqlite:///{self.home / 'samstudy.db'}"
+
+    @property
+    def storage_uri(self) -> str:
+        """URI under which every study's checkpoints live."""
+        return self.storage or (self.home / "storage").as_uri()
+
+    @property
+    def browser_mlflow_url(self) -> str:
+        """MLflow's address as a person's browser reaches it."""
+        return self.mlflow_public_url or self.mlflow_url
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

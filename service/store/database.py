@@ -1,0 +1,122 @@
+"""One database: its engine, its transactions, its clock and its migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from service.errors import StoreUnavailableError
+
+_BUSY_TIMEOUT_S = 15
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Database:
+    """The study store's database behind one URL.
+
+    SQLite runs in WAL mode, and every write transaction takes the write lock at its start (BEGIN IMMEDIATE), so that
+    several processes wait for each other instead of failing half way. PostgreSQL's own clock dates everything there,
+    because drivers on several nodes do not share one; `clock` does for SQLite, which is one machine.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], datetime] = _utc_now) -> None:
+        try:
+            parsed = make_url(url)
+        except ArgumentError as error:
+            raise StoreUnavailableError("SAMSTUDY_DATABASE_URL is not a SQLAlchemy URL") from error
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._url = url
+        self._clock = clock
+        if self.is_sqlite and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}} if self.is_sqlite else {}
+        self._engine: Engine = create_engine(url, pool_pre_ping=not self.is_sqlite, **options)
+        self._writer: Engine = self._engine.execution_options(writes=True)
+        if self.is_sqlite:
+            event.listen(self._engine, "connect", _set_sqlite_pragmas)
+            event.listen(self._engine, "begin", _begin_sqlite)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one consistent state. Raises StoreUnavailableError."""
+        with _translated_errors(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that is kept whole or not at all. Raises StoreUnavailableError."""
+        with _translated_errors(), self._writer.begin() as connection:
+            yield connection
+
+    def now(self, connection: Connection) -> datetime:
+        """The store's time."""
+        if self.is_sqlite:
+            return self._clock()
+        now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return now
+
+    def migrate(self) -> None:
+        """Brings the schema to the newest revision; a database that is there already stays as it is."""
+        with self.writing() as connection:
+            config = _alembic_config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def check_schema(self) -> None:
+        """Raises StoreUnavailableError where the database does not answer or needs `samstudy migrate`."""
+        with self.reading() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+        expected = ScriptDirectory.from_config(_alembic_config()).get_current_head()
+        if found != expected:
+            raise StoreUnavailableError(
+                f"the store's schema is at revision {found}, this version needs {expected}: run `samstudy migrate`"
+            )
+
+    def dispose(self) -> None:
+        """Closes every connection."""
+        self._engine.dispose()
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Turns 'the database does not answer' into a StoreUnavailableError; defects of ours pass through."""
+    try:
+        yield
+    except DBAPIError as error:
+        if error.connection_invalidated or type(error).__name__ in ("OperationalError", "InterfaceError"):
+            raise StoreUnavailableError(f"the study store does not answer: {error.orig}") from error
+        raise
+
+
+def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by _begin_sqlite, not by the driver
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config

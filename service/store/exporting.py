@@ -1,0 +1,138 @@
+"""The watermarks of the projection into MLflow: what has changed since it was last written there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select, update
+
+from service.store import records, tables
+from service.store.database import Database
+from service.study import Configuration, Result, Study, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class StudyBacklog:
+    """A study whose runs in MLflow are behind.
+
+    revision: what the study stands at now. trials: those behind, in order of their numbers.
+    """
+
+    study: Study
+    revision: int
+    trials: list[TrialBacklog]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialBacklog:
+    """A trial whose run in MLflow is behind: `results` are the epochs that the run does not have yet."""
+
+    trial: Trial
+    configuration: Configuration
+    revision: int
+    results: list[Result]
+
+
+class ExportStore:
+    """The store as the exporter uses it. Watermarks only grow, and only after MLflow has what they promise."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def behind(self) -> list[str]:
+        """Ids of the studies that MLflow does not show as they are, the oldest first."""
+        table = tables.studies
+        query = (
+            select(table.c.id)
+            .where(table.c.revision != table.c.exported_revision)
+            .order_by(table.c.created_at, table.c.id)
+        )
+        with self._database.reading() as connection:
+            return list(connection.execute(query).scalars())
+
+    def backlog(self, study_id: str, *, max_trials: int) -> StudyBacklog | None:
+        """What MLflow lacks of this study, at most `max_trials` trials of it; None where the study is gone."""
+        trials = tables.trials
+        with self._database.reading() as connection:
+            study = connection.execute(select(tables.studies).where(tables.studies.c.id == study_id)).one_or_none()
+            if study is None:
+                return None
+            behind = connection.execute(
+                select(trials)
+                .where(trials.c.study_id == study_id, trials.c.revision != trials.c.exported_revision)
+                .order_by(trials.c.number)
+                .limit(max_trials)
+            ).all()
+            configurations = {
+                row.id: records.as_record(Configuration, row)
+                for row in connection.execute(
+                    select(tables.configurations).where(
+                        tables.configurations.c.id.in_({row.configuration_id for row in behind})
+                    )
+                )
+            }
+            results: dict[str, list[Result]] = {row.id: [] for row in behind}
+            for row in connection.execute(
+                select(tables.results)
+                .join(trials, trials.c.id == tables.results.c.trial_id)
+                .where(trials.c.id.in_(results), tables.results.c.epoch > trials.c.exported_epoch)
+                .order_by(tables.results.c.epoch)
+            ):
+                results[row.trial_id].append(records.as_record(Result, row))
+            return StudyBacklog(
+                study=records.as_record(Study, study),
+                revision=study.revision,
+                trials=[
+                    TrialBacklog(
+                        trial=records.as_record(Trial, row),
+                        configuration=configurations[row.configuration_id],
+                        revision=row.revision,
+                        results=results[row.id],
+                    )
+                    for row in behind
+                ],
+            )
+
+    def set_study_run(self, study_id: str, *, experiment_id: str, run_id: str) -> None:
+        """Remembers the study's experiment and parent run."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(tables.studies)
+                .where(tables.studies.c.id == study_id)
+                .values(mlflow_experiment_id=experiment_id, mlflow_run_id=run_id)
+            )
+
+    def set_trial_run(self, trial_id: str, run_id: str) -> None:
+        """Remembers the trial's child run."""
+        with self._database.writing() as connection:
+            connection.execute(update(tables.trials).where(tables.trials.c.id == trial_id).values(mlflow_run_id=run_id))
+
+    def trial_exported(self, trial_id: str, *, revision: int, epoch: int) -> None:
+        """MLflow shows the trial as it was at this revision, its results up to this epoch included."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(tables.trials)
+                .where(tables.trials.c.id == trial_id)
+                .values(exported_revision=revision, exported_epoch=epoch)
+            )
+
+    def study_exported(self, study_id: str, *, revision: int) -> None:
+        """MLflow shows the study and all of its trials as they were at this revision."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(tables.studies).where(tables.studies.c.id == study_id).values(exported_revision=revision)
+            )
+
+    def forget(self, study_id: str) -> None:
+        """Resets the study's watermarks, so that the exporter writes everything again into the runs it finds."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(tables.trials)
+                .where(tables.trials.c.study_id == study_id)
+                .values(exported_revision=0, exported_epoch=0, mlflow_run_id=None)
+            )
+            connection.execute(
+                update(tables.studies)
+                .where(tables.studies.c.id == study_id)
+                .values(exported_revision=0, mlflow_experiment_id=None, mlflow_run_id=None)
+            )

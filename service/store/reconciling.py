@@ -1,0 +1,195 @@
+"""What the controller does: claims studies for new drivers, declares drivers lost, and leads alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from service.store import records, tables
+from service.store.database import Database
+from service.study import AttemptState, Intent, Reason, Study, StudyState, TrialState
+
+
+@dataclass(frozen=True, slots=True)
+class DriverClaim:
+    """The right to run one study as its driver number `driver_attempt`."""
+
+    study_id: str
+    driver_attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class OverdueCancel:
+    """A study whose driver is still there although its user cancelled the study at `requested_at`."""
+
+    study_id: str
+    driver_attempt: int
+    requested_at: datetime
+
+
+class ReconcilingStore:
+    """The store as the controller uses it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def lead(self, name: str, holder: str, lease_s: float) -> bool:
+        """Takes or renews the lease `name`; False while somebody else holds it."""
+        table = tables.leases
+        with self._database.writing() as connection:
+            now = self._database.now(connection)
+            expires_at = now + timedelta(seconds=lease_s)
+            lease = connection.execute(select(table).where(table.c.name == name).with_for_update()).one_or_none()
+            if lease is None:
+                connection.execute(insert(table).values(name=name, holder=holder, expires_at=expires_at))
+            elif lease.holder == holder or lease.expires_at < now:
+                connection.execute(
+                    update(table).where(table.c.name == name).values(holder=holder, expires_at=expires_at)
+                )
+            else:
+                return False
+            return True
+
+    def give_up_lead(self, name: str, holder: str) -> None:
+        """Ends the lease at once, so that the next controller need not wait for it."""
+        table = tables.leases
+        with self._database.writing() as connection:
+            connection.execute(table.delete().where(table.c.name == name, table.c.holder == holder))
+
+    def queued(self) -> list[str]:
+        """Ids of the studies that wait for a driver, the oldest first."""
+        table = tables.studies
+        query = select(table.c.id).where(table.c.state == StudyState.QUEUED).order_by(table.c.created_at, table.c.id)
+        with self._database.reading() as connection:
+            return list(connection.execute(query).scalars())
+
+    def claim(self, study_id: str, startup_lease_s: float) -> DriverClaim | None:
+        """Makes a QUEUED study RUNNING under a new driver; None where it is no longer QUEUED."""
+        with self._database.writing() as connection:
+            study = records.locked_study(connection, study_id)
+            if study.state != StudyState.QUEUED:
+                return None
+            now = self._database.now(connection)
+            driver_attempt = study.driver_attempt + 1
+            records.set_study_state(
+                connection,
+                study,
+                StudyState.RUNNING,
+                at=now,
+                driver_attempt=driver_attempt,
+                lease_expires_at=now + timedelta(seconds=startup_lease_s),
+            )
+            return DriverClaim(study_id, driver_attempt)
+
+    def give_back(self, claim: DriverClaim, waiting_reason: str) -> None:
+        """Returns a study whose driver could not be started to the queue, with the reason why it waits."""
+        with self._database.writing() as connection:
+            study = records.locked_study(connection, claim.study_id)
+            if study.driver_attempt != claim.driver_attempt:
+                return
+            now = self._database.now(connection)
+            if study.state == StudyState.STOPPING:
+                self._finish_cancelled(connection, study, now)
+            elif study.state == StudyState.RUNNING:
+                records.set_study_state(
+                    connection,
+                    study,
+                    StudyState.QUEUED,
+                    at=now,
+                    lease_expires_at=None,
+                    waiting_reason=waiting_reason,
+                )
+
+    def overdue_drivers(self) -> list[DriverClaim]:
+        """Drivers whose lease has run out."""
+        table = tables.studies
+        with self._database.reading() as connection:
+            now = self._database.now(connection)
+            rows = connection.execute(
+                select(table.c.id, table.c.driver_attempt).where(
+                    table.c.state.in_([StudyState.RUNNING, StudyState.STOPPING]),
+                    table.c.lease_expires_at < now,
+                )
+            )
+            return [DriverClaim(row.id, row.driver_attempt) for row in rows]
+
+    def lose_driver(self, claim: DriverClaim, *, max_losses: int) -> Study | None:
+        """Declares a driver with an expired lease lost; None where it is alive after all.
+
+        Its attempts are LOST, their trials PENDING, the study QUEUED for its next driver: unless it is being cancelled,
+        which is then done, or has lost `max_losses` drivers in a row without a single new result, which FAILS it.
+        """
+        with self._database.writing() as connection:
+            study = records.locked_study(connection, claim.study_id)
+            now = self._database.now(connection)
+            alive = study.lease_expires_at is None or study.lease_expires_at >= now
+            if study.driver_attempt != claim.driver_attempt or alive or StudyState(study.state).is_final:
+                return None
+            data = {"driver_attempt": claim.driver_attempt}
+            records.add_event(connection, claim.study_id, "driver.lost", data, at=now)
+            if study.intent == Intent.CANCEL:
+                self._finish_cancelled(connection, study, now)
+            elif study.driver_losses + 1 >= max_losses:
+                error = (
+                    f"{max_losses} drivers in a row were lost without a new result; the last one is Ray job "
+                    f"{claim.study_id}-{claim.driver_attempt}"
+                )
+                records.end_open_trials(connection, claim.study_id, at=now)
+                records.set_study_state(
+                    connection, study, StudyState.FAILED, at=now, reason=Reason.DRIVER_FAILED, error=error
+                )
+            else:
+                self._lose_attempts(connection, claim.study_id, now)
+                records.set_study_state(
+                    connection,
+                    study,
+                    StudyState.QUEUED,
+                    at=now,
+                    lease_expires_at=None,
+                    driver_losses=study.driver_losses + 1,
+                    waiting_reason="its driver was lost; a new one is being started",
+                )
+            after = connection.execute(select(tables.studies).where(tables.studies.c.id == claim.study_id)).one()
+            return records.as_record(Study, after)
+
+    def cancelling(self) -> list[OverdueCancel]:
+        """Studies whose cancel has been asked for and not yet been carried out by their driver."""
+        table = tables.studies
+        query = select(table.c.id, table.c.driver_attempt, table.c.intent_at).where(
+            table.c.state == StudyState.STOPPING, table.c.intent == Intent.CANCEL
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query)
+            return [OverdueCancel(row.id, row.driver_attempt, row.intent_at) for row in rows]
+
+    def cancel_now(self, claim: DriverClaim) -> None:
+        """Ends a study that is being cancelled, its driver having been stopped."""
+        with self._database.writing() as connection:
+            study = records.locked_study(connection, claim.study_id)
+            if study.driver_attempt == claim.driver_attempt and study.state == StudyState.STOPPING:
+                self._finish_cancelled(connection, study, self._database.now(connection))
+
+    def now(self) -> datetime:
+        """The store's time."""
+        with self._database.reading() as connection:
+            return self._database.now(connection)
+
+    def _finish_cancelled(self, connection: Connection, study: Row[Any], now: datetime) -> None:
+        records.end_open_trials(connection, study.id, at=now)
+        records.set_study_state(connection, study, StudyState.CANCELLED, at=now, reason=Reason.USER)
+
+    def _lose_attempts(self, connection: Connection, study_id: str, now: datetime) -> None:
+        running = connection.execute(
+            select(tables.trials.c.id).where(
+                tables.trials.c.study_id == study_id, tables.trials.c.state == TrialState.RUNNING
+            )
+        ).scalars()
+        for trial_id in list(running):
+            records.end_open_attempts(connection, trial_id, AttemptState.LOST, at=now)
+            records.touch_trial(connection, trial_id, state=TrialState.PENDING)
+            records.add_event(
+                connection, study_id, "trial.state", {"state": TrialState.PENDING}, at=now, trial_id=trial_id
+            )

@@ -1,0 +1,196 @@
+"""The words of the service: studies, configurations, trials, attempts, results, and the states they pass through."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.errors import InvalidTransitionError
+
+Scalar = bool | int | float | str
+"""A value of a search-space parameter on the wire."""
+
+
+class StudyState(StrEnum):
+    """QUEUED → RUNNING → SUCCEEDED | FAILED | CANCELLED; STOPPING while a cancel is being carried out."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (StudyState.SUCCEEDED, StudyState.FAILED, StudyState.CANCELLED)
+
+
+class Reason(StrEnum):
+    """Why a study ended."""
+
+    TARGET_REACHED = "TARGET_REACHED"
+    MAX_TRIALS = "MAX_TRIALS"
+    SPACE_EXHAUSTED = "SPACE_EXHAUSTED"
+    BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    TOO_MANY_FAILURES = "TOO_MANY_FAILURES"
+    DRIVER_FAILED = "DRIVER_FAILED"
+    USER = "USER"
+
+
+class TrialState(StrEnum):
+    """PENDING → RUNNING → one of the final four; back to PENDING when an attempt is lost."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    EARLY_STOPPED = "EARLY_STOPPED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in (TrialState.PENDING, TrialState.RUNNING)
+
+
+class AttemptState(StrEnum):
+    """How one execution of a trial ended; LOST when its worker, node or driver went away."""
+
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    EARLY_STOPPED = "EARLY_STOPPED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    LOST = "LOST"
+
+
+class Intent(StrEnum):
+    """What the user wants of a study; the controller and the driver make it so."""
+
+    RUN = "RUN"
+    CANCEL = "CANCEL"
+
+
+_STUDY_TRANSITIONS: dict[StudyState, frozenset[StudyState]] = {
+    StudyState.QUEUED: frozenset({StudyState.RUNNING, StudyState.CANCELLED, StudyState.FAILED}),
+    StudyState.RUNNING: frozenset(
+        {
+            StudyState.QUEUED,
+            StudyState.STOPPING,
+            StudyState.SUCCEEDED,
+            StudyState.FAILED,
+            StudyState.CANCELLED,
+        }
+    ),
+    StudyState.STOPPING: frozenset({StudyState.SUCCEEDED, StudyState.FAILED, StudyState.CANCELLED}),
+}
+
+_TRIAL_TRANSITIONS: dict[TrialState, frozenset[TrialState]] = {
+    TrialState.PENDING: frozenset({TrialState.RUNNING, TrialState.CANCELLED, TrialState.FAILED}),
+    TrialState.RUNNING: frozenset(set(TrialState) - {TrialState.RUNNING}),
+}
+
+
+def check_study_transition(old: StudyState, new: StudyState) -> None:
+    """Raises InvalidTransitionError where a study cannot go from `old` to `new`."""
+    if new not in _STUDY_TRANSITIONS.get(old, frozenset()):
+        raise InvalidTransitionError(f"a study that is {old} cannot become {new}")
+
+
+def check_trial_transition(old: TrialState, new: TrialState) -> None:
+    """Raises InvalidTransitionError where a trial cannot go from `old` to `new`."""
+    if new not in _TRIAL_TRANSITIONS.get(old, frozenset()):
+        raise InvalidTransitionError(f"a trial that is {old} cannot become {new}")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Study(_Record):
+    """One spec, one owner, one budget."""
+
+    id: str
+    name: str
+    description: str
+    owner: str
+    labels: dict[str, str]
+    state: StudyState
+    intent: Intent = Field(description="what the user asked for last")
+    reason: Reason | None = Field(description="why it ended")
+    error: str | None = Field(description="what went wrong, where something did")
+    waiting_reason: str | None = Field(description="why nothing happens, in plain words, where nothing does")
+    spec: dict[str, Any] = Field(description="the study spec as it was accepted, defaults filled in")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    driver_attempt: int = Field(description="how many drivers have been started for this study")
+    mlflow_experiment_id: str | None
+    mlflow_run_id: str | None = Field(description="the parent run")
+
+
+class Configuration(_Record):
+    """One point of the search space."""
+
+    id: str
+    study_id: str
+    number: int = Field(description="1, 2, … in the order in which the algorithm proposed them")
+    point: dict[str, Scalar]
+    created_at: datetime
+
+
+class Trial(_Record):
+    """A configuration and a seed."""
+
+    id: str
+    study_id: str
+    configuration_id: str
+    number: int = Field(description="1, 2, … within the study")
+    seed: int
+    state: TrialState
+    attempt: int = Field(description="number of the current or last attempt; 0 before the first")
+    epochs_done: int
+    metrics: dict[str, float] = Field(description="of the last epoch that was reported")
+    objective: float | None = Field(description="what this trial says of the study's objective, once it ended")
+    error: str | None = Field(description="the traceback of a failed trial")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    mlflow_run_id: str | None
+
+
+class Attempt(_Record):
+    """One execution of a trial."""
+
+    trial_id: str
+    number: int
+    driver_attempt: int
+    state: AttemptState
+    node: str | None
+    error: str | None
+    started_at: datetime
+    finished_at: datetime | None
+
+
+class Result(_Record):
+    """What one epoch of a trial reported. The first attempt to report an epoch is the one that counts."""
+
+    trial_id: str
+    epoch: int
+    attempt: int
+    metrics: dict[str, float]
+    recorded_at: datetime
+
+
+class Event(_Record):
+    """One thing that happened to a study; ids grow, so that a reader can resume after the last one seen."""
+
+    id: int
+    study_id: str
+    trial_id: str | None
+    kind: str = Field(description="such as study.state, trial.state or driver.lost")
+    data: dict[str, Any]
+    at: datetime
