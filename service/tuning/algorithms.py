@@ -1,0 +1,176 @@
+"""Search algorithms: each proposes points of a search space and learns from what they were worth."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Literal, Protocol, cast
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import TrialState as OptunaState
+
+from search_spaces.parameters import (
+    CategoricalParameter,
+    FloatParameter,
+    IntParameter,
+    Parameter,
+    Point,
+    Scalar,
+    point_key,
+)
+from search_spaces.space import SearchSpace
+from service.spec import StudySpec
+
+Outcome = Literal["complete", "pruned", "failed"]
+
+_MOST_DUPLICATES = 200
+"""So many known points in a row mean that the sampler will find no other."""
+
+
+class Algorithm(Protocol):
+    """What the driver asks for points.
+
+    Points that a study has already are told with `known`, and with `learn` where they have been evaluated, in the order
+    in which they were proposed, before the first call of `propose`.
+    """
+
+    def propose(self) -> Point | None:
+        """A point that was neither proposed nor known before; None when there is no other."""
+
+    def known(self, point: Point) -> None:
+        """The study has this point already."""
+
+    def learn(self, point: Point, outcome: Outcome, value: float | None) -> None:
+        """A proposed or known point has been evaluated; `value` is the mean over its seeds."""
+
+
+class GridAlgorithm:
+    """Every point of the space, once, in the grid's order."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._points: Iterator[Point] = space.grid()
+        self._seen: set[str] = set()
+
+    def propose(self) -> Point | None:
+        for point in self._points:
+            key = point_key(point)
+            if key not in self._seen:
+                self._seen.add(key)
+                return point
+        return None
+
+    def known(self, point: Point) -> None:
+        self._seen.add(point_key(point))
+
+    def learn(self, point: Point, outcome: Outcome, value: float | None) -> None:
+        """A grid learns nothing."""
+
+
+class OptunaAlgorithm:
+    """An Optuna sampler behind ask and tell; conditional parameters are suggested only where they are active."""
+
+    def __init__(
+        self, space: SearchSpace, sampler: optuna.samplers.BaseSampler, *, mode: Literal["max", "min"]
+    ) -> None:
+        self._space = space
+        direction: Literal["maximize", "minimize"] = "maximize" if mode == "max" else "minimize"
+        self._study = optuna.create_study(direction=direction, sampler=sampler)
+        self._asked: dict[str, optuna.Trial] = {}
+        self._values: dict[str, float | None] = {}
+
+    def propose(self) -> Point | None:
+        size = self._space.size()
+        if size is not None and len(self._values) >= size:
+            return None
+        for _ in range(_MOST_DUPLICATES):
+            trial = self._study.ask()
+            point: Point = {}
+            for name in self._space.ordered():
+                if name in self._space.active(point):
+                    point[name] = _suggest(trial, name, self._space.parameters[name])
+            key = point_key(point)
+            if key not in self._values:
+                self._asked[key] = trial
+                self._values[key] = None
+                return point
+            self._tell(trial, "complete", self._values[key])
+        return None
+
+    def known(self, point: Point) -> None:
+        self._values.setdefault(point_key(point), None)
+
+    def learn(self, point: Point, outcome: Outcome, value: float | None) -> None:
+        key = point_key(point)
+        self._values[key] = value if outcome == "complete" else None
+        trial = self._asked.pop(key, None)
+        if trial is not None:
+            self._tell(trial, outcome, value)
+        else:
+            self._study.add_trial(self._past_trial(point, outcome, value))
+
+    def _tell(self, trial: optuna.Trial, outcome: Outcome, value: float | None) -> None:
+        if value is None or outcome == "failed":
+            self._study.tell(trial, state=OptunaState.FAIL)
+        elif outcome == "pruned":
+            trial.report(value, step=1)
+            self._study.tell(trial, state=OptunaState.PRUNED)
+        else:
+            self._study.tell(trial, value)
+
+    def _past_trial(self, point: Point, outcome: Outcome, value: float | None) -> optuna.trial.FrozenTrial:
+        distributions = {name: _distribution(self._space.parameters[name]) for name in point}
+        if value is None or outcome == "failed":
+            return optuna.create_trial(state=OptunaState.FAIL, params=point, distributions=distributions)
+        if outcome == "pruned":
+            return optuna.create_trial(
+                state=OptunaState.PRUNED,
+                params=point,
+                distributions=distributions,
+                value=value,
+                intermediate_values={1: value},
+            )
+        return optuna.create_trial(value=value, params=point, distributions=distributions)
+
+
+def algorithm_for(spec: StudySpec, *, leg: int) -> Algorithm:
+    """The algorithm that the spec names.
+
+    leg: how many points the study had when this driver began. A sampler's seed depends on it, because the same seed
+    would propose the first points of the study once more.
+    """
+    seed = int.from_bytes(hashlib.sha256(f"{spec.algorithm.seed}/{leg}".encode()).digest()[:4])
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    match spec.algorithm.name:
+        case "grid":
+            return GridAlgorithm(spec.space)
+        case "random":
+            sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
+        case "tpe":
+            sampler = optuna.samplers.TPESampler(seed=seed)
+    return OptunaAlgorithm(spec.space, sampler, mode=spec.objective.mode)
+
+
+def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Scalar:
+    match parameter:
+        case FloatParameter(low=low, high=high, log=log, step=step):
+            return trial.suggest_float(name, low, high, log=log, step=step)
+        case IntParameter(low=low, high=high, log=log, step=step):
+            return trial.suggest_int(name, low, high, log=log, step=step)
+        case CategoricalParameter(choices=choices):
+            return cast(Scalar, trial.suggest_categorical(name, choices))
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    match parameter:
+        case FloatParameter(low=low, high=high, log=log, step=step):
+            return FloatDistribution(low, high, log=log, step=step)
+        case IntParameter(low=low, high=high, log=log, step=step):
+            return IntDistribution(low, high, log=log, step=step)
+        case CategoricalParameter(choices=choices):
+            return CategoricalDistribution(choices)

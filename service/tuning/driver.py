@@ -1,0 +1,118 @@
+"""The driver: the process that runs one study's Tuner, as a Ray Job: `python -m service.tuning.driver STUDY ATTEMPT`.
+
+It begins by reading everything that the store knows of the study, so starting a study, going on after a crash and
+extending a study are the same thing. It writes only under its lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+# Tune reads these when it is imported: no loggers of its own (they import torch and write files that nobody reads),
+# no check of metrics (the spec's own check is stricter, and a failed trial reports none).
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+os.environ["TUNE_WARN_THRESHOLD_S"] = "5"
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "2"
+
+import ray
+from ray import tune
+from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
+
+from service.errors import LeaseLostError
+from service.settings import Settings, settings
+from service.spec import StudySpec, parse_spec
+from service.store.database import Database
+from service.store.driving import DrivingStore
+from service.tuning.algorithms import algorithm_for
+from service.tuning.checkpoints import TrialCheckpoints
+from service.tuning.progress import IssuedTrial, StudyProgress
+from service.tuning.recorder import Recorder
+from service.tuning.schedulers import scheduler_for
+from service.tuning.searcher import StudyCallback, StudySearcher, StudyStopper
+from service.tuning.trial import StudyTrial, TrialOrder
+
+logger = logging.getLogger(__name__)
+
+
+def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
+    """Runs the study to its end. Raises LeaseLostError where another driver takes it over."""
+    store = DrivingStore(Database(config.store_url), study_id, driver_attempt)
+    recorder = Recorder(store, lease_s=config.lease_s, heartbeat_s=config.heartbeat_s)
+    recorder.start()
+    snapshot = store.snapshot()
+    spec = parse_spec(snapshot.study.spec)
+    progress = StudyProgress(
+        spec,
+        snapshot,
+        algorithm_for(spec, leg=len(snapshot.configurations)),
+        store,
+        clock=lambda: datetime.now(UTC),
+    )
+
+    def order_for(issued: IssuedTrial) -> TrialOrder:
+        return _order(spec, study_id, issued, storage_uri=config.storage_uri)
+
+    def forget_checkpoints(trial_id: str) -> None:
+        if spec.checkpoint.keep == "none" and spec.checkpoint.every_epochs:
+            TrialCheckpoints(config.storage_uri, study_id, trial_id).delete()
+
+    searcher = StudySearcher(progress, recorder, order_for)
+    callback = StudyCallback(
+        searcher, progress, recorder, metric=spec.objective.metric, forget_checkpoints=forget_checkpoints
+    )
+    scheduler = scheduler_for(spec, snapshot, lambda tune_id: searcher.issued(tune_id).trial_id)
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="samstudy-") as scratch:
+        Tuner(
+            tune.with_resources(StudyTrial, {"cpu": spec.resources_per_trial.cpu, "gpu": spec.resources_per_trial.gpu}),
+            tune_config=TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True),
+            run_config=RunConfig(
+                name=study_id,
+                storage_path=scratch,  # Tune's own snapshots are not part of recovery
+                checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                callbacks=[callback],
+                stop=StudyStopper(searcher),
+                verbose=0,
+            ),
+        ).fit()
+    recorder.close()
+    if searcher.ending is None:
+        raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
+    store.finish(searcher.ending.state, searcher.ending.reason, searcher.ending.error)
+    logger.info("study %s ended: %s", study_id, searcher.ending)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The process's entry point; its exit status tells Ray whether the job succeeded."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    study_id, driver_attempt = arguments
+    try:
+        drive(study_id, int(driver_attempt), settings())
+    except LeaseLostError as error:
+        logger.error("%s", error)  # the message says it all
+        return 1
+    return 0
+
+
+def _order(spec: StudySpec, study_id: str, issued: IssuedTrial, *, storage_uri: str) -> TrialOrder:
+    return TrialOrder(
+        study_id=study_id,
+        trial_id=issued.trial_id,
+        attempt=issued.attempt,
+        train=spec.train_config(issued.point, issued.seed).to_mapping(),
+        threads=max(1, int(spec.resources_per_trial.cpu)),
+        storage_uri=storage_uri,
+        checkpoint_every_epochs=spec.checkpoint.every_epochs,
+        keep_last_checkpoint=spec.checkpoint.keep == "latest" and spec.checkpoint.every_epochs > 0,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

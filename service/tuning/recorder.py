@@ -1,0 +1,107 @@
+"""The recorder: writes a driver's reports into the store in batches, and keeps the driver's lease alive."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from service.errors import LeaseLostError, StoreUnavailableError
+from service.store.driving import DrivingStore, Report
+from service.study import Intent
+
+logger = logging.getLogger(__name__)
+
+_BATCH_S = 0.05
+_RETRY_S = 0.5
+
+
+class Recorder:
+    """A thread that records what the driver hands it, in order, and never twice.
+
+    While the store does not answer, reports wait here and training goes on. Once the lease is lost nothing is written
+    any more, and `has_lost_lease` says so. `after_commit` of a report is called when the store has it.
+    """
+
+    def __init__(self, store: DrivingStore, *, lease_s: float, heartbeat_s: float) -> None:
+        self._store = store
+        self._lease_s = lease_s
+        self._heartbeat_s = heartbeat_s
+        self._reports: queue.Queue[tuple[Report, Callable[[], None] | None]] = queue.Queue()
+        self._closing = threading.Event()
+        self._lost = threading.Event()
+        self._intent = Intent.RUN
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+
+    def start(self) -> None:
+        """Takes over the lease at once. Raises LeaseLostError, StoreUnavailableError."""
+        self._intent = self._store.heartbeat(self._lease_s)
+        self._thread.start()
+
+    @property
+    def intent(self) -> Intent:
+        """What the user wanted of the study at the last heartbeat."""
+        return self._intent
+
+    @property
+    def has_lost_lease(self) -> bool:
+        """Whether another driver has taken over, or the study has ended without this one."""
+        return self._lost.is_set()
+
+    def record(self, report: Report, after_commit: Callable[[], None] | None = None) -> None:
+        """Hands over a report; returns at once."""
+        self._reports.put((report, after_commit))
+
+    def close(self) -> None:
+        """Writes what is left and stops. Raises LeaseLostError where that was refused."""
+        self._closing.set()
+        self._thread.join()
+        if self.has_lost_lease:
+            raise LeaseLostError("another driver has taken the study over")
+
+    def _run(self) -> None:
+        next_heartbeat = time.monotonic() + self._heartbeat_s
+        while True:
+            closing = self._closing.is_set()
+            batch = self._next_batch(wait_s=0 if closing else min(_BATCH_S, self._heartbeat_s))
+            if batch:
+                if not self._written(partial(self._store.record, [report for report, _ in batch])):
+                    return
+                for _, after_commit in batch:
+                    if after_commit:
+                        after_commit()
+            if time.monotonic() >= next_heartbeat:
+                if not self._written(self._heartbeat):
+                    return
+                next_heartbeat = time.monotonic() + self._heartbeat_s
+            if closing and self._reports.empty():
+                return
+
+    def _next_batch(self, *, wait_s: float) -> list[tuple[Report, Callable[[], None] | None]]:
+        batch = []
+        try:
+            batch.append(self._reports.get(timeout=wait_s) if wait_s else self._reports.get_nowait())
+            while True:
+                batch.append(self._reports.get_nowait())
+        except queue.Empty:
+            return batch
+
+    def _heartbeat(self) -> None:
+        self._intent = self._store.heartbeat(self._lease_s)
+
+    def _written(self, write: Callable[[], None]) -> bool:
+        """Writes, again and again while the store does not answer; False once the lease is lost."""
+        while True:
+            try:
+                write()
+                return True
+            except StoreUnavailableError as error:
+                logger.warning("waiting for the store: %s", error)
+                time.sleep(_RETRY_S)
+            except LeaseLostError as error:
+                logger.error("%s", error)  # the message says it all
+                self._lost.set()
+                return False

@@ -1,0 +1,158 @@
+"""Tune's side of a study: the searcher that hands out trials, the callback that hears of them, the stopper."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from service.errors import LeaseLostError, StoreUnavailableError
+from service.store.driving import AttemptLost, AttemptStarted, EpochReported, TrialEnded
+from service.study import Intent, Reason, StudyState, TrialState
+from service.tuning.progress import Ending, IssuedTrial, StudyProgress
+from service.tuning.recorder import Recorder
+from service.tuning.trial import TrialOrder, TrialReport
+
+logger = logging.getLogger(__name__)
+
+
+class _Unsaved:
+    """Tune pickles what it is given, for a recovery of its own; ours goes through the store."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class StudySearcher(_Unsaved, Searcher):
+    """Answers Tune's question for the next trial with whatever the study's progress decides.
+
+    It answers None, "ask again later", while the study waits for running trials, and FINISHED once nothing is left.
+    """
+
+    def __init__(
+        self, progress: StudyProgress, recorder: Recorder, order_for: Callable[[IssuedTrial], TrialOrder]
+    ) -> None:
+        super().__init__()
+        self._progress = progress
+        self._recorder = recorder
+        self._order_for = order_for
+        self._issued: dict[str, IssuedTrial] = {}
+        self.ending: Ending | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.must_stop():
+            return str(Searcher.FINISHED)
+        try:
+            issued = self._progress.next_trial()
+        except StoreUnavailableError as error:
+            logger.warning("waiting for the store: %s", error)
+            return None
+        except LeaseLostError:
+            return str(Searcher.FINISHED)
+        if isinstance(issued, Ending):
+            self.ending = issued
+            return str(Searcher.FINISHED)
+        if issued is None:
+            return None
+        self._issued[trial_id] = issued
+        return self._order_for(issued).to_tune_config()
+
+    def must_stop(self) -> bool:
+        """Whether the study ends now, whatever runs: cancelled, out of budget, too many failures, or lease lost."""
+        if self._recorder.intent is Intent.CANCEL:
+            self.ending = Ending(StudyState.CANCELLED, Reason.USER)
+        elif self.ending is None:
+            self.ending = self._progress.must_end_now()
+            return self.ending is not None or self._recorder.has_lost_lease
+        return self.ending.state is not StudyState.SUCCEEDED or self.ending.reason is Reason.BUDGET_EXHAUSTED
+
+    def issued(self, trial_id: str) -> IssuedTrial:
+        """Our trial behind a Tune trial's id."""
+        return self._issued[trial_id]
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tune's own bookkeeping; the study hears of its trials through the callback."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the store has everything."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the store has everything."""
+
+
+class StudyCallback(_Unsaved, tune.Callback):
+    """Hears from Tune what trials do; tells the progress at once and the store through the recorder."""
+
+    def __init__(
+        self,
+        searcher: StudySearcher,
+        progress: StudyProgress,
+        recorder: Recorder,
+        *,
+        metric: str,
+        forget_checkpoints: Callable[[str], None],
+    ) -> None:
+        self._searcher = searcher
+        self._progress = progress
+        self._recorder = recorder
+        self._metric = metric
+        self._forget_checkpoints = forget_checkpoints
+        self._last: dict[str, TrialReport] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        issued = self._searcher.issued(trial.trial_id)
+        self._progress.attempt_started(issued.trial_id, issued.attempt)
+        self._recorder.record(AttemptStarted(issued.trial_id, issued.attempt, trial.node_ip or None))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        report = TrialReport.from_tune_result(result)
+        self._last[trial.trial_id] = report
+        if report.error is None:
+            self._progress.epoch_reported(report.trial_id, report.epoch, report.metrics.get(self._metric))
+            self._recorder.record(EpochReported(report.trial_id, report.attempt, report.epoch, report.metrics))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        issued = self._searcher.issued(trial.trial_id)
+        report = self._last.pop(trial.trial_id, None)
+        if report is not None and report.error is not None:
+            self._end(issued, TrialState.FAILED, error=report.error)
+        elif report is not None and report.is_last:
+            self._end(issued, TrialState.SUCCEEDED)
+        elif report is not None and not self._searcher.must_stop():
+            self._end(issued, TrialState.EARLY_STOPPED)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The worker is gone: what the training itself does wrong comes as a result."""
+        issued = self._searcher.issued(trial.trial_id)
+        self._last.pop(trial.trial_id, None)
+        error = str(trial.get_error() or "the worker ended without a word")
+        if self._progress.attempt_lost(issued.trial_id):
+            logger.warning("trial %s lost attempt %d: %s", issued.trial_id, issued.attempt, error)
+            self._recorder.record(AttemptLost(issued.trial_id, issued.attempt, error))
+        else:
+            self._end(issued, TrialState.FAILED, error=f"its workers were lost once too often; the last time:\n{error}")
+
+    def _end(self, issued: IssuedTrial, state: TrialState, *, error: str | None = None) -> None:
+        objective = self._progress.trial_ended(issued.trial_id, state)
+        self._recorder.record(
+            TrialEnded(issued.trial_id, issued.attempt, state, objective, error),
+            after_commit=lambda: self._forget_checkpoints(issued.trial_id),
+        )
+
+
+class StudyStopper(_Unsaved, tune.Stopper):
+    """Ends every trial at once when the study must stop."""
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        self._searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._searcher.must_stop()
