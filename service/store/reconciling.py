@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -66,6 +67,16 @@ class ReconcilingStore:
         with self._database.reading() as connection:
             return list(connection.execute(query).scalars())
 
+    def set_waiting_reason(self, study_ids: Sequence[str], waiting_reason: str) -> None:
+        """Says of these QUEUED studies why they wait."""
+        table = tables.studies
+        with self._database.writing() as connection:
+            connection.execute(
+                update(table)
+                .where(table.c.id.in_(study_ids), table.c.state == StudyState.QUEUED)
+                .values(waiting_reason=waiting_reason)
+            )
+
     def claim(self, study_id: str, startup_lease_s: float) -> DriverClaim | None:
         """Makes a QUEUED study RUNNING under a new driver; None where it is no longer QUEUED."""
         with self._database.writing() as connection:
@@ -81,6 +92,7 @@ class ReconcilingStore:
                 at=now,
                 driver_attempt=driver_attempt,
                 lease_expires_at=now + timedelta(seconds=startup_lease_s),
+                waiting_reason="its driver is starting",
             )
             return DriverClaim(study_id, driver_attempt)
 

@@ -179,6 +179,13 @@ class StudyStore:
                 counts[study_id][TrialState(state)] = count
         return counts
 
+    def counts_by_state(self) -> dict[StudyState, int]:
+        """How many studies there are in each state; states without one are left out."""
+        table = tables.studies
+        with self._database.reading() as connection:
+            rows = connection.execute(select(table.c.state, func.count()).group_by(table.c.state))
+            return {StudyState(state): count for state, count in rows}
+
     def configurations(self, study_id: str) -> list[Configuration]:
         """In the order in which the algorithm proposed them. Raises StudyNotFoundError."""
         table = tables.configurations

@@ -92,6 +92,7 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
 def main(arguments: Sequence[str]) -> int:
     """The process's entry point; its exit status tells Ray whether the job succeeded."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for files that Tune does not write here
     study_id, driver_attempt = arguments
     try:
         drive(study_id, int(driver_attempt), settings())

@@ -25,6 +25,14 @@ class DriverJobs:
         self._command = command
         self._client: JobSubmissionClient | None = None
 
+    def check(self) -> None:
+        """Raises ServiceUnavailableError where the cluster does not answer."""
+        try:
+            self._connected().get_version()
+        except (RuntimeError, OSError) as error:
+            self._client = None
+            raise ServiceUnavailableError(f"the Ray cluster at {self._url} does not answer") from error
+
     def start(self, claim: DriverClaim) -> None:
         """Submits the driver; it may take a few seconds until it runs."""
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -130,7 +131,7 @@ class StudyCallback(_Unsaved, tune.Callback):
         """The worker is gone: what the training itself does wrong comes as a result."""
         issued = self._searcher.issued(trial.trial_id)
         self._last.pop(trial.trial_id, None)
-        error = str(trial.get_error() or "the worker ended without a word")
+        error = _last_words(trial)
         if self._progress.attempt_lost(issued.trial_id):
             logger.warning("trial %s lost attempt %d: %s", issued.trial_id, issued.attempt, error)
             self._recorder.record(AttemptLost(issued.trial_id, issued.attempt, error))
@@ -156,3 +157,9 @@ class StudyStopper(_Unsaved, tune.Stopper):
 
     def stop_all(self) -> bool:
         return self._searcher.must_stop()
+
+
+def _last_words(trial: Any) -> str:
+    """What Tune wrote down of the trial's error; Trial.get_error would look for it in storage, where it may not be."""
+    path = Path(trial.error_file or "")
+    return path.read_text().strip() if path.is_file() else "the worker ended without a word"

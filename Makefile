@@ -1,0 +1,47 @@
+# make demo, make up, make test, make check: each makes the environment first where it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo up test test-all check format bench clean
+
+help: ## shows this
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(INSTALLED) ## makes .venv with the pinned versions of constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("samstudy needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,postgres]'
+	@touch $@
+
+demo: $(INSTALLED) ## starts the service, runs examples/lambda_rho_digits.yaml, prints the table; KEEP=1 stays up
+	$(BIN)/samstudy demo examples/lambda_rho_digits.yaml $(if $(KEEP),--keep)
+
+up: $(INSTALLED) ## runs the service until Ctrl-C
+	$(BIN)/samstudy up
+
+test: $(INSTALLED) ## every test but the slow ones
+	$(BIN)/pytest -m "not slow"
+
+test-all: $(INSTALLED) ## every test
+	$(BIN)/pytest
+
+check: $(INSTALLED) ## formatting, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## formats, and mends what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED) ## the service against the plain script that it replaces; takes about eight minutes
+	$(BIN)/python benchmarks/study_overhead.py
+
+clean: ## removes the environment and every cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,197 @@
+"""`samstudy up`: the whole service on one machine, its processes started, watched and stopped together.
+
+Everything is bound to loopback. Usual ports where they are free, others where not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from service.addresses import Addresses, publish, withdraw
+from service.errors import SamstudyError, ServiceUnavailableError
+from service.settings import Settings
+from service.store.database import Database
+from service.supervision import Part
+
+_LOOPBACK = "127.0.0.1"
+_RAY_WORKER_PORTS = range(10_002, 20_000)
+_OBJECT_STORE_BYTES = 100_000_000  # trials exchange no objects; Ray's default would take a third of the memory
+
+
+class AlreadyRunningError(SamstudyError):
+    """Another `samstudy up` runs with the same home."""
+
+    status = 409
+    code = "already_running"
+    title = "The embedded service runs already"
+
+
+def run_embedded(config: Settings, *, on_ready: Callable[[Addresses], None], log: Callable[[str], None] = print) -> int:
+    """Runs the service until SIGINT or SIGTERM; answers the exit status.
+
+    on_ready: called once when every part answers. log: hears of parts that ended and were started again.
+    Raises AlreadyRunningError, and ServiceUnavailableError where a part does not come up.
+    """
+    stopping = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with embedded_service(config, log=log, stopping=stopping) as (addresses, watch):
+            if not stopping.is_set():
+                on_ready(addresses)
+            while not stopping.wait(0.2):
+                watch()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 0
+
+
+@contextmanager
+def embedded_service(
+    config: Settings, *, log: Callable[[str], None], stopping: threading.Event
+) -> Iterator[tuple[Addresses, Callable[[], None]]]:
+    """The service while the block runs: its addresses, and a function that starts again what has ended."""
+    config.home.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as cleanup:
+        cleanup.enter_context(_only_one(config.home))
+        scratch = tempfile.mkdtemp(prefix="samstudy-")  # short: the paths of Ray's sockets are limited
+        cleanup.callback(shutil.rmtree, scratch, ignore_errors=True)
+        addresses, parts = _parts(config, Path(scratch))
+        Database(config.store_url).migrate()
+        for part in reversed(parts):
+            cleanup.callback(part.stop)
+        for part in parts:
+            part.start()
+        for part in parts:
+            part.wait_until_ready(stopping)
+        publish(addresses)
+        cleanup.callback(withdraw, addresses)
+
+        def watch() -> None:
+            for part in parts:
+                if part.restart_if_ended():
+                    log(f"{part.name} ended unexpectedly and was started again; see {part.log_file}")
+
+        yield addresses, watch
+
+
+def _parts(config: Settings, scratch: Path) -> tuple[Addresses, list[Part]]:
+    """The processes of the service, in the order in which they are stopped last."""
+    taken: set[int] = set()
+    api_port, mlflow_port, ray_port = (_free_port(usual, taken) for usual in (config.port, 5000, 8265))
+    addresses = Addresses(
+        api_url=f"http://{_LOOPBACK}:{api_port}",
+        mlflow_url=f"http://{_LOOPBACK}:{mlflow_port}",
+        ray_url=f"http://{_LOOPBACK}:{ray_port}",
+        home=str(config.home),
+        pid=os.getpid(),
+    )
+    environment = _environment(config, addresses)
+    ray_environment = {
+        **environment,
+        # Ray then takes loopback for the node's address, and every one of its servers binds there.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "AUTOSCALER_METRIC_PORT": str(_free_port(0, taken)),
+        "DASHBOARD_METRIC_PORT": str(_free_port(0, taken)),
+        # Workers import torch while they wait, not when a trial does.
+        "RAY_preload_python_modules": "torch",
+    }
+    samstudy = [sys.executable, "-m", "service.cli"]
+    mlflow = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        _LOOPBACK,
+        "--port",
+        str(mlflow_port),
+        "--workers",
+        "1",
+    ]
+    mlflow += ["--backend-store-uri", f"sqlite:///{config.home / 'mlflow.db'}"]
+    mlflow += ["--artifacts-destination", (config.home / "mlartifacts").as_uri()]
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    ray += ["--node-ip-address", _LOOPBACK, "--port", str(_free_port(0, taken))]
+    ray += ["--ray-client-server-port", str(_free_port(0, taken)), "--dashboard-agent-listen-port", "0"]
+    ray += ["--dashboard-host", _LOOPBACK, "--dashboard-port", str(ray_port), "--include-log-monitor", "false"]
+    ray += ["--object-store-memory", str(_OBJECT_STORE_BYTES), "--temp-dir", str(scratch)]
+    logs = config.home / "logs"
+    return addresses, [
+        Part(
+            "ray",
+            ray,
+            environment=ray_environment,
+            logs=logs,
+            ready_url=f"{addresses.ray_url}/api/version",
+            token=ray_environment["RAY_AUTH_TOKEN"],
+        ),
+        Part("mlflow", mlflow, environment=environment, logs=logs, ready_url=f"{addresses.mlflow_url}/health"),
+        Part("api", [*samstudy, "api"], environment=environment, logs=logs, ready_url=f"{addresses.api_url}/readyz"),
+        Part("controller", [*samstudy, "controller"], environment=environment, logs=logs, ready_url=None),
+    ]
+
+
+def _environment(config: Settings, addresses: Addresses) -> dict[str, str]:
+    """What every process of the service sees: our settings, a token of this run for Ray, nobody else's Ray."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TUNE_"))}
+    return {
+        **inherited,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes more, for nothing that we use
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "50",
+        "SAMSTUDY_HOME": str(config.home),
+        "SAMSTUDY_DATABASE_URL": config.store_url,
+        "SAMSTUDY_STORAGE": config.storage_uri,
+        "SAMSTUDY_HOST": _LOOPBACK,
+        "SAMSTUDY_PORT": addresses.api_url.rpartition(":")[2],
+        "SAMSTUDY_MLFLOW_URL": addresses.mlflow_url,
+        "SAMSTUDY_RAY_JOBS_URL": addresses.ray_url,
+    }
+
+
+def _free_port(usual: int, taken: set[int]) -> int:
+    """The usual port where it is free, another where not; Ray keeps its workers' ports for itself."""
+    for candidate in (usual, *[0] * 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_LOOPBACK, candidate))
+            except OSError:
+                continue
+            port = int(probe.getsockname()[1])
+        if port not in taken and port not in _RAY_WORKER_PORTS:
+            taken.add(port)
+            return port
+    raise ServiceUnavailableError("there is no free port on the loopback address")
+
+
+@contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """Holds the home for this process."""
+    with (home / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise AlreadyRunningError(
+                f"another `samstudy up` uses {home}; set SAMSTUDY_HOME for a second one"
+            ) from error
+        yield

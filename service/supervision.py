@@ -1,0 +1,134 @@
+"""Processes of the embedded service: started, watched, and stopped with everything that they started themselves."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import httpx
+import psutil
+
+from service.errors import ServiceUnavailableError
+
+_START_DEADLINE_S = 120.0
+_STOP_DEADLINE_S = 10.0
+_RESTART_PAUSE_S = 1.0
+_PR_SET_PDEATHSIG = 1
+
+
+class Part:
+    """One process of the service, in a session of its own, with its log in a file.
+
+    ready_url: what answers with 2xx once the process is ready, asked with `token` where there is one; None: at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        logs: Path,
+        ready_url: str | None,
+        token: str | None = None,
+    ) -> None:
+        self.name = name
+        self.log_file = logs / f"{name}.log"
+        self._command = command
+        self._environment = environment
+        self._ready_url = ready_url
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended_at: float | None = None
+
+    def start(self) -> None:
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603  # our own programs, no shell
+                self._command,
+                env=dict(self._environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which stops the parts in order
+                preexec_fn=_die_with_parent,
+            )
+
+    def wait_until_ready(self, stopping: threading.Event) -> None:
+        """Raises ServiceUnavailableError where it ends or does not answer in time."""
+        deadline = time.monotonic() + _START_DEADLINE_S
+        while self._ready_url is not None and not stopping.is_set():
+            if self._process is None or self._process.poll() is not None:
+                raise ServiceUnavailableError(f"{self.name} ended while it started; see {self.log_file}")
+            if self._answers():
+                return
+            if time.monotonic() > deadline:
+                raise ServiceUnavailableError(
+                    f"{self.name} did not answer within {_START_DEADLINE_S:.0f} s; see {self.log_file}"
+                )
+            stopping.wait(0.1)
+
+    def restart_if_ended(self) -> bool:
+        """Starts the process again a moment after it ended by itself; True when it did."""
+        if self._process is None or self._process.poll() is None:
+            return False
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
+        if time.monotonic() - self._ended_at < _RESTART_PAUSE_S:
+            return False
+        self._ended_at = None
+        self._kill(_session(self._process.pid))  # what it left behind would keep its port
+        self.start()
+        return True
+
+    def stop(self) -> None:
+        """Asks the process to end, and ends what is left of it and its children after a while."""
+        if self._process is None:
+            return
+        family = _session(self._process.pid)
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._kill(family)
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(str(self._ready_url), headers=self._headers, timeout=5.0).is_success
+        except httpx.HTTPError:
+            return False
+
+    @staticmethod
+    def _kill(processes: Sequence[psutil.Process]) -> None:
+        for process in processes:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(processes, timeout=_STOP_DEADLINE_S)
+
+
+def _session(leader: int) -> list[psutil.Process]:
+    """Every process of the session that this process leads, and all of their children."""
+    family: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader:
+                family |= {process, *process.children(recursive=True)}
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return list(family)
+
+
+def _die_with_parent() -> None:
+    """The kernel ends this process when `samstudy up` is gone, however that went."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
