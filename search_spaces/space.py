@@ -1,0 +1,260 @@
+"""SearchSpace: the points that a study may try."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Annotated, Self
+
+from pydantic import ConfigDict, Field, RootModel, model_validator
+
+from search_spaces.checking import RuleProblem, near_miss, rules_error, shown
+from search_spaces.parameters import FloatParameter, Parameter, Point, Scalar, scalar_key
+
+MAX_PARAMETERS = 64
+MAX_CONDITION_STATES = 4_096
+
+State = tuple[tuple[str, str | None], ...]
+"""What counting remembers: for each parent that later conditions ask about, its class of values; None: inactive."""
+
+
+class GridNeedsStepError(ValueError):
+    """A grid over a continuum; `names` are the float parameters without a step."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__(f"a grid needs a step for every float parameter; there is none for {', '.join(names)}")
+        self.names = names
+
+
+class SearchSpace(RootModel[Annotated[dict[str, Parameter], Field(min_length=1)]]):
+    """Parameters by name, in order. One with conditions is part of a point only where its conditions hold."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """The parameters in the order of declaration."""
+        return self.root
+
+    def ordered(self) -> tuple[str, ...]:
+        """The names in the order of declaration, except that parents come before those that depend on them."""
+        return _parents_first(self.root)
+
+    def active(self, point: Mapping[str, Scalar]) -> tuple[str, ...]:
+        """The names that belong to a point with these values, parents first."""
+        active: list[str] = []
+        present: Point = {}
+        for name in self.ordered():
+            if _holds(self.root[name], present):
+                active.append(name)
+                if name in point:
+                    present[name] = point[name]
+        return tuple(active)
+
+    def contains(self, point: Mapping[str, Scalar]) -> bool:
+        """Whether the point has exactly the parameters that are active in it, each with a value that it can take."""
+        return set(self.active(point)) == set(point) and all(
+            self.root[name].takes(value) for name, value in point.items()
+        )
+
+    def size(self) -> int | None:
+        """How many points there are, counted without listing them; None where they are a continuum."""
+        return None if _without_step(self.root) else _count(self.root)
+
+    def grid_size(self) -> int:
+        """How many points the grid has, counted without listing them. Raises GridNeedsStepError."""
+        _require_steps(self.root)
+        return _count(self.root)
+
+    def grid(self) -> Iterator[Point]:
+        """Every point once, in the order of `ordered()`, the first parameter slowest. Raises GridNeedsStepError."""
+        _require_steps(self.root)
+        return _points(self.root, self.ordered(), lambda name: self.root[name].values())
+
+    def corners(self, names: Collection[str] | None = None) -> Iterator[Point]:
+        """The points made of the parameters' ends (every choice of a categorical), conditions respected.
+
+        names: only these parameters and those that their conditions depend on. The corners may be very many: they
+        come one at a time, so that the caller can stop.
+        """
+        wanted = set(_parents_first(self.root, self.root if names is None else names))
+        mentioned = _mentioned(self.root)
+
+        def ends(name: str) -> Iterable[Scalar]:
+            by_key = {scalar_key(value): value for value in self.root[name].ends()}
+            return (by_key | mentioned.get(name, {})).values()
+
+        return _points(self.root, tuple(name for name in self.ordered() if name in wanted), ends)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = structure_problems(self.root)
+        if problems:
+            raise rules_error(problems)
+        return self
+
+
+def structure_problems(parameters: Mapping[str, Parameter], *, unreadable: Collection[str] = ()) -> list[RuleProblem]:
+    """What is wrong between parameters that are sound one by one: names, numbers, conditions.
+
+    unreadable: names that are there too, about which nothing can be said.
+    """
+    problems = []
+    if len(parameters) + len(unreadable) > MAX_PARAMETERS:
+        count = len(parameters) + len(unreadable)
+        problems.append(RuleProblem((), f"a space has at most {MAX_PARAMETERS} parameters, got {count}"))
+    for name, parameter in parameters.items():
+        if not name.isidentifier() or len(name) > 64:
+            message = f"a parameter's name is letters, digits and underscores, at most 64, got {shown(name)}"
+            problems.append(RuleProblem((name,), message))
+        for parent, values in parameter.when.items():
+            if parent not in unreadable:
+                problems += _condition_problems(name, parent, values, parameters)
+    if problems or unreadable:
+        return problems
+    cycle = _cycle(parameters)
+    if cycle:
+        return [RuleProblem((cycle[0], "when"), f"conditions must not go in a circle: {' → '.join(cycle)}")]
+    if not _without_step(parameters):
+        try:
+            _count(parameters)
+        except _TooEntangledError as error:
+            return [RuleProblem((), str(error))]
+    return []
+
+
+class _TooEntangledError(ValueError):
+    def __init__(self) -> None:
+        super().__init__(
+            "the conditions are too entangled: too many parents must be remembered at once; declare each parameter "
+            "right after those that it depends on, or use fewer parents"
+        )
+
+
+def _condition_problems(
+    name: str, parent: str, values: Iterable[Scalar], parameters: Mapping[str, Parameter]
+) -> list[RuleProblem]:
+    path = (name, "when", parent)
+    if parent == name:
+        return [RuleProblem(path, f"{name} cannot depend on itself")]
+    if parent not in parameters:
+        hint = near_miss(parent, parameters)
+        return [RuleProblem(path, f"{shown(parent)} is no parameter of this space{hint}")]
+    if isinstance(parameters[parent], FloatParameter):
+        message = f"a condition needs a categorical or int parameter, and {parent} is a float"
+        return [RuleProblem(path, message)]
+    return [
+        RuleProblem((*path, index), f"{parent} never has the value {shown(value)}")
+        for index, value in enumerate(values)
+        if not parameters[parent].takes(value)
+    ]
+
+
+def _cycle(parameters: Mapping[str, Parameter]) -> list[str]:
+    """Names that depend on each other in a circle, the first one again at the end; [] where there are none."""
+    done: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name not in done:
+            for parent in parameters[name].when:
+                circle = walk(parent, [*path, name])
+                if circle:
+                    return circle
+            done.add(name)
+        return []
+
+    return next((circle for name in parameters if (circle := walk(name, []))), [])
+
+
+def _parents_first(parameters: Mapping[str, Parameter], names: Iterable[str] | None = None) -> tuple[str, ...]:
+    placed: dict[str, None] = {}
+
+    def place(name: str) -> None:
+        if name not in placed:
+            for parent in parameters[name].when:
+                place(parent)
+            placed[name] = None
+
+    for name in parameters if names is None else names:
+        place(name)
+    return tuple(placed)
+
+
+def _holds(parameter: Parameter, present: Mapping[str, Scalar]) -> bool:
+    """Whether the conditions hold, given the values of the active parameters before it."""
+    return all(
+        parent in present and scalar_key(present[parent]) in map(scalar_key, values)
+        for parent, values in parameter.when.items()
+    )
+
+
+def _points(
+    parameters: Mapping[str, Parameter], order: tuple[str, ...], values: Callable[[str], Iterable[Scalar]]
+) -> Iterator[Point]:
+    """Depth first over the order: a parameter whose conditions do not hold is left out."""
+
+    def extend(index: int, point: Point) -> Iterator[Point]:
+        if index == len(order):
+            yield dict(point)
+        elif _holds(parameters[order[index]], point):
+            for value in values(order[index]):
+                yield from extend(index + 1, {**point, order[index]: value})
+        else:
+            yield from extend(index + 1, point)
+
+    return extend(0, {})
+
+
+def _without_step(parameters: Mapping[str, Parameter]) -> tuple[str, ...]:
+    return tuple(name for name, parameter in parameters.items() if parameter.size is None)
+
+
+def _require_steps(parameters: Mapping[str, Parameter]) -> None:
+    names = _without_step(parameters)
+    if names:
+        raise GridNeedsStepError(names)
+
+
+def _mentioned(parameters: Mapping[str, Parameter]) -> dict[str, dict[str, Scalar]]:
+    """For every parent, the values that some condition asks about, by key."""
+    mentioned: dict[str, dict[str, Scalar]] = {}
+    for parameter in parameters.values():
+        for parent, values in parameter.when.items():
+            mentioned.setdefault(parent, {}).update({scalar_key(value): value for value in values})
+    return mentioned
+
+
+def _count(parameters: Mapping[str, Parameter]) -> int:
+    """The number of points of a finite space.
+
+    Values of a parent that no condition tells apart are counted together, and a parent is forgotten after the last
+    parameter that asks about it, so that the work does not grow with the number of points.
+    """
+    order = _parents_first(parameters)
+    last_use = {parent: name for name in order for parent in parameters[name].when}
+    mentioned = _mentioned(parameters)
+    counts: Counter[State] = Counter({(): 1})
+    for name in order:
+        after: Counter[State] = Counter()
+        for state, count in counts.items():
+            for value_class, members in _classes(parameters[name], mentioned.get(name, {}), dict(state)):
+                remembered = (*state, (name, value_class)) if name in last_use else state
+                kept = tuple(item for item in remembered if last_use[item[0]] != name)
+                after[kept] += count * members
+        if len(after) > MAX_CONDITION_STATES:
+            raise _TooEntangledError
+        counts = after
+    return counts.total()
+
+
+def _classes(
+    parameter: Parameter, mentioned: Mapping[str, Scalar], known: Mapping[str, str | None]
+) -> list[tuple[str | None, int]]:
+    """The classes of values that conditions tell apart, with the number of values in each."""
+    if not all(known[parent] in {scalar_key(value) for value in values} for parent, values in parameter.when.items()):
+        return [(None, 1)]
+    rest = (parameter.size or 0) - len(mentioned)
+    classes: list[tuple[str | None, int]] = [(key, 1) for key in mentioned]
+    return [*classes, ("", rest)] if rest else classes

@@ -1,0 +1,246 @@
+"""The rules between the sections of a study spec: what a search space, an objective and a budget mean for training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from search_spaces import GridNeedsStepError, Parameter, Scalar, SearchSpace
+from search_spaces.checking import near_miss, shown
+from search_spaces.parameters import CategoricalParameter, FloatParameter
+from service.errors import FieldProblem
+from service.spec_sections import (
+    Algorithm,
+    AshaScheduler,
+    Budget,
+    NoScheduler,
+    Objective,
+    Replicates,
+    Resources,
+)
+from trainers.catalog import DATASETS
+from trainers.config import Knob, defaults, knobs, problems_with, reported_metrics
+
+MAX_WHOLE_GRID_TRIALS = 10_000
+"""A larger grid needs a max_trials: nobody means to start so many trials unseen."""
+
+MAX_COMBINATIONS = 20_000
+
+COMBINED = ("dataset", "model", "sampling", "batch_size")
+"""The fields between which TrainConfig has rules."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The sections that are sound by themselves; None stands for one that is not, and was reported already.
+
+    train, parameters: their single entries can be None in the same sense. space: None unless every parameter is sound.
+    """
+
+    train: Mapping[str, Scalar | None] | None
+    parameters: Mapping[str, Parameter | None] | None
+    space: SearchSpace | None
+    space_is_named: bool
+    objective: Objective | None
+    algorithm: Algorithm | None
+    scheduler: NoScheduler | AshaScheduler | None
+    replicates: Replicates | None
+    budget: Budget | None
+    resources_per_trial: Resources | None
+    allow_test_objective: bool | None
+
+
+def spec_problems(parts: Parts) -> list[FieldProblem]:
+    """Every broken rule that can be judged from the sound sections, in the order of the spec, each once."""
+    checks = (
+        _train_problems,
+        _parameter_problems,
+        _combination_problems,
+        _device_problems,
+        _objective_problems,
+        _grid_problems,
+        _scheduler_problems,
+        _budget_problems,
+    )
+    return list(dict.fromkeys(problem for check in checks for problem in check(parts)))
+
+
+def _train_problems(parts: Parts) -> Iterator[FieldProblem]:
+    for key, value in (parts.train or {}).items():
+        field, knob = f"train.{key}", knobs().get(key)
+        if key == "seed":
+            yield FieldProblem(field, "seeds belong in replicates.seeds")
+        elif knob is None:
+            yield FieldProblem(field, _unknown_field(key))
+        elif value is not None:
+            message = knob.problem_with(key, value)
+            if message:
+                yield FieldProblem(field, message)
+
+
+def _parameter_problems(parts: Parts) -> Iterator[FieldProblem]:
+    for key, parameter in (parts.parameters or {}).items():
+        field, knob = f"search_space.{key}", knobs().get(key)
+        if key == "seed":
+            yield FieldProblem(field, "seeds are not searched: they belong in replicates.seeds")
+            continue
+        if knob is None:
+            yield FieldProblem(field, _unknown_field(key))
+            continue
+        if parts.train is not None and key in parts.train:
+            yield FieldProblem(field, f"{key} is fixed in train too: keep it in one of the two")
+        if parameter is not None:
+            yield from _value_problems(field, key, parameter, knob)
+
+
+def _value_problems(field: str, key: str, parameter: Parameter, knob: Knob) -> Iterator[FieldProblem]:
+    """The values at a parameter's ends that the field of TrainConfig does not accept."""
+    if isinstance(parameter, CategoricalParameter):
+        ends = [(f"choices[{index}]", choice) for index, choice in enumerate(parameter.choices)]
+    elif knob.kind == "str":
+        yield FieldProblem(f"{field}.type", f"{key} takes text: its type must be categorical")
+        return
+    elif knob.kind == "int" and isinstance(parameter, FloatParameter):
+        yield FieldProblem(f"{field}.type", f"{key} takes integers: its type must be int or categorical")
+        return
+    else:
+        ends = [("low", parameter.low), ("high", parameter.high)]
+    for name, value in ends:
+        message = knob.problem_with(key, value)
+        if message:
+            yield FieldProblem(f"{field}.{name}", message)
+
+
+def _combination_problems(parts: Parts) -> Iterator[FieldProblem]:
+    """Values that are fine one by one and do not go together, over every combination that the space allows."""
+    if parts.train is None or parts.parameters is None:
+        return
+    fixed = {key: value for key, value in parts.train.items() if key in COMBINED}
+    searched = [key for key in COMBINED if key in parts.parameters]
+    if not searched:
+        yield from _problems_together(fixed, searched)
+    elif parts.space is not None:
+        seen = set()
+        for count, corner in enumerate(islice(parts.space.corners(searched), MAX_COMBINATIONS + 1)):
+            if count == MAX_COMBINATIONS:
+                message = f"the combinations of {', '.join(searched)} are too many to check"
+                yield FieldProblem("search_space", f"{message}: more than {MAX_COMBINATIONS:,}")
+            chosen = {key: value for key, value in corner.items() if key in COMBINED}
+            if repr(chosen) not in seen:
+                seen.add(repr(chosen))
+                yield from _problems_together({**fixed, **chosen}, searched)
+
+
+def _problems_together(values: Mapping[str, object], searched: list[str]) -> Iterator[FieldProblem]:
+    for problem in problems_with(values):
+        value = values.get(problem.field, defaults()[problem.field])
+        if problem.message == knobs()[problem.field].problem_with(problem.field, value):
+            continue
+        if searched:
+            key = problem.field if problem.field in searched else searched[0]
+            yield FieldProblem(f"search_space.{key}", problem.message)
+        else:
+            default = "" if problem.field in values else f" ({value} is the default)"
+            yield FieldProblem(f"train.{problem.field}", problem.message + default)
+
+
+def _device_problems(parts: Parts) -> Iterator[FieldProblem]:
+    if parts.resources_per_trial is None or parts.resources_per_trial.gpu > 0:
+        return
+    if "cuda" in _values_in_play(parts, "device"):
+        yield FieldProblem("resources_per_trial.gpu", "device cuda needs a gpu above 0, got 0")
+
+
+def _objective_problems(parts: Parts) -> Iterator[FieldProblem]:
+    objective, field = parts.objective, "objective.metric"
+    if objective is None:
+        return
+    names = [str(value) for value in _values_in_play(parts, "dataset") if value in DATASETS]
+    everywhere = (
+        [metric for metric in reported_metrics(names[0]) if all(metric in reported_metrics(name) for name in names)]
+        if names
+        else []
+    )
+    if names and objective.metric not in everywhere:
+        message = f"trials on {' and '.join(names)} do not report {shown(objective.metric)}"
+        hint = near_miss(objective.metric, everywhere)
+        yield FieldProblem(field, f"{message}{hint}; the metrics are {', '.join(everywhere)}")
+    if not objective.metric.startswith("test_"):
+        return
+    if parts.allow_test_objective is False:
+        message = f"to optimise {objective.metric} is to search on the test split"
+        yield FieldProblem(field, f"{message}: say allow_test_objective: true, or take a validation metric")
+    if objective.at == "best":
+        message = f"{objective.metric} is measured once, at a trial's end: at must be last, got 'best'"
+        yield FieldProblem("objective.at", message)
+    if isinstance(parts.scheduler, AshaScheduler):
+        message = f"asha compares trials while they train, and {objective.metric} is measured once, at the end"
+        yield FieldProblem(field, message)
+
+
+def _grid_problems(parts: Parts) -> Iterator[FieldProblem]:
+    if parts.space is None or parts.algorithm is None or parts.algorithm.name != "grid":
+        return
+    try:
+        size = parts.space.grid_size()
+    except GridNeedsStepError as error:
+        for name in error.names:
+            field = "search_space" if parts.space_is_named else f"search_space.{name}.step"
+            message = f"a grid needs a step for {name}, or {name} as categorical choices"
+            yield FieldProblem(field, f"{message}; algorithms random and tpe take it as it is")
+        return
+    if parts.replicates is None or parts.budget is None or parts.budget.max_trials is not None:
+        return
+    trials = size * len(parts.replicates.seeds)
+    if trials > MAX_WHOLE_GRID_TRIALS:
+        got = f"{trials:,}" if trials < 10**15 else "more than 10^15"
+        message = f"the whole grid must be at most {MAX_WHOLE_GRID_TRIALS:,} trials, got {got}"
+        yield FieldProblem("budget.max_trials", f"{message}: give max_trials to run the first ones")
+
+
+def _scheduler_problems(parts: Parts) -> Iterator[FieldProblem]:
+    if not isinstance(parts.scheduler, AshaScheduler) or parts.parameters is None:
+        return
+    if "epochs" in parts.parameters:
+        message = "asha compares trials at the same epoch of the same run length: fix epochs in train"
+        yield FieldProblem("search_space.epochs", message)
+        return
+    for epochs in _values_in_play(parts, "epochs"):
+        grace = parts.scheduler.grace_period
+        if isinstance(epochs, int) and grace > epochs:
+            message = f"grace_period must be at most the {epochs} epochs of a trial, got {grace}"
+            yield FieldProblem("scheduler.grace_period", message)
+
+
+def _budget_problems(parts: Parts) -> Iterator[FieldProblem]:
+    if parts.budget is None:
+        return
+    max_trials, field = parts.budget.max_trials, "budget.max_trials"
+    if max_trials is None:
+        if parts.algorithm is not None and parts.algorithm.name != "grid":
+            yield FieldProblem(field, f"algorithm {parts.algorithm.name} needs a number of trials, got null")
+    elif parts.replicates is not None:
+        seeds = len(parts.replicates.seeds)
+        if max_trials % seeds:
+            message = f"must be a multiple of {seeds}, the number of seeds, got {max_trials}"
+            yield FieldProblem(field, f"{message} (remainder {max_trials % seeds})")
+
+
+def _values_in_play(parts: Parts, key: str) -> tuple[Scalar, ...]:
+    """The values that the field has in some trial (the ends of a range); () where a broken section decides it."""
+    if parts.train is None or parts.parameters is None:
+        return ()
+    if key in parts.parameters:
+        parameter = parts.parameters[key]
+        if parameter is None:
+            return ()
+        fallback = (defaults()[key],) if parameter.when else ()
+        return tuple(dict.fromkeys((*parameter.ends(), *fallback)))
+    value = parts.train.get(key, defaults()[key])
+    return () if value is None else (value,)
+
+
+def _unknown_field(key: str) -> str:
+    names = [name for name in knobs() if name != "seed"]
+    return f"unknown field {shown(key)}{near_miss(key, names) or '; the fields are ' + ', '.join(names)}"

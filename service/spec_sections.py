@@ -1,0 +1,210 @@
+"""The sections of a study spec, each sound by itself. The rules between sections are in spec_checks.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from search_spaces.checking import RuleProblem, StrictModel, rules_error, shown
+from search_spaces.parameters import Integer, Number
+
+MAX_SEED = 2**32 - 1
+MAX_TRIALS = 100_000
+"""The most trials of one study, whatever its algorithm."""
+
+
+def _problem(message: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{text}", {"text": message})
+
+
+def _not_yet(noun: str, planned: tuple[str, ...], available: tuple[str, ...]) -> Callable[[object], object]:
+    def check(value: object) -> object:
+        if isinstance(value, str) and value in planned:
+            raise _problem(f"{noun} {value!r} is not there yet; those that are: {', '.join(available)}")
+        return value
+
+    return check
+
+
+def _checked_name(name: str) -> str:
+    if not name.isprintable():
+        raise _problem(f"must not contain line breaks, control or invisible characters, got {shown(name)}")
+    if name != name.strip():
+        raise _problem(f"must not begin or end with a blank, got {shown(name)}")
+    if "/" in name or "\\" in name:
+        raise _problem(f"must not contain a slash: it names an MLflow experiment and files, got {shown(name)}")
+    return name
+
+
+def _checked_text(text: str) -> str:
+    if not all(character.isprintable() or character in "\n\t" for character in text):
+        raise _problem("must not contain control or invisible characters other than line breaks and tabs")
+    return text
+
+
+def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
+    problems = []
+    for key, value in labels.items():
+        if not 1 <= len(key) <= 63 or not key.isprintable():
+            message = f"a label's key has 1 to 63 printable characters, got {shown(key)}"
+            problems.append(RuleProblem((key,), message))
+        if len(value) > 255 or not value.isprintable():
+            message = f"a label's value has at most 255 printable characters, got {shown(value)}"
+            problems.append(RuleProblem((key,), message))
+    if problems:
+        raise rules_error(problems)
+    return labels
+
+
+Text = Annotated[str, Field(strict=True)]
+Name = Annotated[Text, Field(min_length=1, max_length=100), AfterValidator(_checked_name)]
+Description = Annotated[Text, Field(max_length=2_000), AfterValidator(_checked_text)]
+Labels = Annotated[dict[str, Text], Field(max_length=32), AfterValidator(_checked_labels)]
+Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
+
+
+class Objective(StrictModel):
+    """What makes one configuration better than another."""
+
+    metric: Text = Field(description="a metric that every trial reports", examples=["val_accuracy"])
+    mode: Literal["max", "min"] = Field(description="which direction is better")
+    at: Literal["last", "best"] = Field("last", description="the metric of a trial's last epoch, or of its best one")
+    target: Number | None = Field(
+        None, description="the study ends once a configuration's mean is this good; null: it does not"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_several(cls, value: object) -> object:
+        if isinstance(value, (list, tuple)):
+            raise _problem("several objectives are not supported yet: give one mapping with metric and mode")
+        return value
+
+
+class Algorithm(StrictModel):
+    """How configurations are chosen."""
+
+    name: Annotated[
+        Literal["grid", "random", "tpe"],
+        BeforeValidator(_not_yet("algorithm", ("qmc", "gp", "cmaes", "nsga2"), ("grid", "random", "tpe"))),
+    ] = Field("grid", description="grid: every point in order; random: independent draws; tpe: learns")
+    seed: Seed = Field(0, description="of the choice of configurations")
+
+
+class NoScheduler(StrictModel):
+    """Every trial trains to its last epoch."""
+
+    name: Literal["none"] = "none"
+
+
+class AshaScheduler(StrictModel):
+    """Stops trials that are behind, at epochs grace_period · reduction_factor^k (ASHA, arXiv 1810.05934)."""
+
+    name: Literal["asha"] = "asha"
+    grace_period: Annotated[Integer, Field(ge=1)] = Field(1, description="epochs before any trial is stopped")
+    reduction_factor: Annotated[Integer, Field(ge=2, le=100)] = Field(
+        4, description="of the trials that reach a rung, one in this many goes on"
+    )
+
+
+def _refuse_planned_scheduler(value: object) -> object:
+    name = value.get("name") if isinstance(value, Mapping) else None
+    if name in ("hyperband", "median", "pbt"):
+        message = f"scheduler {name!r} is not there yet; those that are: none, asha"
+        raise rules_error([RuleProblem(("name",), message)])
+    return value
+
+
+Scheduler = Annotated[
+    NoScheduler | AshaScheduler, Field(discriminator="name"), BeforeValidator(_refuse_planned_scheduler)
+]
+
+
+class Replicates(StrictModel):
+    """The seeds that every configuration is trained with."""
+
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = Field(
+        (0,), description="one trial of every configuration for each", examples=[[0, 1, 2]]
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _check_unique(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        problems = [
+            RuleProblem((index,), f"every seed must be there once, and {seed} is there before")
+            for index, seed in enumerate(seeds)
+            if seed in seeds[:index]
+        ]
+        if problems:
+            raise rules_error(problems)
+        return seeds
+
+
+class Budget(StrictModel):
+    """Where a study ends at the latest. Trials are counted, not configurations; null is no limit."""
+
+    max_trials: Annotated[Integer, Field(ge=1, le=MAX_TRIALS)] | None = Field(
+        None, description="a multiple of the number of seeds; null is the whole grid"
+    )
+    max_concurrent_trials: Annotated[Integer, Field(ge=1, le=10_000)] | None = Field(
+        None, description="trials that train at the same time; null: as many as the resources hold"
+    )
+    max_failed_trials: Annotated[Integer, Field(ge=0)] | None = Field(
+        5, description="the study fails once more trials than this have failed"
+    )
+    max_wallclock_s: Annotated[Number, Field(gt=0)] | None = Field(
+        None, description="seconds of running, pauses not counted"
+    )
+    max_gpu_hours: None = Field(None, description="not supported yet: only null")
+
+    @field_validator("max_gpu_hours", mode="before")
+    @classmethod
+    def _refuse_gpu_hours(cls, value: object) -> object:
+        if value is not None:
+            raise _problem(f"a limit on GPU hours is not supported yet: only null, got {shown(value)}")
+        return value
+
+
+class Resources(StrictModel):
+    """What one trial occupies while it trains."""
+
+    cpu: Annotated[Number, Field(gt=0, le=1_024)] = Field(1.0, description="CPU cores; fractions are shares")
+    gpu: Annotated[Number, Field(ge=0, le=64)] = Field(
+        0.0, description="GPUs; below 1 they are shares, above it whole numbers"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = [
+            RuleProblem((name,), f"must be a multiple of 0.0001, got {amount}")
+            for name, amount in (("cpu", self.cpu), ("gpu", self.gpu))
+            if abs(amount * 10_000 - round(amount * 10_000)) > 1e-6
+        ]
+        if self.gpu > 1 and not self.gpu.is_integer():
+            problems = [RuleProblem(("gpu",), f"above 1, gpu must be a whole number, got {self.gpu}"), *problems]
+        if problems:
+            raise rules_error(problems)
+        return self
+
+
+class Failure(StrictModel):
+    """What happens to a trial whose worker or node goes away; an error of the training itself is final."""
+
+    max_retries: Annotated[Integer, Field(ge=0, le=100)] = Field(
+        3, description="new attempts, each from the last checkpoint, before the trial counts as failed"
+    )
+
+
+class Checkpoint(StrictModel):
+    """When a trial saves its state, and what stays of it."""
+
+    every_epochs: Annotated[Integer, Field(ge=0)] = Field(
+        1, description="epochs between checkpoints; 0: never, a new attempt starts over"
+    )
+    keep: Annotated[
+        Literal["latest", "none"],
+        BeforeValidator(_not_yet("checkpoint.keep", ("best", "latest_and_best"), ("latest", "none"))),
+    ] = Field("latest", description="what stays of a trial that ended: its latest checkpoint, or none")
