@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from service.settings import Settings
 from service.store.database import Database
 from service.supervision import Part
 
+PARTS = ("ray", "mlflow", "api", "controller")
 _LOOPBACK = "127.0.0.1"
 _RAY_WORKER_PORTS = range(10_002, 20_000)
 _OBJECT_STORE_BYTES = 100_000_000  # trials exchange no objects; Ray's default would take a third of the memory
@@ -64,15 +65,19 @@ def run_embedded(config: Settings, *, on_ready: Callable[[Addresses], None], log
 
 @contextmanager
 def embedded_service(
-    config: Settings, *, log: Callable[[str], None], stopping: threading.Event
+    config: Settings, *, log: Callable[[str], None], stopping: threading.Event, only: Collection[str] = PARTS
 ) -> Iterator[tuple[Addresses, Callable[[], None]]]:
-    """The service while the block runs: its addresses, and a function that starts again what has ended."""
+    """The service while the block runs: its addresses, and a function that starts again what has ended.
+
+    only: the parts to start. Raises what `run_embedded` raises.
+    """
     config.home.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
         cleanup.enter_context(_only_one(config.home))
         scratch = tempfile.mkdtemp(prefix="samstudy-")  # short: the paths of Ray's sockets are limited
         cleanup.callback(shutil.rmtree, scratch, ignore_errors=True)
         addresses, parts = _parts(config, Path(scratch))
+        parts = [part for part in parts if part.name in only]
         Database(config.store_url).migrate()
         for part in reversed(parts):
             cleanup.callback(part.stop)

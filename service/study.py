@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from service.errors import InvalidTransitionError
 
@@ -128,8 +128,15 @@ class Study(_Record):
     started_at: datetime | None
     finished_at: datetime | None
     driver_attempt: int = Field(description="how many drivers have been started for this study")
+    revision: int = Field(description="grows with every change to the study or its trials")
+    exported_revision: int = Field(description="the revision that MLflow shows")
     mlflow_experiment_id: str | None
     mlflow_run_id: str | None = Field(description="the parent run")
+
+    @computed_field(description="whether MLflow shows the study as it is now")  # type: ignore[prop-decorator]
+    @property
+    def is_exported(self) -> bool:
+        return self.revision == self.exported_revision
 
 
 class Configuration(_Record):

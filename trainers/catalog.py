@@ -57,9 +57,7 @@ DATASETS: dict[str, DatasetFacts] = {
         DatasetFacts(
             "digits", "8 × 8 handwritten digits that scikit-learn ships", "classification", (1, 8, 8), 10, 1149
         ),
-        DatasetFacts(
-            "fashion_mnist", "28 × 28 articles of clothing", "classification", (1, 28, 28), 10, 54_000
-        ),
+        DatasetFacts("fashion_mnist", "28 × 28 articles of clothing", "classification", (1, 28, 28), 10, 54_000),
         DatasetFacts(
             "ridge",
             "synthetic ridge regression with known smoothness constants (arXiv 2503.02225)",
@@ -76,20 +74,19 @@ MODELS: dict[str, ModelFacts] = {
     for facts in (
         ModelFacts("linear", "one linear layer", False, ("classification", "regression")),
         ModelFacts("mlp", "one hidden ReLU layer of 128 units", False, ("classification",)),
-        ModelFacts("small_cnn", "two convolutions and a linear layer", True, ("classification",)),
+        ModelFacts(
+            "small_cnn", "two convolutions with batch normalisation and a linear layer", True, ("classification",)
+        ),
     )
 }
 
 SAMPLINGS: dict[str, SamplingFacts] = {
     facts.name: facts
     for facts in (
-        SamplingFacts(
-            "uniform", "a fresh permutation every epoch, weights 1", ("classification", "regression")
-        ),
+        SamplingFacts("uniform", "a fresh permutation every epoch, weights 1", ("classification", "regression")),
         SamplingFacts(
             "lipschitz",
-            "p_i proportional to L_i (exact for linear models, the squared input norm elsewhere), "
-            "weights 1/(n p_i)",
+            "p_i proportional to L_i (exact for linear models, the squared input norm elsewhere), weights 1/(n p_i)",
             ("classification", "regression"),
         ),
         SamplingFacts(

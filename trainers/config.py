@@ -58,31 +58,37 @@ class Knob:
             if value in self.choices:
                 return None
             if self.kind == "str" or self.choices:
-                return f"{name} must be {self._rule()}, got {value!r}"
+                return f"{name} must be {self.rule}, got {value!r}"
         number = isinstance(value, int if self.kind == "int" else (int, float))
         if self.kind == "str" or not number or isinstance(value, bool):
-            return f"{name} must be {self._rule()}, got {value!r}"
+            return f"{name} must be {self.rule}, got {value!r}"
         assert isinstance(value, (int, float))  # noqa: S101 (narrows the type for mypy)
         if not math.isfinite(value):
             return f"{name} must be finite, got {value!r}"
         below = self.low is not None and (value <= self.low if self.low_open else value < self.low)
         if below or (self.high is not None and value > self.high):
-            return f"{name} must be {self._rule()}, got {value!r}"
+            return f"{name} must be {self.rule}, got {value!r}"
         return None
 
-    def _rule(self) -> str:
+    @property
+    def rule(self) -> str:
+        """What the knob accepts, in words: "one of …", "a number in [0, 1]"."""
         strings = ", ".join(repr(choice) for choice in self.choices)
         if self.kind == "str":
             return f"one of {strings}"
         noun = "an integer" if self.kind == "int" else "a number"
         if self.low is not None and self.high is not None:
             opening = "(" if self.low_open else "["
-            rule = f"{noun} in {opening}{self.low:g}, {self.high:g}]"
+            rule = f"{noun} in {opening}{_plain(self.low)}, {_plain(self.high)}]"
         elif self.low is not None:
-            rule = f"{noun} {'above' if self.low_open else 'of at least'} {self.low:g}"
+            rule = f"{noun} {'above' if self.low_open else 'of at least'} {_plain(self.low)}"
         else:
             rule = noun
         return f"{rule} or one of {strings}" if strings else rule
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 def _knob(default: Any, kind: Literal["int", "float", "str"], description: str, **limits: Any) -> Any:
@@ -100,15 +106,11 @@ class TrainConfig:
     dataset: str = _knob("digits", "str", "what is learned", choices=tuple(DATASETS))
     model: str = _knob("mlp", "str", "what learns it", choices=tuple(MODELS))
     epochs: int = _knob(20, "int", "passes over the training split", low=1, high=100_000)
-    batch_size: int = _knob(
-        64, "int", "examples in a step; the last, smaller batch of an epoch is used too", low=1
-    )
+    batch_size: int = _knob(64, "int", "examples in a step; the last, smaller batch of an epoch is used too", low=1)
     optimizer: str = _knob("sgd", "str", "the base optimizer", choices=("sgd", "adam", "adamw"))
     lr: float = _knob(0.1, "float", "learning rate γ", low=0, low_open=True)
     momentum: float = _knob(0.9, "float", "momentum of sgd; adam and adamw do not read it", low=0, high=1)
-    weight_decay: float = _knob(
-        0.0, "float", "of the base optimizer; it does not enter the ascent step", low=0
-    )
+    weight_decay: float = _knob(0.0, "float", "of the base optimizer; it does not enter the ascent step", low=0)
     lr_schedule: str = _knob(
         "constant", "str", "how lr falls over the epochs, stepped per batch", choices=("constant", "cosine")
     )
@@ -122,9 +124,7 @@ class TrainConfig:
         wire_name="lambda",
     )
     rho: float = _knob(0.05, "float", "radius ρ of the ascent step; 0 is the base optimizer", low=0)
-    sampling: str = _knob(
-        "uniform", "str", "how mini-batches are drawn, always unbiased", choices=tuple(SAMPLINGS)
-    )
+    sampling: str = _knob("uniform", "str", "how mini-batches are drawn, always unbiased", choices=tuple(SAMPLINGS))
     presample_factor: int = _knob(
         3,
         "int",
@@ -158,14 +158,12 @@ class TrainConfig:
 
 def knobs() -> dict[str, Knob]:
     """What each field accepts, by wire name, in the order of declaration."""
-    return {
-        item.metadata["knob"].wire_name or item.name: item.metadata["knob"] for item in fields(TrainConfig)
-    }
+    return {item.metadata["knob"].wire_name or item.name: item.metadata["knob"] for item in fields(TrainConfig)}
 
 
 def defaults() -> dict[str, Scalar]:
     """Each field's default by wire name."""
-    return {item.metadata["knob"].wire_name or item.name: item.default for item in fields(TrainConfig)}
+    return TrainConfig().to_mapping()
 
 
 def problems_with(values: Mapping[str, object]) -> list[Problem]:
@@ -203,9 +201,7 @@ def _problems(values: Mapping[str, object]) -> list[Problem]:
         if model.needs_images and not dataset.is_image:
             problems.append(Problem("model", f"{model.name} needs images, and {dataset.name} has none"))
         if dataset.task not in model.tasks:
-            problems.append(
-                Problem("model", f"{model.name} does not do {dataset.task}, the task of {dataset.name}")
-            )
+            problems.append(Problem("model", f"{model.name} does not do {dataset.task}, the task of {dataset.name}"))
     if dataset and sampling and dataset.task not in sampling.tasks:
         problems.append(
             Problem("sampling", f"{sampling.name} does not score {dataset.task}, the task of {dataset.name}")

@@ -1,0 +1,48 @@
+import subprocess
+import sys
+
+import pytest
+
+from trainers.config import InvalidTrainConfigError, TrainConfig, defaults, knobs, problems_with
+
+
+def test_the_defaults_are_a_valid_configuration_by_wire_name() -> None:
+    assert TrainConfig.from_mapping(defaults()) == TrainConfig()
+    assert list(defaults()) == list(knobs())
+    assert "lambda" in defaults()
+    assert "lam" not in defaults()
+
+
+def test_a_configuration_survives_its_mapping() -> None:
+    config = TrainConfig(dataset="ridge", model="linear", sampling="lipschitz", lam="1/t", rho=0, batch_size=1)
+    assert TrainConfig.from_mapping(config.to_mapping()) == config
+
+
+def test_every_problem_is_reported_at_once_under_its_wire_name() -> None:
+    values = {"lambda": 1.5, "rho": -1, "epochs": 0, "seed": True, "lr": float("inf"), "colour": "red"}
+    with pytest.raises(InvalidTrainConfigError) as caught:
+        TrainConfig.from_mapping(values)
+    assert {problem.field for problem in caught.value.problems} == set(values)
+    assert "lambda must be a number in [0, 1] or one of '1/t', '1-1/t', got 1.5" in str(caught.value)
+    with pytest.raises(InvalidTrainConfigError, match="lambda must be"):
+        TrainConfig(lam=1.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "rule"),
+    [
+        ({"dataset": "ridge", "model": "small_cnn"}, "model", "needs images"),
+        ({"dataset": "ridge", "model": "mlp"}, "model", "does not do regression"),
+        ({"dataset": "ridge", "model": "linear", "sampling": "gradient_norm"}, "sampling", "does not score"),
+        ({"batch_size": 1150}, "batch_size", "at most 1149"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_named(values: dict[str, object], field: str, rule: str) -> None:
+    found = [problem for problem in problems_with(values) if problem.field == field]
+    assert any(rule in problem.message for problem in found)
+
+
+def test_declaring_a_configuration_imports_no_torch() -> None:
+    program = "import sys, trainers.config; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,111 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainers.__main__ import main, parse_config
+from trainers.config import InvalidTrainConfigError, TrainConfig, knobs, reported_metrics
+
+QUICK = ["epochs=2", "batch_size=128", "--threads", "1"]
+
+
+def test_settings_are_read_by_the_kind_of_their_knob() -> None:
+    config = parse_config(["lambda=0.5", "rho=1", "epochs=7", "dataset=ridge", "model=linear", "lr=1e-3"])
+    assert config == TrainConfig(lam=0.5, rho=1.0, epochs=7, dataset="ridge", model="linear", lr=0.001)
+    assert parse_config(["lambda=1-1/t"]).lam == "1-1/t"
+    assert parse_config([]) == TrainConfig()
+
+
+def test_every_bad_setting_is_reported_at_once() -> None:
+    settings = ["lambda=2", "rho", "epochs=1.5", "epochs=2", "model=big", "colour=red", "lr=fast", "momentum=nan"]
+    with pytest.raises(InvalidTrainConfigError) as caught:
+        parse_config(settings)
+    assert sorted(problem.field for problem in caught.value.problems) == sorted(
+        ["lambda", "rho", "epochs", "epochs", "model", "colour", "lr", "momentum"]
+    )
+
+
+def test_json_is_one_object_per_epoch_with_every_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dataset=digits", "lambda=0.5", "sampling=lipschitz", *QUICK, "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert set(lines[-1]) == {"epoch", *reported_metrics("digits")}
+    assert "test_loss" not in lines[0]
+
+
+def test_the_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(QUICK) == 0
+    header, first, second, *test = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["epoch", "train_loss"]
+    assert len(header) == len(first) == len(second)
+    assert [line.split()[0] for line in test] == ["test_loss", "test_accuracy"]
+
+
+def test_bad_input_is_named_on_stderr_and_exits_with_2() -> None:
+    """And takes no time: torch is not imported."""
+    command = [sys.executable, "-X", "importtime", "-m", "trainers", "lambda=2", "rho=-1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "lambda: must be a number in [0, 1] or one of '1/t', '1-1/t', got 2.0" in done.stderr
+    assert "rho: must be a number of at least 0, got -1.0" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "| torch" not in done.stderr
+
+
+def test_help_lists_every_setting_and_imports_no_torch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "trainers", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for name, knob in knobs().items():
+        assert f"  {name} " in done.stdout
+        assert knob.description in done.stdout
+    assert "argparse" in done.stderr
+    assert not [line for line in done.stderr.splitlines() if line.split("|")[-1].strip() in {"torch", "numpy"}]
+
+
+def test_divergence_exits_with_1_and_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dataset=ridge", "model=linear", "lr=1000000", "batch_size=10", "epochs=3", "--threads", "1"]) == 1
+    assert "training diverged" in capsys.readouterr().err
+
+
+def without_speed(lines: str) -> list[dict[str, float]]:
+    return [
+        {name: value for name, value in json.loads(line).items() if name != "samples_per_s"}
+        for line in lines.splitlines()
+    ]
+
+
+def test_a_checkpoint_continues_where_the_run_was_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainers import checkpoint
+
+    path = tmp_path / "run.ckpt"
+    command = ["epochs=3", "--threads", "1", "--json"]
+    assert main(command) == 0
+    whole = without_speed(capsys.readouterr().out)
+
+    def cut(state: dict[str, object], to: Path, save: object = checkpoint.save) -> None:
+        save(state, to)  # type: ignore[operator]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save", cut)
+        with pytest.raises(KeyboardInterrupt):
+            main([*command, "--checkpoint", str(path)])
+    assert main([*command, "--checkpoint", str(path)]) == 0
+    assert without_speed(capsys.readouterr().out) == whole[1:]
+
+
+def test_a_checkpoint_of_another_configuration_or_a_damaged_one_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.ckpt"
+    assert main([*QUICK, "--checkpoint", str(path)]) == 0
+    assert main([*QUICK, "lr=0.2", "--checkpoint", str(path)]) == 2
+    assert "is of another configuration" in capsys.readouterr().err
+    path.write_bytes(path.read_bytes()[:-1])
+    assert main([*QUICK, "--checkpoint", str(path)]) == 1
+    assert "damaged checkpoint" in capsys.readouterr().err

@@ -1,0 +1,163 @@
+"""One training run from a shell: `python -m trainers dataset=digits lambda=0.5 rho=0.1 --json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainers.config import (
+    InvalidTrainConfigError,
+    Knob,
+    Problem,
+    Scalar,
+    TrainConfig,
+    defaults,
+    knobs,
+    problems_with,
+    reported_metrics,
+)
+
+if TYPE_CHECKING:
+    from trainers.loop import EpochResult
+
+
+def main(argv: Sequence[str] | None = None, *, program: str = "python -m trainers") -> int:
+    """Runs the command; 0 when it finished, 1 when training failed, 2 for bad input.
+
+    argv: the arguments without the program's name; None takes those of the process.
+    Raises SystemExit after --help, and for unknown options.
+    """
+    arguments = _parser(program).parse_intermixed_args(argv)
+    try:
+        config = parse_config(arguments.settings)
+    except InvalidTrainConfigError as error:
+        for problem in error.problems:
+            message = problem.message.removeprefix(f"{problem.field} ")
+            print(f"{program}: {problem.field}: {message}", file=sys.stderr)
+        return 2
+    return _run(config, program, as_json=arguments.json, threads=arguments.threads, path=arguments.checkpoint)
+
+
+def parse_config(settings: Iterable[str]) -> TrainConfig:
+    """The configuration that these "key=value" settings name, defaults for the rest.
+
+    Raises InvalidTrainConfigError with every problem at once.
+    """
+    values: dict[str, Scalar] = {}
+    problems = []
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            problems.append(Problem(setting, "settings are written key=value"))
+        elif name in values:
+            problems.append(Problem(name, "set twice"))
+        else:
+            values[name] = _value(knobs().get(name), text)
+    problems += problems_with(values)
+    if problems:
+        raise InvalidTrainConfigError(problems)
+    return TrainConfig.from_mapping(values)
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Trains one model with Unified SAM and prints one line per epoch.",
+        epilog=_settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, listed below")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per epoch")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="saved after each epoch; continued from where it exists"
+    )
+    return parser
+
+
+def _settings_help() -> str:
+    rows = [
+        (name, f"{knob.description}; {knob.rule} (default: {default})")
+        for (name, knob), default in zip(knobs().items(), defaults().values(), strict=True)
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(("settings:", *(f"  {name:<{width}}  {text}" for name, text in rows)))
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _value(knob: Knob | None, text: str) -> Scalar:
+    """The text as the knob's kind; as it stands where it cannot be read so, for the knob's own check to refuse."""
+    if knob is None or knob.kind == "str" or text in knob.choices:
+        return text
+    try:
+        return int(text) if knob.kind == "int" else float(text)
+    except ValueError:
+        return text
+
+
+def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | None, path: Path | None) -> int:
+    from trainers import checkpoint  # torch, which --help and a bad setting need not wait for
+    from trainers.datasets import DatasetUnavailableError
+    from trainers.loop import DeviceUnavailableError, DivergedError, Training
+
+    try:
+        training = Training(config, threads=threads)
+        if path is not None and path.exists():
+            state = checkpoint.load(path)
+            if state["config"] != config.to_mapping():
+                print(f"{program}: {path} is of another configuration", file=sys.stderr)
+                return 2
+            training.load_state_dict(state["training"])
+        if not as_json and training.epochs_done < config.epochs:
+            print(_header(config), flush=True)
+        while training.epochs_done < config.epochs:
+            result = training.run_epoch()
+            if path is not None:
+                checkpoint.save({"config": config.to_mapping(), "training": training.state_dict()}, path)
+            print(_json_line(result) if as_json else _table_line(config, result), flush=True)
+    except (
+        DivergedError,
+        DatasetUnavailableError,
+        DeviceUnavailableError,
+        checkpoint.DamagedCheckpointError,
+    ) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _json_line(result: EpochResult) -> str:
+    return json.dumps({"epoch": result.epoch, **result.metrics})
+
+
+def _header(config: TrainConfig) -> str:
+    return "  ".join(("epoch", *(f"{name:>{_width(name)}}" for name in _columns(config))))
+
+
+def _table_line(config: TrainConfig, result: EpochResult) -> str:
+    cells = [f"{result.metrics[name]:>{_width(name)}.4g}" for name in _columns(config)]
+    line = "  ".join((f"{result.epoch:>5}", *cells))
+    test = [f"{name} {value:.4g}" for name, value in result.metrics.items() if name.startswith("test_")]
+    return "\n".join((line, *test))
+
+
+def _columns(config: TrainConfig) -> list[str]:
+    return [name for name in reported_metrics(config.dataset) if not name.startswith("test_")]
+
+
+def _width(name: str) -> int:
+    return max(len(name), 9)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
