@@ -5,8 +5,8 @@ dataset-fashion-mnist installs them in /usr/share/datasets/fashion-mnist); where
 them. Either way they are verified and unpacked once into the cache, under a lock, so that many workers can start at
 the same time.
 
-What is verified is the unpacked content: published checksums are of the .gz files, whose headers distributions strip
-of name and time. With these put back, Debian's files have the published MD5 sums, so the content is the original.
+What is verified is the unpacked content, by SHA-256: published checksums are of the .gz files, whose headers
+distributions strip of name and time.
 """
 
 from __future__ import annotations
