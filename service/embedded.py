@@ -79,8 +79,8 @@ def embedded_service(
         addresses, parts = _parts(config, Path(scratch))
         parts = [part for part in parts if part.name in only]
         Database(config.store_url).migrate()
-        for part in reversed(parts):
-            cleanup.callback(part.stop)
+        for part in parts:
+            cleanup.callback(part.stop)  # the last one first: the controller, then what it uses
         for part in parts:
             part.start()
         for part in parts:
@@ -154,22 +154,26 @@ def _parts(config: Settings, scratch: Path) -> tuple[Addresses, list[Part]]:
 
 
 def _environment(config: Settings, addresses: Addresses) -> dict[str, str]:
-    """What every process of the service sees: our settings, a token of this run for Ray, nobody else's Ray."""
+    """What every process of the service sees: these settings, a token of this run for Ray, nobody else's Ray."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TUNE_"))}
+    ours = config.model_copy(
+        update={
+            "database_url": config.store_url,
+            "storage": config.storage_uri,
+            "host": _LOOPBACK,
+            "port": addresses.api_url.rpartition(":")[2],
+            "mlflow_url": addresses.mlflow_url,
+            "ray_jobs_url": addresses.ray_url,
+        }
+    )
     return {
         **inherited,
+        **ours.to_environment(),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes more, for nothing that we use
         "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "50",
-        "SAMSTUDY_HOME": str(config.home),
-        "SAMSTUDY_DATABASE_URL": config.store_url,
-        "SAMSTUDY_STORAGE": config.storage_uri,
-        "SAMSTUDY_HOST": _LOOPBACK,
-        "SAMSTUDY_PORT": addresses.api_url.rpartition(":")[2],
-        "SAMSTUDY_MLFLOW_URL": addresses.mlflow_url,
-        "SAMSTUDY_RAY_JOBS_URL": addresses.ray_url,
     }
 
 

@@ -23,6 +23,9 @@ class Settings(BaseSettings):
     url: str = Field("", description="where the client and the command find the API; empty: the one in home")
     host: str = Field("127.0.0.1", description="address the API binds")
     port: int = Field(8321, ge=0, le=65_535, description="port the API binds")
+    allow_open_access: bool = Field(
+        False, description="bind addresses other than loopback although there are no keys: something in front must check"
+    )
     mlflow_url: str = Field("http://127.0.0.1:5000", description="MLflow's tracking server")
     mlflow_public_url: str = Field("", description="MLflow's address in a browser; empty: mlflow_url")
     ray_jobs_url: str = Field("http://127.0.0.1:8265", description="Ray's dashboard, which serves the Jobs API")
@@ -33,6 +36,10 @@ class Settings(BaseSettings):
     poll_s: float = Field(0.25, gt=0, description="time between two looks of the controller at the store")
     cancel_grace_s: float = Field(5.0, gt=0, description="time a cancelled driver has before its job is stopped")
     export_interval_s: float = Field(2.0, gt=0, description="least time between two exports of a running trial")
+
+    def to_environment(self) -> dict[str, str]:
+        """The settings as the environment of a process that shall have the same."""
+        return {f"SAMSTUDY_{name.upper()}": str(getattr(self, name)) for name in type(self).model_fields}
 
     @property
     def store_url(self) -> str:

@@ -1,0 +1,204 @@
+"""A study's whole way: REST, Ray, training, the store, MLflow; and what happens when parts of it die."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from service.client import Client
+from service.study import AttemptState, Reason, StudyState, TrialState
+from tests.e2e.conftest import Service, wait_until
+
+LAMBDAS = {"type": "categorical", "choices": [0.0, "1/t"]}
+RHOS = {"type": "categorical", "choices": [0.05, 0.1]}
+
+
+def spec_for(name: str, *, epochs: int = 3, **changes: Any) -> dict[str, Any]:
+    spec = {
+        "name": name,
+        "train": {"dataset": "digits", "model": "mlp", "epochs": epochs, "sampling": "lipschitz", "lr": 0.05},
+        "search_space": {"lambda": LAMBDAS, "rho": RHOS},
+        "objective": {"metric": "val_accuracy", "mode": "max"},
+        "replicates": {"seeds": [0, 1]},
+    }
+    return {**spec, **changes}
+
+
+class Tracked:
+    """What MLflow has of one study, read through MLflow's own client."""
+
+    def __init__(self, service: Service, name: str) -> None:
+        self.mlflow = MlflowClient(service.addresses.mlflow_url)
+        self._name = name
+
+    def runs(self) -> list[Run]:
+        experiment = self.mlflow.get_experiment_by_name(self._name)
+        assert experiment is not None
+        return list(self.mlflow.search_runs([experiment.experiment_id], max_results=1000))
+
+    def children(self) -> dict[str, Run]:
+        children = [run for run in self.runs() if "mlflow.parentRunId" in run.data.tags]
+        by_trial = {run.data.tags["samstudy.trial_id"]: run for run in children}
+        assert len(by_trial) == len(children), "a trial has two runs"
+        return by_trial
+
+    def parent(self) -> Run:
+        (parent,) = [run for run in self.runs() if "mlflow.parentRunId" not in run.data.tags]
+        return parent
+
+    def artifacts(self, run: Run) -> set[str]:
+        return {item.path for item in self.mlflow.list_artifacts(run.info.run_id)}
+
+
+def wait_for_export(client: Client, study_id: str) -> None:
+    wait_until(lambda: client.study(study_id).is_exported, what="MLflow shows the study as it is")
+
+
+def test_a_posted_study_is_trained_recorded_and_shown_in_mlflow(service: Service, client: Client) -> None:
+    study = client.submit(spec_for("whole-way")).wait(120)
+    assert (study.state, study.reason) == (StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED)
+    trials = client.trials(study.id)
+    assert len(trials) == 8
+    assert {trial.state for trial in trials} == {TrialState.SUCCEEDED}
+    best = client.best(study.id)
+    assert best is not None
+    assert best.objective is not None
+    assert best.objective.n == 2
+    assert best.objective.mean > 0.8
+
+    wait_for_export(client, study.id)
+    tracked = Tracked(service, "whole-way")
+    children = tracked.children()
+    assert set(children) == {trial.id for trial in trials}
+    for trial in trials:
+        run = children[trial.id]
+        results = client.results(study.id, trial.id)
+        assert [result.epoch for result in results] == [1, 2, 3]
+        history = tracked.mlflow.get_metric_history(run.info.run_id, "val_accuracy")
+        assert [(point.step, point.value) for point in history] == [
+            (result.epoch, result.metrics["val_accuracy"]) for result in results
+        ]
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["samstudy.state"] == "SUCCEEDED"
+        assert run.data.params["seed"] == str(trial.seed)
+        assert run.data.metrics["test_accuracy"] == results[-1].metrics["test_accuracy"]
+    parent = tracked.parent()
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["val_accuracy_mean"] == pytest.approx(best.objective.mean)
+    assert parent.data.metrics["val_accuracy_n"] == 2
+    names = tracked.artifacts(parent)
+    assert any(name.endswith(".png") for name in names)
+    assert any(name.endswith(".html") for name in names)
+
+
+def test_a_failing_trial_fails_alone_with_its_traceback(service: Service, client: Client) -> None:
+    rates = {"type": "categorical", "choices": [0.05, 1e18]}
+    spec = spec_for("failing", search_space={"lr": rates}, replicates={"seeds": [0]})
+    spec["train"] = {"dataset": "digits", "epochs": 2}
+    study = client.submit(spec).wait(120)
+    assert study.state is StudyState.SUCCEEDED
+    sound, broken = client.trials(study.id)
+    assert (sound.state, broken.state) == (TrialState.SUCCEEDED, TrialState.FAILED)
+    assert broken.attempt == 1
+    assert broken.error is not None
+    assert "DivergedError" in broken.error
+    wait_for_export(client, study.id)
+    tracked = Tracked(service, "failing")
+    run = tracked.children()[broken.id]
+    assert (run.info.status, run.data.tags["samstudy.state"]) == ("FAILED", "FAILED")
+    assert "error.txt" in tracked.artifacts(run)
+    assert tracked.children()[sound.id].info.status == "FINISHED"
+
+
+def test_asha_stops_trials_early_and_mlflow_tells_them_apart(service: Service, client: Client) -> None:
+    spec = spec_for(
+        "early",
+        train={"dataset": "digits", "epochs": 8},
+        search_space={"lr": {"type": "float", "low": 1e-5, "high": 0.3, "log": True}, "rho": RHOS},
+        algorithm={"name": "tpe", "seed": 1},
+        scheduler={"name": "asha", "grace_period": 1, "reduction_factor": 2},
+        replicates={"seeds": [0]},
+        budget={"max_trials": 10},
+    )
+    study = client.submit(spec).wait(120)
+    assert (study.state, study.reason) == (StudyState.SUCCEEDED, Reason.MAX_TRIALS)
+    trials = client.trials(study.id)
+    early = [trial for trial in trials if trial.state is TrialState.EARLY_STOPPED]
+    assert len(trials) == 10
+    assert early
+    assert all(trial.epochs_done < 8 and "test_accuracy" not in trial.metrics for trial in early)
+    wait_for_export(client, study.id)
+    children = Tracked(service, "early").children()
+    assert {children[trial.id].data.tags["samstudy.state"] for trial in early} == {"EARLY_STOPPED"}
+
+
+def test_a_cancelled_study_ends_now_and_nothing_of_it_outlives_it(service: Service, client: Client) -> None:
+    study = client.submit(spec_for("cancelled", epochs=20_000))
+    wait_until(
+        lambda: len(client.trials(study.id, states=[TrialState.RUNNING])) == 2, what="two trials run"
+    )
+    assert service.processes("service.tuning.driver", study.id)
+    client.cancel(study.id)
+    ended = study.wait(30)
+    assert (ended.state, ended.reason) == (StudyState.CANCELLED, Reason.USER)
+    assert {trial.state for trial in client.trials(study.id)} == {TrialState.CANCELLED}
+    wait_until(lambda: not service.processes("service.tuning.driver", study.id), what="the driver ends")
+    wait_until(lambda: not service.processes("ray::", "StudyTrial"), what="the workers end")
+    wait_for_export(client, study.id)
+    tracked = Tracked(service, "cancelled")
+    assert {run.info.status for run in tracked.runs()} == {"KILLED"}
+
+
+def test_a_killed_driver_is_replaced_and_no_finished_trial_is_lost_or_run_again(
+    service: Service, client: Client
+) -> None:
+    study = client.submit(spec_for("killed-driver", epochs=120, search_space={"lambda": LAMBDAS, "rho": RHOS}))
+    wait_until(
+        lambda: len(client.trials(study.id, states=[TrialState.SUCCEEDED])) >= 3, what="some trials have ended"
+    )
+    finished = {trial.id: trial for trial in client.trials(study.id, states=[TrialState.SUCCEEDED])}
+    (driver,) = service.processes("python", "-m service.tuning.driver", study.id)[-1:]
+    driver.send_signal(signal.SIGKILL)
+
+    ended = study.wait(120)
+    assert ended.state is StudyState.SUCCEEDED
+    assert ended.driver_attempt == 2
+    assert [event.kind for event in client.events(study.id) if event.kind == "driver.lost"] == ["driver.lost"]
+    trials = {trial.id: trial for trial in client.trials(study.id)}
+    assert len(trials) == 8
+    for trial_id, before in finished.items():
+        after = trials[trial_id]
+        assert (after.attempt, after.finished_at, after.objective) == (1, before.finished_at, before.objective)
+    for trial in trials.values():
+        assert trial.state is TrialState.SUCCEEDED
+        assert [result.epoch for result in client.results(study.id, trial.id)] == list(range(1, 121))
+        attempts = client.trial(study.id, trial.id).attempts
+        assert [attempt.state for attempt in attempts[:-1]] == [AttemptState.LOST] * (len(attempts) - 1)
+    wait_for_export(client, study.id)
+    tracked = Tracked(service, "killed-driver")
+    assert set(tracked.children()) == set(trials)
+    assert {run.info.status for run in tracked.runs()} == {"FINISHED"}
+
+
+def test_a_killed_worker_costs_an_attempt_and_the_trial_goes_on_from_its_checkpoint(
+    service: Service, client: Client
+) -> None:
+    spec = spec_for("killed-worker", epochs=400, search_space={"rho": RHOS}, replicates={"seeds": [0]})
+    study = client.submit(spec)
+    wait_until(lambda: any(trial.epochs_done > 5 for trial in client.trials(study.id)), what="epochs are reported")
+    service.processes("ray::", "StudyTrial")[0].send_signal(signal.SIGKILL)
+    assert study.wait(120).state is StudyState.SUCCEEDED
+    trials = client.trials(study.id)
+    assert sorted(trial.attempt for trial in trials) == [1, 2]
+    (retried,) = [trial for trial in trials if trial.attempt == 2]
+    lost, last = client.trial(study.id, retried.id).attempts
+    assert (lost.state, last.state) == (AttemptState.LOST, AttemptState.SUCCEEDED)
+    assert lost.error
+    results = client.results(study.id, retried.id)
+    assert [result.epoch for result in results] == list(range(1, 401))
+    assert results[0].attempt == 1
+    assert results[-1].attempt == 2
