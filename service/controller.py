@@ -124,8 +124,8 @@ def run_controller(config: Settings) -> None:
     signal.signal(signal.SIGINT, stop)
 
     def export() -> None:
-        if controller.leads:
-            exporter.export_pending()
+        while controller.leads and exporter.export_pending(stopping.is_set).more:
+            pass
 
     exporting = threading.Thread(target=_repeat, args=(export, stopping, config.poll_s), name="exporter", daemon=True)
     exporting.start()

@@ -15,13 +15,11 @@ from service.study import Configuration, Result, Study, Trial
 class StudyBacklog:
     """A study whose runs in MLflow are behind.
 
-    revision: what the study stands at now. exported_revision: what MLflow shows, 0 for nothing.
-    trials: those behind, in order of their numbers.
+    revision: what the study stands at now. trials: those behind, in order of their numbers.
     """
 
     study: Study
     revision: int
-    exported_revision: int
     trials: list[TrialBacklog]
 
 
@@ -29,13 +27,12 @@ class StudyBacklog:
 class TrialBacklog:
     """A trial whose run in MLflow is behind: `results` are the epochs that the run does not have yet.
 
-    exported_revision: the revision that MLflow shows, 0 for none. exported_epoch: the last epoch that it has.
+    exported_epoch: the last epoch that it has, 0 for none.
     """
 
     trial: Trial
     configuration: Configuration
     revision: int
-    exported_revision: int
     exported_epoch: int
     results: list[Result]
 
@@ -89,13 +86,11 @@ class ExportStore:
             return StudyBacklog(
                 study=records.as_record(Study, study),
                 revision=study.revision,
-                exported_revision=study.exported_revision,
                 trials=[
                     TrialBacklog(
                         trial=records.as_record(Trial, row),
                         configuration=configurations[row.configuration_id],
                         revision=row.revision,
-                        exported_revision=row.exported_revision,
                         exported_epoch=row.exported_epoch,
                         results=results[row.id],
                     )

@@ -1,0 +1,108 @@
+"""Whether two configurations differ: t tests over seeds, and Holm's correction for several of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.special import stdtr
+
+from service.analysis.aggregation import t_quantile
+
+NOT_ENOUGH = "not enough replicates"
+NO_SPREAD = "the replicates do not vary"
+_ROUNDING = 1e-12
+"""Relative size below which a spread or a difference is rounding and nothing else."""
+
+
+class Comparison(BaseModel):
+    """The difference a − b of two configurations or studies."""
+
+    model_config = ConfigDict(frozen=True)
+
+    difference: float | None = Field(description="mean of a − mean of b over what was compared")
+    low: float | None = Field(description="lower end of the 95 % interval of the difference")
+    high: float | None = Field(description="upper end of the 95 % interval of the difference")
+    p_value: float | None = Field(description="two-sided; not corrected for several comparisons")
+    test: Literal["paired t", "Welch t"] | None = Field(description="null where there was nothing to test")
+    n: int = Field(description="pairs of a paired test, else the replicates of both sides together")
+    note: str | None = Field(None, description="why there is no test, or what is special about it")
+
+
+def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
+    """Compares values by seed: paired over shared seeds where there are at least two, Welch's test otherwise.
+
+    Pairing takes away what the seed itself contributes, such as a lucky initialisation. A paired comparison leaves out
+    the seeds that only one side has.
+    """
+    shared = sorted(a.keys() & b.keys())
+    if len(shared) >= 2:
+        return _paired([a[seed] for seed in shared], [b[seed] for seed in shared])
+    return _welch(list(a.values()), list(b.values()))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction, in the order given; comparisons without a test stay None and do not count.
+
+    With k comparisons the smallest p is multiplied by k, the next by k − 1, …; none gets smaller than the one before.
+    """
+    tested = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    running = 0.0
+    for position, (p, index) in enumerate(tested):
+        running = max(running, min(1.0, (len(tested) - position) * p))
+        adjusted[index] = running
+    return adjusted
+
+
+def _paired(a: Sequence[float], b: Sequence[float]) -> Comparison:
+    n = len(a)
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    mean = math.fsum(differences) / n
+    variance = math.fsum((difference - mean) ** 2 for difference in differences) / (n - 1)
+    return _judged(mean, math.sqrt(variance / n), n - 1, test="paired t", n=n, scale=_scale(a, b))
+
+
+def _welch(a: Sequence[float], b: Sequence[float]) -> Comparison:
+    n = len(a) + len(b)
+    if not a or not b:
+        return Comparison(difference=None, low=None, high=None, p_value=None, test=None, n=n, note=NOT_ENOUGH)
+    mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
+    difference = mean_a - mean_b
+    if len(a) < 2 or len(b) < 2:
+        return Comparison(difference=difference, low=None, high=None, p_value=None, test=None, n=n, note=NOT_ENOUGH)
+    share_a = math.fsum((value - mean_a) ** 2 for value in a) / (len(a) - 1) / len(a)
+    share_b = math.fsum((value - mean_b) ** 2 for value in b) / (len(b) - 1) / len(b)
+    variance = share_a + share_b
+    spread = share_a**2 / (len(a) - 1) + share_b**2 / (len(b) - 1)
+    degrees_of_freedom = variance**2 / spread if spread > 0 else n - 2  # Welch–Satterthwaite
+    return _judged(difference, math.sqrt(variance), degrees_of_freedom, test="Welch t", n=n, scale=_scale(a, b))
+
+
+def _judged(
+    difference: float,
+    standard_error: float,
+    degrees_of_freedom: float,
+    *,
+    test: Literal["paired t", "Welch t"],
+    n: int,
+    scale: float,
+) -> Comparison:
+    if standard_error <= _ROUNDING * scale:
+        same = abs(difference) <= _ROUNDING * scale
+        difference = 0.0 if same else difference
+        p_value = 1.0 if same else 0.0
+        return Comparison(
+            difference=difference, low=difference, high=difference, p_value=p_value, test=test, n=n, note=NO_SPREAD
+        )
+    p_value = 2 * float(stdtr(degrees_of_freedom, -abs(difference) / standard_error))
+    margin = t_quantile(degrees_of_freedom) * standard_error
+    return Comparison(
+        difference=difference, low=difference - margin, high=difference + margin, p_value=p_value, test=test, n=n
+    )
+
+
+def _scale(a: Sequence[float], b: Sequence[float]) -> float:
+    return max(abs(value) for value in (*a, *b))

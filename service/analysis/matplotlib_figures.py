@@ -1,0 +1,204 @@
+"""Surfaces drawn by matplotlib, without pyplot and its global state, so that any thread may draw."""
+
+from __future__ import annotations
+
+import io
+import math
+from functools import lru_cache
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import ScalarFormatter
+
+from service.analysis import colours
+from service.analysis.axes import Axis, grid_axis, scale_axis
+from service.analysis.labelling import ordering, symbol, unit_of, value_label
+from service.analysis.surface import Cell, Panel, Surface
+
+_CELL_WIDTH, _CELL_HEIGHT = 1.22, 0.72  # inches; a cell holds "95.70 ± 0.05" at _CELL_FONT
+_SCATTER_WIDTH, _SCATTER_HEIGHT = 5.2, 4.2  # inches
+_CELL_FONT, _SMALL_FONT, _LABEL_FONT, _TITLE_FONT = 10.0, 8.0, 11.0, 13.0  # points
+_DPI = 120
+_MAX_WIDTH = 13.0  # inches of panels side by side; further panels go below
+_LEFT, _RIGHT, _BOTTOM, _GAP, _ROW_GAP, _LEAST_WIDTH = 0.8, 0.95, 0.62, 0.3, 0.95, 6.8  # inches
+_CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 5}
+
+
+def heat_map_png(surface: Surface, *, title: str, metric: str) -> bytes:
+    """One cell for each pair of values; grey where nothing is known."""
+    x, y = grid_axis(surface.x_values), grid_axis(surface.y_values)
+    columns, rows = round(x.high - x.low), round(y.high - y.low)
+    canvas = _Canvas(surface, title, metric, columns * _CELL_WIDTH, rows * _CELL_HEIGHT)
+    for axes, panel in canvas.panels:
+        _set_axes(axes, x, y)
+        axes.invert_yaxis()  # the first row on top, as in a table
+        axes.set_facecolor(colours.MISSING)
+        for cell in panel.cells:
+            _draw_cell(axes, cell, x.position(cell.x), y.position(cell.y), canvas)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for edge in range(1, columns):
+            axes.axvline(edge - 0.5, color="white", linewidth=2, zorder=2)
+        for edge in range(1, rows):
+            axes.axhline(edge - 0.5, color="white", linewidth=2, zorder=2)
+    return canvas.png("mean ± standard deviation over n seeds")
+
+
+def scatter_png(surface: Surface, *, title: str, metric: str) -> bytes:
+    """One point for each pair of values; its size says how far its seeds lie apart."""
+    x, y = scale_axis(surface.x_values), scale_axis(surface.y_values)
+    canvas = _Canvas(surface, title, metric, _SCATTER_WIDTH, _SCATTER_HEIGHT)
+    largest = max((cell.objective.std or 0.0 for cell in canvas.cells if cell.objective), default=0.0)
+    for axes, panel in canvas.panels:
+        _set_axes(axes, x, y)
+        axes.grid(color=colours.GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        for cell in panel.cells:
+            place = x.position(cell.x), y.position(cell.y)
+            if cell.objective is None:
+                axes.plot(*place, marker="x", markersize=5, color="#b5b5b5", zorder=2)
+                continue
+            is_best = canvas.is_best(cell)
+            spread = math.sqrt((cell.objective.std or 0.0) / largest) if largest else 0.1
+            axes.plot(
+                *place,
+                marker="o",
+                markersize=6.0 + 8.0 * spread,
+                markerfacecolor=canvas.colour(cell.objective.mean),
+                markeredgecolor=colours.BEST if is_best else "white",
+                markeredgewidth=2.2 if is_best else 0.7,
+                zorder=4 if is_best else 3,
+            )
+    return canvas.png(f"size: std over n seeds, at most {canvas.unit.number(largest)}")
+
+
+class _Canvas:
+    """A figure: title, a line that says what is seen, one axes for each panel, a colour bar common to all."""
+
+    def __init__(self, surface: Surface, title: str, metric: str, width: float, height: float) -> None:
+        """width, height: of a panel in inches."""
+        panels = surface.panels or [Panel(label=None, cells=[])]
+        self.cells = [cell for panel in panels for cell in panel.cells]
+        summaries = [cell.objective for cell in self.cells if cell.objective is not None]
+        self.unit = unit_of(metric, summaries)
+        self._surface = surface
+        self._metric = metric
+        self._ends = colours.limits([summary.mean for summary in summaries])
+        across = max(1, min(len(panels), int(_MAX_WIDTH // width)))
+        down = math.ceil(len(panels) / across)
+        right = _RIGHT if summaries else 0.3
+        self._width = max(_LEFT + across * (width + _GAP) - _GAP + right, _LEAST_WIDTH)
+        top = 0.98 if surface.panel else 0.82
+        self._height = top + down * (height + _ROW_GAP) - _ROW_GAP + _BOTTOM
+        self._figure = Figure(figsize=(self._width, self._height), dpi=_DPI, facecolor="white")
+        self.panels: list[tuple[Axes, Panel]] = []
+        for index, panel in enumerate(panels):
+            row, column = divmod(index, across)
+            bottom = _BOTTOM + (down - 1 - row) * (height + _ROW_GAP)
+            axes = self._axes(_LEFT + column * (width + _GAP), bottom, width, height)
+            self._label(axes, panel, is_first=column == 0)
+            self.panels.append((axes, panel))
+        self._text(title, 0.2, _TITLE_FONT, colours.INK, "bold")
+        if summaries:
+            bar_height = min(self._height - top - _BOTTOM, 3.2)
+            bar_left = _LEFT + across * (width + _GAP) - _GAP + 0.22
+            self._draw_bar(self._axes(bar_left, self._height - top - bar_height, 0.16, bar_height))
+
+    def colour(self, mean: float) -> colours.Rgb:
+        return colours.colour(mean, self._ends, self._surface.mode)
+
+    def is_best(self, cell: Cell) -> bool:
+        return self._surface.best is not None and cell.configuration_id == self._surface.best.configuration_id
+
+    def png(self, legend: str) -> bytes:
+        """The picture; `legend` explains what is drawn where something is."""
+        surface, known = self._surface, any(cell.objective for cell in self.cells)
+        notes = [f"{self._metric}{self.unit.suffix}, {ordering(surface.mode)}", legend if known else "no result"]
+        if surface.best is not None:
+            notes.append("outlined: best")
+        if surface.left_out:
+            notes.append(f"{surface.left_out} without {symbol(surface.x)} and {symbol(surface.y)} left out")
+        self._text(" · ".join(notes), 0.47, _SMALL_FONT + 0.8, colours.FAINT, "normal")
+        buffer = io.BytesIO()
+        FigureCanvasAgg(self._figure).print_figure(buffer, format="png", facecolor="white")
+        return buffer.getvalue()
+
+    def _axes(self, left: float, bottom: float, width: float, height: float) -> Axes:
+        across, up = self._width, self._height
+        place = (left / across, bottom / up, width / across, height / up)
+        return self._figure.add_axes(place, label=f"{left} {bottom}")
+
+    def _label(self, axes: Axes, panel: Panel, *, is_first: bool) -> None:
+        surface = self._surface
+        style: dict[str, Any] = {"fontsize": _LABEL_FONT, "color": colours.INK}
+        axes.set_xlabel(_drawable(symbol(surface.x)), **style)
+        axes.tick_params(labelsize=_CELL_FONT, colors=colours.INK, labelleft=is_first, which="both")
+        if is_first:
+            name = _drawable(symbol(surface.y))
+            axes.set_ylabel(name, rotation=0 if len(name) < 3 else 90, va="center", labelpad=10, **style)
+        if surface.panel:
+            label = f"{symbol(surface.panel)} = {value_label(panel.label)}"
+            axes.set_title(_drawable(label), loc="left", parse_math=False, **style)
+
+    def _text(self, text: str, from_top: float, size: float, colour: str, weight: str) -> None:
+        width = 0.66 if weight == "bold" else 0.52  # of a letter, in em
+        room = int((self._width - 0.35) * 72 / (width * size))
+        short = text if len(text) <= room else text[: room - 1] + "…"
+        place = 0.2 / self._width, 1 - from_top / self._height
+        style: dict[str, Any] = {"fontsize": size, "color": colour, "fontweight": weight, "va": "top", "ha": "left"}
+        self._figure.text(*place, _drawable(short), parse_math=False, **style)
+
+    def _draw_bar(self, axes: Axes) -> None:
+        norm = Normalize(self._ends[0] * self.unit.factor, self._ends[1] * self.unit.factor)
+        colour_map = "viridis" if self._surface.mode == "max" else "viridis_r"
+        bar = self._figure.colorbar(ScalarMappable(norm, colour_map), cax=axes, format=ScalarFormatter(useOffset=False))
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=_SMALL_FONT + 1, length=0, colors=colours.INK)
+
+
+def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
+    for axis, shown, scale, limit in (
+        (x, axes.xaxis, axes.set_xscale, axes.set_xlim),
+        (y, axes.yaxis, axes.set_yscale, axes.set_ylim),
+    ):
+        if axis.is_log:
+            scale("log")
+        limit(axis.low, axis.high)
+        if axis.ticks is not None:
+            shown.set_ticks(axis.ticks, labels=[_drawable(label) for label in axis.labels])
+            shown.set_ticks([], minor=True)
+
+
+def _draw_cell(axes: Axes, cell: Cell, x: float, y: float, canvas: _Canvas) -> None:
+    if cell.objective is None:
+        axes.text(x, y, "–", fontsize=_CELL_FONT, color=colours.FAINT, **_CENTRED)
+        return
+    background = canvas.colour(cell.objective.mean)
+    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=background, edgecolor="none", zorder=1))
+    if is_best := canvas.is_best(cell):
+        outline: dict[str, Any] = {"fill": False, "edgecolor": colours.BEST, "linewidth": 2.6, "zorder": 4}
+        axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, **outline))
+    style: dict[str, Any] = {"color": colours.ink_on(background), **_CENTRED}
+    text = canvas.unit.mean_and_std(cell.objective)
+    size = _CELL_FONT * min(1.0, 13 / len(text))
+    axes.text(x, y - 0.12, text, fontsize=size, fontweight="bold" if is_best else "normal", **style)
+    small = f"n = {cell.objective.n}" + ("" if cell.complete else ", unfinished")
+    small += f", best of {cell.configurations}" if cell.configurations > 1 else ""
+    axes.text(x, y + 0.22, small, fontsize=_SMALL_FONT * min(1.0, 19 / len(small)), **style)
+
+
+def _drawable(text: str) -> str:
+    """The text on one line, with □ for every character that the font lacks, which matplotlib would warn about."""
+    return "".join(letter if ord(letter) in _charmap() else "□" for letter in " ".join(text.split()))
+
+
+@lru_cache(maxsize=1)
+def _charmap() -> frozenset[int]:
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

@@ -1,0 +1,168 @@
+"""Configurations over two parameters, such as λ × ρ, one panel for each value of a third."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from search_spaces import scalar_key
+from service.analysis.aggregation import ConfigurationResult, Summary, best, rank
+from service.study import Scalar
+
+MAX_PANELS = 6
+"""More values than these do not make panels of their own accord."""
+
+NO_PANELS = ""
+"""As `panel`: everything on one panel, whatever else varies."""
+
+
+class Cell(BaseModel):
+    """What one place of the surface shows: the best of the configurations there."""
+
+    model_config = ConfigDict(frozen=True)
+
+    x: Scalar
+    y: Scalar
+    configuration_id: str
+    number: int = Field(description="of the configuration that is shown")
+    objective: Summary | None = Field(description="null while none of its trials has succeeded")
+    complete: bool = Field(description="every trial of the configuration succeeded")
+    configurations: int = Field(description="how many configurations lie here; above 1 where other parameters vary")
+
+
+class Panel(BaseModel):
+    """The cells that share one value of the panel parameter."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: Scalar | None = Field(description="that value; null on the only panel and where the parameter is inactive")
+    cells: list[Cell]
+
+    def cell(self, x: Scalar, y: Scalar) -> Cell | None:
+        """The cell at this place; None where no configuration lies."""
+        wanted = (scalar_key(x), scalar_key(y))
+        return next((cell for cell in self.cells if (scalar_key(cell.x), scalar_key(cell.y)) == wanted), None)
+
+
+class Surface(BaseModel):
+    """The objective over two parameters."""
+
+    model_config = ConfigDict(frozen=True)
+
+    x: str
+    y: str
+    mode: Literal["max", "min"]
+    x_values: list[Scalar] = Field(description="numbers ascending, then words such as 1/t")
+    y_values: list[Scalar]
+    panel: str | None = Field(description="the parameter that tells the panels apart")
+    panels: list[Panel]
+    best: Cell | None = Field(description="the best complete configuration")
+    left_out: int = Field(description="configurations that do not have both parameters")
+
+
+def surface(
+    results: Sequence[ConfigurationResult],
+    *,
+    mode: Literal["max", "min"],
+    x: str = "lambda",
+    y: str = "rho",
+    panel: str | None = None,
+) -> Surface:
+    """Arranges the results over parameters `x` and `y`.
+
+    panel: the parameter to tell panels apart by; None chooses one (see `panel_parameter`), NO_PANELS takes none.
+    Where several configurations lie in one cell, the complete one with the best mean is shown.
+    """
+    placed = [result for result in results if x in result.configuration.point and y in result.configuration.point]
+    panel = panel_parameter(placed, x=x, y=y) if panel is None else panel or None
+    by_panel: dict[str, list[ConfigurationResult]] = defaultdict(list)
+    labels: dict[str, Scalar | None] = {}
+    for result in placed:
+        label = result.configuration.point.get(panel) if panel else None
+        key = "" if label is None else scalar_key(label)
+        labels.setdefault(key, label)
+        by_panel[key].append(result)
+    order = [*(scalar_key(value) for value in ordered(value for value in labels.values() if value is not None))]
+    order += [""] if "" in labels else []
+    winner = best(placed, mode)
+    panels = [Panel(label=labels[key], cells=_cells(by_panel[key], mode, x, y)) for key in order]
+    return Surface(
+        x=x,
+        y=y,
+        mode=mode,
+        x_values=ordered(result.configuration.point[x] for result in placed),
+        y_values=ordered(result.configuration.point[y] for result in placed),
+        panel=panel,
+        panels=panels,
+        best=next(
+            (
+                cell
+                for shown in panels
+                for cell in shown.cells
+                if winner is not None and cell.configuration_id == winner.configuration.id
+            ),
+            None,
+        ),
+        left_out=len(results) - len(placed),
+    )
+
+
+def panel_parameter(results: Sequence[ConfigurationResult], *, x: str, y: str) -> str | None:
+    """The parameter that tells panels apart: `sampling` where it varies, else the one with the fewest choices.
+
+    A number counts as a choice only where its values come back, at least twice each on average: values that a search
+    drew from a range do not.
+    """
+    candidates = []
+    names = {name: None for result in results for name in result.configuration.point if name not in (x, y)}
+    for name in names:
+        values = [result.configuration.point[name] for result in results if name in result.configuration.point]
+        distinct = len({scalar_key(value) for value in values})
+        of_words = any(not _is_number(value) for value in values)
+        if 2 <= distinct <= MAX_PANELS and (of_words or 2 * distinct <= len(values)):
+            candidates.append((name != "sampling", distinct, name))
+    return min(candidates)[2] if candidates else None
+
+
+def ordered(values: Iterable[Scalar]) -> list[Scalar]:
+    """Each value once: numbers ascending, then booleans, then words; 1/t before 1-1/t, as the paper has them."""
+    distinct = {scalar_key(value): value for value in reversed(list(values))}
+    return sorted(distinct.values(), key=_order)
+
+
+def _cells(results: Iterable[ConfigurationResult], mode: Literal["max", "min"], x: str, y: str) -> list[Cell]:
+    by_place: dict[tuple[str, str], list[ConfigurationResult]] = defaultdict(list)
+    for result in results:
+        point = result.configuration.point
+        by_place[scalar_key(point[x]), scalar_key(point[y])].append(result)
+    cells = []
+    for there in by_place.values():
+        shown = min(there, key=lambda result: rank(result, mode))
+        point = shown.configuration.point
+        cells.append(
+            Cell(
+                x=point[x],
+                y=point[y],
+                configuration_id=shown.configuration.id,
+                number=shown.configuration.number,
+                objective=shown.objective,
+                complete=shown.complete,
+                configurations=len(there),
+            )
+        )
+    return sorted(cells, key=lambda cell: (_order(cell.y), _order(cell.x)))
+
+
+def _order(value: Scalar) -> tuple[int, float, int, str]:
+    if isinstance(value, bool):
+        return (1, float(value), 0, "")
+    if isinstance(value, (int, float)):
+        return (0, float(value), 0, "")
+    return (2, 0.0, len(value), value)  # shorter words first: 1/t before 1-1/t, small before medium
+
+
+def _is_number(value: Scalar) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

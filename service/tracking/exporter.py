@@ -1,0 +1,167 @@
+"""Keeps MLflow's picture of every study up to date, from the watermarks in the store."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from service.analysis.aggregation import aggregate
+from service.errors import InvalidSpecError, StudyNotFoundError
+from service.spec import parse_spec
+from service.store.exporting import ExportStore, StudyBacklog
+from service.store.studies import StudyStore
+from service.tracking.due import Due, due, has_parent_run
+from service.tracking.server import RefusedError, RunGoneError, TrackingServer, TrackingUnavailableError
+from service.tracking.study_runs import StudyRuns
+
+__all__ = ["ExportReport", "Exporter", "TrackingUnavailableError"]
+
+_log = logging.getLogger(__name__)
+
+_MAX_TRIALS = 500  # read of one study at a time
+_REFUSED_PAUSE_S = 60.0
+
+
+@dataclass(slots=True)
+class ExportReport:
+    """What one call of `export_pending` has written.
+
+    studies, trials, epochs: parent runs, child runs and results written. more: there is more, so call again at once.
+    refused: what MLflow would not take, by study; tried again later.
+    """
+
+    studies: int = 0
+    trials: int = 0
+    epochs: int = 0
+    more: bool = False
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What this process knows of one study's export; times by the exporter's clock."""
+
+    runs: StudyRuns | None = None
+    study_written_at: float | None = None
+    trials_written_at: dict[str, float] = field(default_factory=dict)
+    refused_until: float = float("-inf")
+
+
+class Exporter:
+    """The one writer of MLflow's runs; not for several threads."""
+
+    def __init__(
+        self,
+        store: ExportStore,
+        studies: StudyStore,
+        tracking_url: str,
+        *,
+        min_interval_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """min_interval_s: least time between two exports of what still runs. clock: seconds, monotonic."""
+        self._store = store
+        self._studies = studies
+        self._server = TrackingServer(tracking_url)
+        self._min_interval_s = min_interval_s
+        self._clock = clock
+        self._progress: dict[str, _Progress] = {}
+
+    def export_pending(self, should_stop: Callable[[], bool] = lambda: False) -> ExportReport:
+        """Writes everything that is due of what MLflow lacks, at most some hundred trials of each study.
+
+        should_stop: asked before each run. Raises TrackingUnavailableError where MLflow does not answer; what was
+        written until then stays written, and the next call goes on from there.
+        """
+        report = ExportReport()
+        for study_id in self._store.behind():
+            if should_stop():
+                break
+            progress = self._progress.setdefault(study_id, _Progress())
+            if self._clock() < progress.refused_until:
+                continue
+            try:
+                self._export_or_rebuild(study_id, progress, report, should_stop)
+            except TrackingUnavailableError:
+                for known in self._progress.values():
+                    known.runs = None  # whether the last call was carried out is unknown: look again afterwards
+                raise
+            except StudyNotFoundError:
+                del self._progress[study_id]
+            except (RefusedError, RunGoneError, InvalidSpecError) as error:
+                _log.error("study %s cannot be exported to MLflow: %s", study_id, error)
+                report.refused[study_id] = str(error)
+                progress.runs = None
+                progress.refused_until = self._clock() + _REFUSED_PAUSE_S
+        return report
+
+    def _export_or_rebuild(
+        self, study_id: str, progress: _Progress, report: ExportReport, should_stop: Callable[[], bool]
+    ) -> None:
+        try:
+            self._export(study_id, progress, report, should_stop)
+        except RunGoneError as error:
+            _log.warning("the runs of study %s are written anew: %s", study_id, error)
+            self._progress[study_id] = progress = _Progress()
+            self._store.forget(study_id)
+            self._export(study_id, progress, report, should_stop)
+
+    def _export(
+        self, study_id: str, progress: _Progress, report: ExportReport, should_stop: Callable[[], bool]
+    ) -> None:
+        backlog = self._store.backlog(study_id, max_trials=_MAX_TRIALS)
+        if backlog is None:
+            raise StudyNotFoundError(study_id)
+        now = self._due(backlog, progress)
+        for item in now.unseen:
+            self._store.trial_exported(item.trial.id, revision=item.revision, epoch=item.exported_epoch)
+        if has_parent_run(backlog.study) and not self._write(backlog, now, progress, report, should_stop):
+            return
+        if now.catches_up:
+            self._store.study_exported(study_id, revision=backlog.revision)
+            if backlog.study.state.is_final:
+                self._progress.pop(study_id, None)
+        report.more |= len(backlog.trials) == _MAX_TRIALS and bool(now.trials or now.unseen)
+
+    def _due(self, backlog: StudyBacklog, progress: _Progress) -> Due:
+        now, written_at = self._clock(), progress.study_written_at
+        return due(
+            backlog,
+            max_trials=_MAX_TRIALS,
+            study_age_s=None if written_at is None else now - written_at,
+            trial_ages_s={trial_id: now - then for trial_id, then in progress.trials_written_at.items()},
+            min_interval_s=self._min_interval_s,
+        )
+
+    def _write(
+        self,
+        backlog: StudyBacklog,
+        now: Due,
+        progress: _Progress,
+        report: ExportReport,
+        should_stop: Callable[[], bool],
+    ) -> bool:
+        """Writes what is due; False where it was stopped before the end."""
+        if not now.trials and not now.study:
+            return True
+        study = backlog.study
+        if progress.runs is None:
+            progress.runs = StudyRuns(self._server, self._store, study, parse_spec(study.spec))
+        for item in now.trials:
+            if should_stop():
+                return False
+            progress.runs.write_trial(study, item)
+            report.trials += 1
+            report.epochs += len(item.results)
+            if item.trial.state.is_final:
+                progress.trials_written_at.pop(item.trial.id, None)
+            else:
+                progress.trials_written_at[item.trial.id] = self._clock()
+        if now.study:
+            results = aggregate(self._studies.configurations(study.id), self._studies.trials(study.id))
+            progress.runs.write_study(study, results)
+            progress.study_written_at = self._clock()
+            report.studies += 1
+        return True

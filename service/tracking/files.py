@@ -1,0 +1,84 @@
+"""The files of a study's parent run: its spec, its results as a table, its surface as a picture and as a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+
+import yaml
+
+from service.analysis.aggregation import ConfigurationResult, Summary, best
+from service.analysis.plots import heat_map_html, heat_map_png
+from service.analysis.surface import surface
+from service.spec import StudySpec
+from service.study import Scalar, Study, TrialState
+
+
+def spec_files(study: Study) -> dict[str, bytes]:
+    """The spec as it was accepted, in both forms in which it can be submitted again."""
+    return {
+        "spec.yaml": yaml.safe_dump(study.spec, sort_keys=False, allow_unicode=True).encode(),
+        "spec.json": _json(study.spec),
+    }
+
+
+def result_files(study: Study, spec: StudySpec, results: Sequence[ConfigurationResult]) -> dict[str, bytes]:
+    """What the study found, by file name."""
+    files = {"configurations.csv": configurations_csv(results).encode()}
+    winner = best(results, spec.objective.mode)
+    if winner:
+        files["best_configuration.json"] = _json(winner.model_dump(mode="json"))
+    axes = surface_axes(list(spec.space.parameters))
+    if axes:
+        x, y = axes
+        shown = surface(results, mode=spec.objective.mode, x=x, y=y)
+        files[f"{x}_{y}.png"] = heat_map_png(shown, title=study.name, metric=spec.objective.metric)
+        files[f"{x}_{y}.html"] = heat_map_html(shown, title=study.name, metric=spec.objective.metric).encode()
+    return files
+
+
+def surface_axes(parameters: Sequence[str]) -> tuple[str, str] | None:
+    """λ × ρ where both are searched, else the first two parameters; None where there are not two."""
+    order = sorted(parameters, key=lambda name: {"lambda": 0, "rho": 1}.get(name, 2))
+    return (order[0], order[1]) if len(order) >= 2 else None
+
+
+def configurations_csv(results: Sequence[ConfigurationResult]) -> str:
+    """One line for each configuration: point, trials by state, objective, its value for each seed, every metric."""
+    names = _union([list(result.configuration.point) for result in results])
+    seeds = sorted({seed for result in results for seed in result.by_seed})
+    metrics = _union([list(result.metrics) for result in results])
+    states = [state for state in TrialState if any(state in result.trial_states for result in results)]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["number", "id", *names, "complete", *(f"trials_{state.lower()}" for state in states)]
+        + [*_columns("objective"), *(f"objective_seed_{seed}" for seed in seeds)]
+        + [column for metric in metrics for column in _columns(metric)]
+    )
+    for result in results:
+        row: list[Scalar | None] = [result.configuration.number, result.configuration.id]
+        row += [result.configuration.point.get(name) for name in names]
+        row += [result.complete, *(result.trial_states.get(state, 0) for state in states)]
+        row += [*_cells(result.objective), *(result.by_seed.get(seed) for seed in seeds)]
+        row += [cell for metric in metrics for cell in _cells(result.metrics.get(metric))]
+        writer.writerow(row)
+    return out.getvalue()
+
+
+def _columns(name: str) -> list[str]:
+    return [f"{name}_{part}" for part in ("mean", "std", "n", "low", "high")]
+
+
+def _cells(known: Summary | None) -> list[float | None]:
+    return [known.mean, known.std, known.n, known.low, known.high] if known else [None] * 5
+
+
+def _union(lists: Sequence[Sequence[str]]) -> list[str]:
+    return list({name: None for names in lists for name in names})
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()

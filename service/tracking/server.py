@@ -1,0 +1,212 @@
+"""MLflow's tracking server as the exporter uses it: few calls, our own errors, nothing of MLflow in the signatures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.errors import SamstudyError
+from service.tracking.limits import RunContent, batches
+from service.tracking.runs import STUDY_ID, TRIAL_ID, RunStatus
+
+_PROCESS_SETTINGS = {
+    # Our own loop tries again. MLflow's client would repeat a create_run whose answer came too late, and double it.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds; with the defaults a dead server holds one call for minutes
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else ending a run reads it first, to print a link
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+_SEARCH_PAGE = 1_000
+_MAX_NAMESAKES = 100
+_REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "MALFORMED_REQUEST"})
+
+
+class TrackingUnavailableError(SamstudyError):
+    """MLflow does not answer, or not as MLflow; whatever was to be written there is written later."""
+
+    status = 503
+    code = "tracking_unavailable"
+    title = "MLflow is not available"
+
+
+class RunGoneError(Exception):
+    """MLflow does not have this run or experiment any more, or keeps it only as deleted."""
+
+
+class RefusedError(Exception):
+    """MLflow answered, and will not take this whatever the number of times it is offered."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRun:
+    """A run that is there. trial_id: None for a study's parent run. params: the names of those that it has."""
+
+    run_id: str
+    trial_id: str | None
+    status: str
+    params: frozenset[str]
+
+
+class TrackingServer:
+    """One tracking server. Every method raises TrackingUnavailableError, and RefusedError for a defect of ours."""
+
+    def __init__(self, url: str) -> None:
+        os.environ.update(_PROCESS_SETTINGS)  # MLflow reads its settings from there, some of them when imported
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=url)
+        self._url = url
+
+    def open_experiment(self, name: str) -> str:
+        """Id of the experiment with this name, made where there is none.
+
+        MLflow never gives a deleted experiment's name away again. What a person has deleted stays deleted: the
+        experiment is then called `name (2)`, and so on.
+        """
+        for number in range(1, _MAX_NAMESAKES):
+            candidate = name if number == 1 else f"{name} ({number})"
+            with self._answers():
+                found = self._client.get_experiment_by_name(candidate)
+            if found is None:
+                made = self._create_experiment(candidate)
+                if made is not None:
+                    return made
+                with self._answers():
+                    found = self._client.get_experiment_by_name(candidate)
+            if found is not None and found.lifecycle_stage == "active":
+                return str(found.experiment_id)
+        raise RefusedError(f"{_MAX_NAMESAKES} experiments called {name!r} have been deleted")
+
+    def has_experiment(self, experiment_id: str) -> bool:
+        """Whether the experiment is there and not deleted."""
+        try:
+            with self._answers():
+                return str(self._client.get_experiment(experiment_id).lifecycle_stage) == "active"
+        except RunGoneError:
+            return False
+
+    def runs_of(self, experiment_id: str, study_id: str) -> list[KnownRun]:
+        """Every run of this study that is not deleted, the oldest first."""
+        runs: list[KnownRun] = []
+        token = None
+        while True:
+            with self._answers():
+                page = self._client.search_runs(
+                    [experiment_id],
+                    filter_string=f"tags.`{STUDY_ID}` = '{study_id}'",
+                    max_results=_SEARCH_PAGE,
+                    order_by=["attributes.start_time ASC"],
+                    page_token=token,
+                )
+            for run in page:
+                trial_id, params = run.data.tags.get(TRIAL_ID), frozenset(run.data.params)
+                runs.append(KnownRun(run.info.run_id, trial_id, run.info.status, params))
+            token = page.token
+            if not token:
+                return runs
+
+    def create_run(self, experiment_id: str, *, name: str, start_ms: int, tags: Mapping[str, str]) -> str:
+        """Id of a new run, which is RUNNING. Raises RunGoneError where the experiment is gone."""
+        try:
+            with self._answers():
+                run = self._client.create_run(experiment_id, start_time=start_ms, tags=dict(tags), run_name=name)
+                return str(run.info.run_id)
+        except RefusedError as error:
+            if not self.has_experiment(experiment_id):
+                raise RunGoneError(str(error)) from error
+            raise
+
+    def write(self, run_id: str, content: RunContent) -> None:
+        """Writes everything in as few calls as possible. Raises RunGoneError."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        for batch in batches(content):
+            with self._answers_about(run_id):
+                self._client.log_batch(
+                    run_id,
+                    metrics=[Metric(point.key, point.value, point.timestamp_ms, point.step) for point in batch.metrics],
+                    params=[Param(key, value) for key, value in batch.params.items()],
+                    tags=[RunTag(key, value) for key, value in batch.tags.items()],
+                    synchronous=True,
+                )
+
+    def set_status(self, run_id: str, status: RunStatus, *, end_ms: int | None = None) -> None:
+        """Moves the run to this status; `end_ms` for one that has ended. Raises RunGoneError."""
+        with self._answers_about(run_id):
+            if end_ms is None:
+                self._client.update_run(run_id, status=status)
+            else:
+                self._client.set_terminated(run_id, status=status, end_time=end_ms)
+
+    def write_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Writes files beside each other into the run's artifacts. Raises RunGoneError."""
+        with tempfile.TemporaryDirectory(prefix="samstudy-") as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            with self._answers_about(run_id):
+                try:
+                    self._client.log_artifacts(run_id, folder)
+                except (
+                    OSError
+                ) as error:  # requests' errors are OSErrors; so are those of a folder that we may not write
+                    raise TrackingUnavailableError(f"MLflow's artifacts cannot be written: {error}") from error
+
+    def _upload(self, run_id: str, folder: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.log_artifacts(run_id, folder)
+        except MlflowException:
+            raise
+        except OSError as error:  # those of requests among them
+            raise TrackingUnavailableError(f"MLflow's artifacts cannot be written: {error}") from error
+        except (
+            Exception
+        ) as error:  # an object store's own library, where MLflow lets its clients write there themselves
+            raise RefusedError(f"MLflow's artifacts cannot be written: {error!r}") from error
+
+    def _create_experiment(self, name: str) -> str | None:
+        """None where somebody else has just made it."""
+        from mlflow.exceptions import MlflowException
+
+        with self._answers():
+            try:
+                return str(self._client.create_experiment(name))
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_ALREADY_EXISTS":
+                    return None
+                raise
+
+    @contextlib.contextmanager
+    def _answers(self) -> Iterator[None]:
+        """Turns MLflow's errors into ours."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            code: Any = error.error_code
+            if code == "RESOURCE_DOES_NOT_EXIST":
+                raise RunGoneError(str(error)) from error
+            if code in _REFUSALS:
+                raise RefusedError(str(error)) from error
+            raise TrackingUnavailableError(f"MLflow at {self._url} does not answer: {error}") from error
+
+    @contextlib.contextmanager
+    def _answers_about(self, run_id: str) -> Iterator[None]:
+        """Like `_answers`; MLflow refuses what is written to a deleted run as it refuses a bad value, so it asks."""
+        try:
+            with self._answers():
+                yield
+        except RefusedError as error:
+            with self._answers():
+                is_deleted = self._client.get_run(run_id).info.lifecycle_stage == "deleted"
+            if is_deleted:
+                raise RunGoneError(str(error)) from error
+            raise

@@ -1,0 +1,116 @@
+"""The runs of one study in MLflow: found again or made, and written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from service.analysis.aggregation import ConfigurationResult
+from service.spec import StudySpec
+from service.store.exporting import ExportStore, TrialBacklog
+from service.study import Study
+from service.tracking import files, runs
+from service.tracking.limits import RunContent
+from service.tracking.server import KnownRun, RunGoneError, TrackingServer
+
+
+class StudyRuns:
+    """What one process knows of a study's runs. Every method raises TrackingUnavailableError and RunGoneError."""
+
+    def __init__(self, server: TrackingServer, store: ExportStore, study: Study, spec: StudySpec) -> None:
+        """Looks for the runs that the study has in MLflow already, whether or not the store remembers them.
+
+        So a run whose id was lost between its creation and its remembering is adopted, not made again.
+        Raises RunGoneError where MLflow lacks what the store remembers: the study's runs are then to be made anew.
+        """
+        self.spec = spec
+        self._server = server
+        self._store = store
+        self._statuses: dict[str, str] = {}
+        self._params: dict[str, frozenset[str]] = {}
+        self._experiment_id = study.mlflow_experiment_id or server.open_experiment(study.name)
+        found = server.runs_of(self._experiment_id, study.id)
+        self._children = self._adopted([run for run in found if run.trial_id])
+        parents = [run for run in found if not run.trial_id]
+        remembered = [run for run in parents if run.run_id == study.mlflow_run_id]
+        if study.mlflow_run_id and not remembered:
+            raise RunGoneError(f"run {study.mlflow_run_id} of study {study.id} is gone")
+        self._parent_id = self._known_parent(remembered or parents) or self._new_parent(study)
+        if study.mlflow_run_id is None:
+            store.set_study_run(study.id, experiment_id=self._experiment_id, run_id=self._parent_id)
+
+    def write_trial(self, study: Study, item: TrialBacklog) -> None:
+        """Writes what the trial's run lacks, and moves the watermark."""
+        trial = item.trial
+        run_id = self._children.get(trial.id)
+        if trial.mlflow_run_id and trial.mlflow_run_id != run_id:
+            raise RunGoneError(f"run {trial.mlflow_run_id} of trial {trial.id} is gone")
+        if run_id is None:
+            run_id = self._server.create_run(
+                self._experiment_id,
+                name=runs.trial_run_name(trial, item.configuration),
+                start_ms=runs.milliseconds(trial.started_at or trial.created_at),
+                tags=runs.trial_identity(study, trial, self._parent_id),
+            )
+            self._children[trial.id] = run_id
+            self._statuses[run_id] = "RUNNING"
+        if trial.mlflow_run_id is None:
+            self._store.set_trial_run(trial.id, run_id)
+        params = runs.trial_params(trial, item.configuration, self.spec)
+        self._write(run_id, runs.trial_content(study, item, self._parent_id), params)
+        if trial.error and trial.state.is_final:
+            self._server.write_files(run_id, {"error.txt": trial.error.encode("utf-8", "replace")})
+        self._set_status(run_id, runs.trial_status(trial), trial.finished_at if trial.state.is_final else None)
+        epoch = item.results[-1].epoch if item.results else item.exported_epoch
+        self._store.trial_exported(trial.id, revision=item.revision, epoch=epoch)
+
+    def write_study(self, study: Study, results: Sequence[ConfigurationResult]) -> None:
+        """Writes the parent run as the study stands; at the study's end with everything that it found."""
+        params = runs.study_params(self.spec)
+        if self._missing(self._parent_id, params):
+            self._server.write_files(self._parent_id, files.spec_files(study))
+        self._write(self._parent_id, runs.study_content(study, self.spec, results), params)
+        is_final = study.state.is_final
+        self._set_status(self._parent_id, runs.study_status(study), study.finished_at if is_final else None)
+        if is_final:
+            found = files.result_files(study, self.spec, results)
+            self._server.write_files(self._parent_id, {**files.spec_files(study), **found})
+
+    def _new_parent(self, study: Study) -> str:
+        run_id = self._server.create_run(
+            self._experiment_id,
+            name=runs.study_run_name(study),
+            start_ms=runs.milliseconds(study.started_at or study.created_at),
+            tags=runs.study_identity(study),
+        )
+        self._statuses[run_id] = "RUNNING"
+        return run_id
+
+    def _known_parent(self, parents: Sequence[KnownRun]) -> str | None:
+        return next(iter(self._adopted(parents[:1]).values()), None)
+
+    def _adopted(self, found: Sequence[KnownRun]) -> dict[str, str]:
+        """Run ids by trial id; of several runs of one trial the first counts."""
+        adopted: dict[str, str] = {}
+        for run in found:
+            if adopted.setdefault(run.trial_id or "", run.run_id) == run.run_id:
+                self._statuses[run.run_id] = run.status
+                self._params[run.run_id] = run.params
+        return adopted
+
+    def _write(self, run_id: str, content: RunContent, params: dict[str, str]) -> None:
+        missing = self._missing(run_id, params)
+        self._server.write(run_id, RunContent(params=missing, tags=content.tags, metrics=content.metrics))
+        self._params[run_id] = self._params.get(run_id, frozenset()) | missing.keys()
+
+    def _missing(self, run_id: str, params: dict[str, str]) -> dict[str, str]:
+        """The parameters that the run does not have: MLflow refuses to change one, even to how it is written."""
+        known = self._params.get(run_id, frozenset())
+        return {name: value for name, value in params.items() if name not in known}
+
+    def _set_status(self, run_id: str, status: runs.RunStatus, ended_at: datetime | None) -> None:
+        if ended_at is not None:
+            self._server.set_status(run_id, status, end_ms=runs.milliseconds(ended_at))
+        elif self._statuses.get(run_id) != status:
+            self._server.set_status(run_id, status)
+        self._statuses[run_id] = status

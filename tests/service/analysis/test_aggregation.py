@@ -1,0 +1,139 @@
+"""Means over seeds, against scipy and against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from service.analysis.aggregation import ConfigurationResult, aggregate, best, summarise
+from service.study import TrialState
+from tests.service.analysis.records import configuration, trial
+
+SUCCEEDED, EARLY, FAILED = TrialState.SUCCEEDED, TrialState.EARLY_STOPPED, TrialState.FAILED
+
+
+def results(*objectives: tuple[float, ...]) -> list[ConfigurationResult]:
+    configurations = [configuration(number) for number in range(1, len(objectives) + 1)]
+    trials = [
+        trial(of, seed, value)
+        for of, values in zip(configurations, objectives, strict=True)
+        for seed, value in enumerate(values)
+    ]
+    return aggregate(configurations, trials)
+
+
+def test_three_replicates_worked_out_by_hand() -> None:
+    summary = summarise([1.0, 2.0, 6.0])
+    # mean 3; squares 4 + 1 + 9 = 14, std √7; t for 2 degrees of freedom 4.302653
+    margin = 4.302653 * math.sqrt(7) / math.sqrt(3)
+    assert (summary.mean, summary.n) == (3.0, 3)
+    assert summary.std == pytest.approx(math.sqrt(7))
+    assert (summary.low, summary.high) == pytest.approx((3 - margin, 3 + margin), rel=1e-6)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20))
+def test_the_interval_is_that_of_scipy(values: list[float]) -> None:
+    summary = summarise(values)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    assert summary.std == pytest.approx(np.std(values, ddof=1), rel=1e-6, abs=1e-9)
+    if error > 1e-6:
+        expected = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=error)
+        assert (summary.low, summary.high) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_a_single_replicate_has_no_spread() -> None:
+    summary = summarise([0.5])
+    assert (summary.mean, summary.n) == (0.5, 1)
+    assert (summary.std, summary.low, summary.high) == (None, None, None)
+
+
+def test_equal_replicates_have_an_interval_of_no_width() -> None:
+    summary = summarise([0.1, 0.1, 0.1])
+    assert summary.std == pytest.approx(0.0, abs=1e-15)
+    assert summary.low == pytest.approx(0.1)
+    assert summary.high == pytest.approx(0.1)
+
+
+def test_nothing_cannot_be_summarised() -> None:
+    with pytest.raises(ValueError, match="at least one value"):
+        summarise([])
+
+
+def test_results_come_in_the_order_of_the_configurations() -> None:
+    configurations = [configuration(2), configuration(1)]
+    assert [result.configuration.number for result in aggregate(configurations, [])] == [2, 1]
+
+
+def test_only_trials_that_succeeded_enter_the_means() -> None:
+    of = configuration(1)
+    (result,) = aggregate(
+        [of],
+        [
+            trial(of, 0, 0.8, val_loss=1.0),
+            trial(of, 1, 0.1, EARLY, val_loss=9.0),
+            trial(of, 2, None, FAILED, val_loss=9.0),
+            trial(of, 3, 0.6, val_loss=3.0),
+        ],
+    )
+    assert result.objective is not None
+    assert (result.objective.mean, result.objective.n) == (pytest.approx(0.7), 2)
+    assert result.metrics["val_loss"].mean == 2.0
+    assert result.trial_states == {SUCCEEDED: 2, EARLY: 1, FAILED: 1}
+    assert result.by_seed == {0: 0.8, 3: 0.6}
+    assert not result.complete
+
+
+def test_a_configuration_without_a_success_has_no_objective() -> None:
+    of = configuration(1)
+    (result,) = aggregate([of], [trial(of, 0, None, TrialState.RUNNING)])
+    assert result.objective is None
+    assert result.metrics == {}
+    assert not result.complete
+
+
+def test_a_success_without_an_objective_leaves_the_configuration_incomplete() -> None:
+    of = configuration(1)
+    (result,) = aggregate([of], [trial(of, 0, 0.5), trial(of, 1, None)])
+    assert result.by_seed == {0: 0.5}
+    assert not result.complete
+
+
+def test_values_that_are_not_numbers_do_not_spoil_a_mean() -> None:
+    of = configuration(1)
+    (result,) = aggregate([of], [trial(of, 0, 0.5, loss=math.inf), trial(of, 1, math.nan, loss=2.0)])
+    assert result.objective is not None
+    assert result.objective.mean == 0.5
+    assert result.metrics["loss"].mean == 2.0
+
+
+@pytest.mark.parametrize(("mode", "number"), [("max", 2), ("min", 1)])
+def test_the_best_is_the_one_with_the_best_mean(mode: str, number: int) -> None:
+    found = best(results((0.1, 0.2), (0.8, 0.9), (0.5, 0.6)), mode)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.configuration.number == number
+
+
+def test_of_equal_means_the_smaller_spread_and_then_the_earlier_is_best() -> None:
+    found = best(results((0.25, 0.75), (0.5, 0.5), (0.5, 0.5)), "max")
+    assert found is not None
+    assert found.configuration.number == 2
+
+
+def test_an_incomplete_configuration_is_never_best() -> None:
+    first, second = configuration(1), configuration(2)
+    trials = [trial(first, 0, 0.99), trial(first, 1, None, FAILED), trial(second, 0, 0.5)]
+    found = best(aggregate([first, second], trials), "max")
+    assert found is not None
+    assert found.configuration.number == 2
+    assert best([], "max") is None
+
+
+def test_results_go_through_json_unchanged() -> None:
+    (result,) = results((0.1, 0.2))
+    assert ConfigurationResult.model_validate_json(result.model_dump_json()) == result

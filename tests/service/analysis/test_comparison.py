@@ -1,0 +1,96 @@
+"""Comparisons, against scipy's t tests and against published numbers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from service.analysis.comparison import NO_SPREAD, NOT_ENOUGH, compare, holm
+
+values = st.lists(st.floats(0, 1).map(lambda value: round(value, 4)), min_size=2, max_size=8)
+
+
+def by_seed(numbers: list[float], first: int = 0) -> dict[int, float]:
+    return dict(enumerate(numbers, first))
+
+
+@given(values, values)
+def test_shared_seeds_are_compared_in_pairs(first: list[float], second: list[float]) -> None:
+    n = min(len(first), len(second))
+    differences = [a - b for a, b in zip(first, second, strict=False)]
+    assume(max(differences) - min(differences) > 1e-3)
+    comparison = compare(by_seed(first), by_seed(second))
+    expected = stats.ttest_rel(first[:n], second[:n])
+    interval = expected.confidence_interval(0.95)
+    assert (comparison.test, comparison.n) == ("paired t", n)
+    assert comparison.difference == pytest.approx(sum(differences) / n, abs=1e-12)
+    assert comparison.p_value == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+    assert (comparison.low, comparison.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
+
+
+@given(values, values)
+def test_other_seeds_are_compared_by_welchs_test(first: list[float], second: list[float]) -> None:
+    assume(max(first) - min(first) > 1e-3 and max(second) - min(second) > 1e-3)
+    comparison = compare(by_seed(first), by_seed(second, 100))
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    assert (comparison.test, comparison.n) == ("Welch t", len(first) + len(second))
+    assert comparison.p_value == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+    assert (comparison.low, comparison.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
+
+
+def test_welchs_test_takes_a_side_that_does_not_vary() -> None:
+    # difference −½, variance ½/2 with one degree of freedom: t = −1, p = ½
+    comparison = compare({0: 0.0, 1: 1.0}, {2: 1.0, 3: 1.0})
+    assert (comparison.difference, comparison.test) == (-0.5, "Welch t")
+    assert comparison.p_value == pytest.approx(0.5)
+
+
+def test_a_single_shared_seed_is_no_pair_to_speak_of() -> None:
+    assert compare({0: 0.5, 1: 0.6}, {1: 0.7, 2: 0.8}).test == "Welch t"
+
+
+def test_a_comparison_of_two_pairs_worked_out_by_hand() -> None:
+    # differences 1 and 3: mean 2, std √2, standard error 1, t = 2 with one degree of freedom, p = 1 − 2/π·atan 2
+    comparison = compare({0: 2.0, 1: 5.0}, {0: 1.0, 1: 2.0})
+    assert comparison.difference == 2.0
+    assert comparison.p_value == pytest.approx(0.2951672353)
+    assert comparison.low == pytest.approx(2 - 12.7062047, abs=1e-6)
+
+
+@pytest.mark.parametrize(("a", "b"), [({}, {}), ({0: 1.0}, {}), ({0: 1.0}, {0: 2.0}), ({0: 1.0}, {1: 2.0, 2: 3.0})])
+def test_a_single_replicate_allows_no_test(a: dict[int, float], b: dict[int, float]) -> None:
+    comparison = compare(a, b)
+    assert (comparison.p_value, comparison.low, comparison.test, comparison.note) == (None, None, None, NOT_ENOUGH)
+
+
+def test_a_difference_is_told_even_where_it_cannot_be_tested() -> None:
+    assert compare({0: 1.0}, {0: 3.0}).difference == -2.0
+    assert compare({0: 1.0}, {}).difference is None
+
+
+def test_identical_values_do_not_differ() -> None:
+    for other in (0, 10):
+        comparison = compare({0: 0.3, 1: 0.3}, {other: 0.1 + 0.2, other + 1: 0.1 + 0.2})
+        assert (comparison.difference, comparison.p_value, comparison.note) == (0.0, 1.0, NO_SPREAD)
+
+
+def test_values_that_differ_without_any_spread_differ_for_certain() -> None:
+    comparison = compare({0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.25})
+    assert (comparison.difference, comparison.low, comparison.high, comparison.p_value) == (0.25, 0.25, 0.25, 0.0)
+
+
+def test_holms_correction_worked_out_by_hand() -> None:
+    # 0.005·4, then max with 0.01·3, 0.03·2, and 0.04·1 raised to the one before
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_corrected_values_stay_probabilities() -> None:
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_comparisons_without_a_test_do_not_count() -> None:
+    assert holm([0.01, None, 0.02]) == [0.02, None, 0.02]

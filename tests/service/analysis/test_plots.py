@@ -1,0 +1,161 @@
+"""Plots: valid pictures of the right size, pages that hold the values and need no network."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import warnings
+from typing import Any
+
+import pytest
+
+from service.analysis import colours
+from service.analysis.aggregation import Summary, aggregate
+from service.analysis.axes import scale_axis
+from service.analysis.labelling import point_label, unit_of, value_label
+from service.analysis.plots import heat_map_html, heat_map_png, is_continuous
+from service.analysis.surface import Surface, surface
+from service.study import TrialState
+from tests.service.analysis.records import configuration, grid, results, trial
+
+HOSTILE = "$x_1$ </script><b>bold</b> 研究 \n %{z}"
+
+
+def a_grid() -> Surface:
+    points = grid(sampling=["uniform", "lipschitz"])
+    return surface(results(points, [0.9 + number / 1000 for number in range(20)]), mode="max")
+
+
+def a_continuum(count: int = 30) -> Surface:
+    points: list[dict[str, Any]] = [
+        {"lambda": number / count, "rho": 0.01 * 50 ** (number / count)} for number in range(count)
+    ]
+    return surface(results(points, [0.8 + number / 1000 for number in range(count)]), mode="min")
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    assert png.endswith(b"IEND\xaeB`\x82")
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
+
+
+@pytest.mark.parametrize(
+    "shown", [a_grid(), a_continuum(), surface([], mode="max")], ids=["grid", "continuum", "empty"]
+)
+def test_every_surface_can_be_drawn(shown: Surface) -> None:
+    width, height = size_of(heat_map_png(shown, title=HOSTILE, metric="val_accuracy"))
+    assert 500 < width < 2_000
+    assert 200 < height < 1_500
+    assert "<html>" in heat_map_html(shown, title=HOSTILE, metric="val_accuracy")
+
+
+def test_a_picture_grows_with_its_grid() -> None:
+    one = surface(results([{"lambda": 0.5, "rho": 0.1}], [0.5]), mode="max")
+    assert size_of(heat_map_png(a_grid(), title="", metric="m")) > size_of(heat_map_png(one, title="", metric="m"))
+
+
+def test_the_same_surface_gives_the_same_picture() -> None:
+    assert heat_map_png(a_grid(), title="t", metric="m") == heat_map_png(a_grid(), title="t", metric="m")
+
+
+def test_the_page_holds_every_value_with_its_spread() -> None:
+    page = heat_map_html(a_grid(), title="digits", metric="val_accuracy")
+    texts = [trace["text"] for trace in traces(page) if trace["type"] == "scatter"]
+    assert [len(text) for text in texts] == [10, 10]
+    # λ = 0, ρ = 0.1 is the last of ten pairs: 0.918 with uniform sampling, 0.01 more for seed 1; std 0.01/√2
+    assert [text[0] for text in texts] == ["92.30 ± 0.71<br>n = 2", "<b>92.40 ± 0.71</b><br>n = 2"]
+    hover = "".join(str(trace.get("customdata")) for trace in traces(page))
+    assert "95 % interval" in hover
+    assert "λ = 1/t, ρ = 0.2" in hover
+
+
+def test_the_page_needs_no_network() -> None:
+    page = heat_map_html(a_grid(), title="digits", metric="val_accuracy")
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=", page)
+    assert "Plotly.newPlot" in page
+
+
+def test_text_of_a_user_is_no_markup_of_the_page() -> None:
+    page = heat_map_html(a_grid(), title=HOSTILE, metric="<img src=x>")
+    assert "<b>bold</b>" not in page
+    assert "<img src=x>" not in page
+    assert page.count("</script>") == page.count("<script")
+
+
+def test_a_continuum_is_a_scatter_plot_on_a_logarithmic_axis() -> None:
+    assert is_continuous(a_continuum())
+    assert not is_continuous(a_grid())
+    page = heat_map_html(a_continuum(), title="", metric="m")
+    assert {trace["type"] for trace in traces(page)} == {"scatter"}
+    assert '"type":"log"' in page
+
+
+def test_an_axis_is_logarithmic_only_where_its_values_lie_so() -> None:
+    assert scale_axis([0.01 * 1.2**number for number in range(20)]).is_log
+    assert not scale_axis([number / 20 for number in range(1, 21)]).is_log
+    assert not scale_axis([0.0, 0.1, 0.01, 0.001]).is_log
+
+
+def test_words_among_numbers_lie_in_turn() -> None:
+    axis = scale_axis([0.0, 0.5, 1.0, "1/t"])
+    assert [axis.position(value) for value in (0, 0.5, 1, "1/t")] == [0.0, 1.0, 2.0, 3.0]
+    assert axis.labels == ["0", "0.5", "1", "1/t"]
+
+
+def test_a_cell_that_waits_is_drawn_without_a_warning() -> None:
+    of, other = configuration(1, rho=0.1, **{"lambda": 0.5}), configuration(2, rho=0.1, **{"lambda": 1.0})
+    waiting = aggregate([of, other], [trial(of, 0, None, TrialState.RUNNING), trial(other, 0, 0.5)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heat_map_png(surface(waiting, mode="max"), title="", metric="val_accuracy")
+        assert "no trial has succeeded" in heat_map_html(surface(waiting, mode="max"), title="", metric="val_accuracy")
+
+
+@pytest.mark.parametrize("mean", [number / 20 for number in range(21)])
+def test_text_stands_out_from_every_colour(mean: float) -> None:
+    background = colours.colour(mean, (0.0, 1.0), "max")
+    ink = 0.0056 if colours.ink_on(background) == "#111111" else 1.0
+    light = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background]
+    paper = 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2]
+    brighter, darker = max(ink, paper), min(ink, paper)
+    assert (brighter + 0.05) / (darker + 0.05) >= 4.3
+
+
+def test_the_best_end_of_the_scale_is_bright_whichever_way_is_better() -> None:
+    assert colours.colour(1.0, (0.0, 1.0), "max") == colours.colour(0.0, (0.0, 1.0), "min")
+    assert colours.limits([0.5, 0.5])[0] < 0.5 < colours.limits([0.5, 0.5])[1]
+
+
+def summary(mean: float, std: float | None) -> Summary:
+    return Summary(mean=mean, std=std, n=3, low=None, high=None)
+
+
+@pytest.mark.parametrize(
+    ("metric", "mean", "std", "text"),
+    [
+        ("val_accuracy", 0.957, 0.0005, "95.70 ± 0.05"),
+        ("val_accuracy", 0.957, 0.02, "95.7 ± 2.0"),
+        ("val_loss", 0.31415, 0.012, "0.314 ± 0.012"),
+        ("samples_per_s", 51234.0, 240.0, "51234 ± 240"),
+        ("val_loss", 2e-9, 1e-10, "2e-09 ± 1e-10"),
+        ("val_loss", 0.5, None, "0.500"),
+    ],
+)
+def test_values_have_the_decimals_that_their_spread_justifies(
+    metric: str, mean: float, std: float | None, text: str
+) -> None:
+    assert unit_of(metric, [summary(mean, std)]).mean_and_std(summary(mean, std)) == text
+
+
+def test_points_are_labelled_with_the_letters_of_the_paper() -> None:
+    assert point_label({"sampling": "uniform", "rho": 0.1, "lambda": 1.0}) == "λ=1 ρ=0.1 sampling=uniform"
+    assert [value_label(value) for value in (None, True, 10**6, 0.1 + 0.2)] == ["–", "true", "1000000", "0.3"]
+
+
+def traces(page: str) -> list[dict[str, Any]]:
+    start = page.index("[", page.rindex("Plotly.newPlot("))
+    found, _ = json.JSONDecoder().raw_decode(page[start:])
+    assert isinstance(found, list)
+    return found

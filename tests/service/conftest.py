@@ -1,0 +1,181 @@
+"""A store, a study's life in it, and the API over it: as a test client, and as a real server."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from service.api.app import Server, create_app
+from service.settings import Settings
+from service.spec import parse_spec
+from service.store.database import Database
+from service.store.driving import AttemptLost, AttemptStarted, DrivingStore, EpochReported, TrialEnded
+from service.store.reconciling import ReconcilingStore
+from service.store.studies import NewStudy, StudyStore
+from service.study import Reason, Scalar, Study, StudyState, Trial, TrialState
+
+
+@pytest.fixture
+def a_spec() -> dict[str, Any]:
+    """A sound study spec: 5 λ × 4 ρ × 2 seeds = 40 trials of 3 epochs."""
+    return {
+        "name": "lambda-rho-digits",
+        "labels": {"team": "vision"},
+        "train": {"dataset": "digits", "model": "mlp", "epochs": 3},
+        "search_space": "paper_lambda_rho",
+        "objective": {"metric": "val_accuracy", "mode": "max"},
+        "replicates": {"seeds": [0, 1]},
+    }
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store's file with its schema and nothing in it, to be copied."""
+    path = tmp_path_factory.mktemp("store") / "samstudy.db"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.dispose()
+    return path
+
+
+@pytest.fixture
+def api_settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", database_url="", url="", host="127.0.0.1", mlflow_url="http://mlflow.test")
+
+
+@pytest.fixture
+def database(api_settings: Settings, migrated_store: Path) -> Iterator[Database]:
+    api_settings.home.mkdir()
+    shutil.copy(migrated_store, api_settings.home / "samstudy.db")
+    database = Database(api_settings.store_url)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def api(database: Database, api_settings: Settings) -> Iterator[TestClient]:
+    """The API without a network; an unexpected error is answered as it is in production."""
+    with TestClient(create_app(database, api_settings), raise_server_exceptions=False) as client:
+        client.base_url = client.base_url.join("/api/v1/")
+        yield client
+
+
+class Life:
+    """Studies that live through the store's own classes, as the controller and a driver would have it."""
+
+    def __init__(self, database: Database, spec: Mapping[str, Any]) -> None:
+        self._database = database
+        self._spec = dict(spec)
+        self.studies = StudyStore(database)
+
+    def create(self, **changes: Any) -> Study:
+        """A QUEUED study, its spec changed in these sections."""
+        spec = parse_spec({**self._spec, **changes})
+        new = NewStudy(spec.name, spec.description, spec.labels, spec.to_mapping(), "local", "digest")
+        return self.studies.create(new)[0]
+
+    def start(self, study: Study) -> DrivingStore:
+        """Makes it RUNNING."""
+        claim = ReconcilingStore(self._database).claim(study.id, startup_lease_s=60)
+        assert claim is not None
+        return DrivingStore(self._database, study.id, claim.driver_attempt)
+
+    def propose(self, driver: DrivingStore, point: dict[str, Scalar], seeds: tuple[int, ...] = (0, 1)) -> list[Trial]:
+        """A configuration with its PENDING trials."""
+        return driver.add_configuration(point, str(sorted(point.items())), seeds)[1]
+
+    def train(self, driver: DrivingStore, trial: Trial, accuracy: float, *, epochs: int = 3) -> None:
+        """Runs the trial to its success; its accuracy grows up to the given one."""
+        self.begin(driver, trial)
+        metrics = [{"val_accuracy": accuracy - 0.1 * (epochs - epoch)} for epoch in range(1, epochs + 1)]
+        driver.record(
+            [EpochReported(trial.id, 1, epoch, {**values, "val_loss": 1.0}) for epoch, values in enumerate(metrics, 1)]
+        )
+        driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, accuracy)])
+
+    def begin(self, driver: DrivingStore, trial: Trial, attempt: int = 1) -> None:
+        driver.record([AttemptStarted(trial.id, attempt, "node-1")])
+
+    def lose(self, driver: DrivingStore, trial: Trial, attempt: int = 1) -> None:
+        driver.record([AttemptLost(trial.id, attempt, "the node went away")])
+
+    def fail(self, driver: DrivingStore, trial: Trial) -> None:
+        self.begin(driver, trial)
+        driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None, "ValueError: no")])
+
+    def succeed(self, driver: DrivingStore) -> None:
+        driver.finish(StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED)
+
+    def finished(self, accuracies: Mapping[tuple[Scalar, Scalar], tuple[float, ...]], **changes: Any) -> Study:
+        """A SUCCEEDED study with these accuracies by (λ, ρ), one for each seed."""
+        study = self.create(**changes)
+        driver = self.start(study)
+        for (lam, rho), values in accuracies.items():
+            trials = self.propose(driver, {"lambda": lam, "rho": rho}, tuple(range(len(values))))
+            for trial, value in zip(trials, values, strict=True):
+                self.train(driver, trial, value)
+        self.succeed(driver)
+        return self.studies.get(study.id)
+
+
+@pytest.fixture
+def life(database: Database, a_spec: dict[str, Any]) -> Life:
+    return Life(database, a_spec)
+
+
+class RunningApi:
+    """A real server on a port of its own, which can be stopped and started again there."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database, self._settings = database, settings
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        app = create_app(self._database, self._settings)
+        self.stopping = app.state.stopping
+        config = uvicorn.Config(
+            app, port=self.port, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=3
+        )
+        self._server = Server(config, self.stopping)
+        self._thread = threading.Thread(target=self._server.run)
+        self._thread.start()
+        wait_until(lambda: self._server.started or not self._thread.is_alive())
+        assert self._server.started
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self._server.should_exit = True
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def running_api(database: Database, api_settings: Settings) -> Iterator[RunningApi]:
+    running = RunningApi(database, api_settings)
+    yield running
+    running.stop()
+
+
+def wait_until(condition: Callable[[], bool], deadline_s: float = 10) -> None:
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture(name="wait_until")
+def wait_until_fixture() -> Callable[..., None]:
+    return wait_until

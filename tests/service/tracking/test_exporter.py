@@ -1,0 +1,475 @@
+"""The projection into MLflow, against MLflow's real server."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+from service.spec import parse_spec
+from service.store.database import Database
+from service.store.driving import EpochReported, TrialEnded
+from service.store.exporting import ExportStore
+from service.store.studies import NewStudy
+from service.study import Reason, Study, StudyState, TrialState
+from service.tracking.exporter import Exporter, TrackingUnavailableError
+from tests.service.conftest import Life
+from tests.service.mlflow_server import MlflowServer
+
+pytestmark = pytest.mark.slow
+
+NAMES = (f"study-{number}" for number in range(1_000))
+
+
+@pytest.fixture
+def a_spec(a_spec: dict[str, Any]) -> dict[str, Any]:
+    """Every test has an experiment of its own."""
+    return {**a_spec, "name": next(NAMES)}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(database: Database) -> ExportStore:
+    return ExportStore(database)
+
+
+@pytest.fixture
+def exporter(store: ExportStore, life: Life, mlflow_server: MlflowServer, clock: Clock) -> Exporter:
+    return Exporter(store, life.studies, mlflow_server.url, min_interval_s=2.0, clock=clock)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Counts the HTTP requests by the last part of their path."""
+    counts: Counter[str] = Counter()
+    send = requests.Session.request
+
+    def counted(session: requests.Session, method: str, url: str, **options: Any) -> requests.Response:
+        counts[url.split("?")[0].rsplit("/", 1)[-1]] += 1
+        return send(session, method, url, **options)
+
+    monkeypatch.setattr(requests.Session, "request", counted)
+    return counts
+
+
+def runs_of(client: MlflowClient, study: Study, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    experiments = [found.experiment_id for found in client.search_experiments(ViewType.ALL)]
+    return list(client.search_runs(experiments, f"tags.`samstudy.study_id` = '{study.id}'", view, max_results=1_000))
+
+
+def parent_of(client: MlflowClient, study: Study) -> Run:
+    (parent,) = [run for run in runs_of(client, study) if "samstudy.trial_id" not in run.data.tags]
+    return parent
+
+
+def children_of(client: MlflowClient, study: Study) -> dict[str, Run]:
+    found = [run for run in runs_of(client, study) if "samstudy.trial_id" in run.data.tags]
+    by_trial = {run.data.tags["samstudy.trial_id"]: run for run in found}
+    assert len(by_trial) == len(found)
+    return by_trial
+
+
+def history(client: MlflowClient, run: Run, key: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+
+
+def artifact(client: MlflowClient, run: Run, name: str, folder: Path) -> bytes:
+    return Path(client.download_artifacts(run.info.run_id, name, str(folder))).read_bytes()
+
+
+GRID = {(0.5, 0.1): (0.90, 0.92), ("1/t", 0.1): (0.80, 0.82), (0.5, 0.2): (0.70, 0.74), ("1/t", 0.2): (0.60, 0.62)}
+
+
+def test_a_study_is_a_parent_run_with_a_child_run_for_each_trial(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore
+) -> None:
+    study = life.finished(GRID, description="what λ does")
+    report = exporter.export_pending()
+    assert (report.studies, report.trials, report.epochs, report.refused) == (1, 8, 24, {})
+    parent, children = parent_of(client, study), children_of(client, study)
+    assert len(children) == 8
+    assert client.get_experiment(parent.info.experiment_id).name == study.name
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    assert parent.info.run_name == f"{study.name} {study.id[:6]}"
+    assert store.behind() == []
+    remembered = life.studies.get(study.id)
+    assert (remembered.mlflow_run_id, remembered.mlflow_experiment_id) == (
+        parent.info.run_id,
+        parent.info.experiment_id,
+    )
+    assert {trial.id: trial.mlflow_run_id for trial in life.studies.trials(study.id)} == {
+        trial_id: run.info.run_id for trial_id, run in children.items()
+    }
+
+
+def test_a_child_run_has_the_whole_training_configuration_and_every_epoch(
+    life: Life, exporter: Exporter, client: MlflowClient
+) -> None:
+    study = life.finished(GRID)
+    exporter.export_pending()
+    trial = life.studies.trials(study.id)[2]
+    run = children_of(client, study)[trial.id]
+    spec = parse_spec(study.spec)
+    expected = spec.train_config({"lambda": "1/t", "rho": 0.1}, 0).to_mapping()
+    assert run.data.params == {name: str(value) for name, value in expected.items()}
+    assert run.info.run_name == "λ=1/t ρ=0.1 seed=0"
+    assert history(client, run, "val_accuracy") == [(1, pytest.approx(0.6)), (2, pytest.approx(0.7)), (3, 0.8)]
+    recorded = [round(result.recorded_at.timestamp() * 1000) for result in life.studies.results(study.id, trial.id)]
+    assert [point.timestamp for point in client.get_metric_history(run.info.run_id, "val_loss")] == recorded
+    tags = {name: value for name, value in run.data.tags.items() if name.startswith("samstudy.")}
+    assert tags == {
+        "samstudy.study_id": study.id,
+        "samstudy.trial_id": trial.id,
+        "samstudy.configuration_id": trial.configuration_id,
+        "samstudy.configuration": "2",
+        "samstudy.trial": "3",
+        "samstudy.seed": "0",
+        "samstudy.state": "SUCCEEDED",
+        "samstudy.attempt": "1",
+        "samstudy.objective": "0.8",
+    }
+    assert trial.started_at is not None
+    assert trial.finished_at is not None
+    assert run.info.start_time == round(trial.started_at.timestamp() * 1000)
+    assert run.info.end_time == round(trial.finished_at.timestamp() * 1000)
+
+
+def test_the_parent_run_has_the_spec_the_best_configuration_and_its_metrics(
+    life: Life, exporter: Exporter, client: MlflowClient
+) -> None:
+    study = life.finished(GRID, description="what λ does")
+    exporter.export_pending()
+    parent = parent_of(client, study)
+    assert parent.info.status == "FINISHED"
+    tags, metrics, params = parent.data.tags, parent.data.metrics, parent.data.params
+    assert (tags["samstudy.state"], tags["samstudy.reason"]) == ("SUCCEEDED", "SPACE_EXHAUSTED")
+    assert (tags["samstudy.owner"], tags["samstudy.label.team"]) == ("local", "vision")
+    assert (tags["best.lambda"], tags["best.rho"], tags["best.configuration"]) == ("0.5", "0.1", "1")
+    assert metrics["val_accuracy_mean"] == pytest.approx(0.91)
+    assert metrics["val_accuracy_std"] == pytest.approx(0.02 / math.sqrt(2))
+    assert metrics["val_accuracy_n"] == 2
+    assert metrics["objective_mean"] == pytest.approx(0.91)
+    assert metrics["val_loss_mean"] == 1.0
+    assert params["objective.metric"] == "val_accuracy"
+    assert params["train.epochs"] == "3"
+    assert "| 0.5 | 0.1 | 91.0 ± 1.4 | 2 |" in tags["mlflow.note.content"]
+    assert tags["mlflow.note.content"].startswith("what λ does")
+
+
+def test_the_parent_run_has_the_files(life: Life, exporter: Exporter, client: MlflowClient, tmp_path: Path) -> None:
+    study = life.finished(GRID)
+    exporter.export_pending()
+    parent = parent_of(client, study)
+    names = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    spec_files = {"spec.yaml", "spec.json"}
+    found = {"configurations.csv", "best_configuration.json", "lambda_rho.png", "lambda_rho.html"}
+    assert names == spec_files | found
+    files = {name: artifact(client, parent, name, tmp_path) for name in names}
+    assert parse_spec(yaml.safe_load(files["spec.yaml"])) == parse_spec(json.loads(files["spec.json"]))
+    assert json.loads(files["best_configuration.json"])["configuration"]["point"] == {"lambda": 0.5, "rho": 0.1}
+    assert files["lambda_rho.png"].startswith(b"\x89PNG")
+    assert "91.0 \\u00b1 1.4" in files["lambda_rho.html"].decode()
+    rows = list(csv.DictReader(files["configurations.csv"].decode().splitlines()))
+    assert [row["lambda"] for row in rows] == ["0.5", "1/t", "0.5", "1/t"]
+    assert float(rows[2]["objective_mean"]) == pytest.approx(0.72)
+    assert (rows[0]["objective_seed_1"], rows[0]["objective_n"]) == ("0.92", "2")
+
+
+def test_every_final_state_can_be_told_apart(
+    life: Life, exporter: Exporter, client: MlflowClient, tmp_path: Path
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    trials = life.propose(driver, {"lambda": 0.5, "rho": 0.1}, (0, 1, 2, 3, 4))
+    life.train(driver, trials[0], 0.9)
+    life.begin(driver, trials[1])
+    driver.record([TrialEnded(trials[1].id, 1, TrialState.EARLY_STOPPED, None)])
+    life.fail(driver, trials[2])
+    life.begin(driver, trials[3])
+    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "2 trials failed")
+    exporter.export_pending()
+    children = children_of(client, study)
+    shown = [children[trial.id] for trial in trials[:4]]
+    assert {run.data.params["seed"]: (run.info.status, run.data.tags["samstudy.state"]) for run in shown} == {
+        "0": ("FINISHED", "SUCCEEDED"),
+        "1": ("FINISHED", "EARLY_STOPPED"),
+        "2": ("FAILED", "FAILED"),
+        "3": ("KILLED", "CANCELLED"),
+    }
+    assert trials[4].id not in children  # it never started
+    failed = children[trials[2].id]
+    assert failed.data.tags["samstudy.error"] == "ValueError: no"
+    assert artifact(client, failed, "error.txt", tmp_path) == b"ValueError: no"
+    parent = parent_of(client, study)
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["samstudy.error"] == "2 trials failed"
+    assert parent.data.tags["samstudy.trials.cancelled"] == "2"
+
+
+def test_a_finished_trial_costs_three_calls(life: Life, exporter: Exporter, calls: Counter[str]) -> None:
+    life.finished(GRID)
+    exporter.export_pending()
+    runs = 8 + 1
+    assert (calls["create"], calls["log-batch"], calls["update"]) == (runs + 1, runs, runs)  # + 1: the experiment
+    assert (calls["get-by-name"], calls["search"]) == (1, 1)
+    assert calls["get"] <= 1  # where the artifacts of the parent run go
+    before = calls.total()
+    exporter.export_pending()
+    assert calls.total() == before
+
+
+def test_writing_again_changes_nothing(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, mlflow_server: MlflowServer
+) -> None:
+    study = life.finished(GRID)
+    exporter.export_pending()
+    before = {run.info.run_id: run.to_dictionary() for run in runs_of(client, study)}
+    store.forget(study.id)
+    Exporter(store, life.studies, mlflow_server.url, min_interval_s=2.0).export_pending()
+    after = {run.info.run_id: run.to_dictionary() for run in runs_of(client, study)}
+    assert after == before
+    assert store.behind() == []
+    for run in children_of(client, study).values():
+        assert [step for step, _ in history(client, run, "val_accuracy")] == [1, 2, 3]
+    assert len(history(client, parent_of(client, study), "val_accuracy_mean")) == 1
+
+
+class CrashError(Exception):
+    """What ends the process between two lines."""
+
+
+@pytest.mark.parametrize("lost", ["set_study_run", "set_trial_run", "trial_exported", "study_exported"])
+def test_a_crash_doubles_no_run(
+    lost: str,
+    life: Life,
+    store: ExportStore,
+    database: Database,
+    client: MlflowClient,
+    mlflow_server: MlflowServer,
+) -> None:
+    study = life.finished({(0.5, 0.1): (0.9, 0.8)})
+
+    def crash(*_: object, **__: object) -> None:
+        raise CrashError
+
+    dying = type("Dying", (ExportStore,), {lost: crash})(database)
+    with pytest.raises(CrashError):
+        Exporter(dying, life.studies, mlflow_server.url, min_interval_s=2.0).export_pending()
+    Exporter(store, life.studies, mlflow_server.url, min_interval_s=2.0).export_pending()
+    assert store.behind() == []
+    assert len(children_of(client, study)) == 2
+    assert parent_of(client, study).info.status == "FINISHED"
+    for run in children_of(client, study).values():
+        assert [step for step, _ in history(client, run, "val_loss")] == [1, 2, 3]
+        assert run.data.params["epochs"] == "3"
+
+
+def test_what_runs_is_written_now_and_then_and_what_ends_at_once(
+    life: Life, exporter: Exporter, client: MlflowClient, clock: Clock
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.begin(driver, first)
+    exporter.export_pending()
+    assert parent_of(client, study).info.status == "RUNNING"
+    assert [run.info.status for run in children_of(client, study).values()] == ["RUNNING"]
+
+    driver.record([EpochReported(first.id, 1, 1, {"val_accuracy": 0.5})])
+    clock.now = 1.0
+    exporter.export_pending()
+    assert history(client, children_of(client, study)[first.id], "val_accuracy") == []
+    clock.now = 2.0
+    exporter.export_pending()
+    assert history(client, children_of(client, study)[first.id], "val_accuracy") == [(1, 0.5)]
+
+    driver.record([EpochReported(first.id, 1, 2, {"val_accuracy": 0.6})])
+    driver.record([TrialEnded(first.id, 1, TrialState.SUCCEEDED, 0.6)])
+    life.begin(driver, second)
+    exporter.export_pending()
+    children = children_of(client, study)
+    assert history(client, children[first.id], "val_accuracy") == [(1, 0.5), (2, 0.6)]
+    assert (children[first.id].info.status, children[second.id].info.status) == ("FINISHED", "RUNNING")
+
+    life.lose(driver, second)
+    clock.now = 10.0
+    exporter.export_pending()
+    assert children_of(client, study)[second.id].info.status == "SCHEDULED"
+
+
+def test_a_study_that_waits_is_not_shown(life: Life, exporter: Exporter, client: MlflowClient) -> None:
+    study = life.create()
+    report = exporter.export_pending()
+    assert (report.studies, runs_of(client, study)) == (0, [])
+
+
+def test_studies_of_one_name_share_an_experiment(life: Life, exporter: Exporter, client: MlflowClient) -> None:
+    studies = [life.finished({(0.5, 0.1): (0.9,)}, replicates={"seeds": [0]}) for _ in range(2)]
+    exporter.export_pending()
+    parents = [parent_of(client, study) for study in studies]
+    assert parents[0].info.experiment_id == parents[1].info.experiment_id
+    assert parents[0].info.run_id != parents[1].info.run_id
+
+
+@pytest.mark.parametrize("deleted", ["child", "parent"])
+def test_a_deleted_run_is_made_anew_once_there_is_something_to_write(
+    deleted: str, life: Life, exporter: Exporter, client: MlflowClient, clock: Clock
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.train(driver, first, 0.9)
+    life.begin(driver, second)
+    exporter.export_pending()
+    run = parent_of(client, study) if deleted == "parent" else children_of(client, study)[second.id]
+    client.delete_run(run.info.run_id)
+    driver.record([EpochReported(second.id, 1, 1, {"val_accuracy": 0.7})])
+    driver.record([TrialEnded(second.id, 1, TrialState.SUCCEEDED, 0.7)])
+    life.succeed(driver)
+    clock.now = 5.0
+    exporter.export_pending()
+    parent, children = parent_of(client, study), children_of(client, study)
+    assert run.info.run_id not in {parent.info.run_id, *(child.info.run_id for child in children.values())}
+    assert {child.data.tags["mlflow.parentRunId"] for child in children.values()} == {parent.info.run_id}
+    assert [len(history(client, children[trial.id], "val_accuracy")) for trial in (first, second)] == [3, 1]
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_deleted_experiment_stays_deleted(life: Life, exporter: Exporter, client: MlflowClient) -> None:
+    first = life.finished({(0.5, 0.1): (0.9, 0.8)})
+    exporter.export_pending()
+    client.delete_experiment(parent_of(client, first).info.experiment_id)
+    second = life.finished({(0.5, 0.1): (0.9, 0.8)})
+    exporter.export_pending()
+    assert client.get_experiment(parent_of(client, second).info.experiment_id).name == f"{first.name} (2)"
+    assert runs_of(client, first) == []
+
+
+def test_an_experiment_deleted_while_its_study_runs_is_followed_by_another(
+    life: Life, exporter: Exporter, client: MlflowClient, clock: Clock
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.train(driver, first, 0.9)
+    exporter.export_pending()
+    client.delete_experiment(parent_of(client, study).info.experiment_id)
+    life.train(driver, second, 0.8)
+    clock.now = 5.0
+    exporter.export_pending()
+    assert len(children_of(client, study)) == 2
+    assert client.get_experiment(parent_of(client, study).info.experiment_id).name == f"{study.name} (2)"
+
+
+def test_a_lost_database_of_mlflow_is_filled_again(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore
+) -> None:
+    study = life.finished(GRID)
+    store.set_study_run(study.id, experiment_id="0", run_id="0123456789abcdef0123456789abcdef")
+    for trial in life.studies.trials(study.id):
+        store.set_trial_run(trial.id, "fedcba9876543210fedcba9876543210")
+    exporter.export_pending()
+    assert len(children_of(client, study)) == 8
+    assert store.behind() == []
+
+
+def test_hostile_names_and_values_get_through(life: Life, exporter: Exporter, client: MlflowClient) -> None:
+    labels = {"a@b": "x", "a%b": "y", "../../etc": "|z|", "λ/": "ok"}
+    study = life.create(labels=labels, name=f"{next(NAMES)} '; DROP 研究", description="| a | <script>")
+    driver = life.start(study)
+    (trial,) = life.propose(driver, {"lambda": 0.5, "rho": 0.1}, (0,))
+    life.begin(driver, trial)
+    metrics = {"a@b": 1.0, "a%b": 2.0, "/etc/x": 3.0, "..": 4.0, "m" * 400: 5.0, "loss": math.inf, "val": math.nan}
+    driver.record([EpochReported(trial.id, 1, 1, metrics)])
+    error = "Traceback " + "x\x00" * 10_000 + "ValueError: \ud800 boom"
+    driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None, error.replace("\ud800", "\ufffd"))])
+    driver.finish(StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED)
+    report = exporter.export_pending()
+    assert report.refused == {}
+    run, parent = children_of(client, study)[trial.id], parent_of(client, study)
+    assert sorted(run.data.metrics.values()) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert run.data.tags["samstudy.error"].endswith("boom")
+    shown = {value for key, value in parent.data.tags.items() if key.startswith("samstudy.label.")}
+    assert shown == set(labels.values())
+
+
+def test_a_study_that_cannot_be_exported_is_not_in_the_way_of_others(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, database: Database
+) -> None:
+    spec = {"name": "of another version", "knobs": 1}
+    broken, _ = life.studies.create(NewStudy(next(NAMES), "", {}, spec, "local", "digest"))
+    life.start(broken)
+    sound = life.finished({(0.5, 0.1): (0.9, 0.8)})
+    report = exporter.export_pending()
+    assert list(report.refused) == [broken.id]
+    assert len(children_of(client, sound)) == 2
+    assert exporter.export_pending().refused == {}  # not tried again at once
+
+
+def test_an_export_can_be_stopped_and_goes_on_later(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore
+) -> None:
+    study = life.finished(GRID)
+    answers = iter([False, False, False, True])
+    exporter.export_pending(lambda: next(answers, True))
+    assert len(children_of(client, study)) == 2
+    exporter.export_pending()
+    assert len(children_of(client, study)) == 8
+    assert store.behind() == []
+
+
+def test_nothing_is_lost_or_doubled_when_mlflow_is_killed_during_an_export(
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    store: ExportStore,
+    mlflow_server: MlflowServer,
+) -> None:
+    study = life.finished(GRID)
+    asked = 0
+
+    def kill_half_way() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 5:
+            mlflow_server.kill()
+        return False
+
+    started = time.monotonic()
+    with pytest.raises(TrackingUnavailableError, match="does not answer"):
+        exporter.export_pending(kill_half_way)
+    with pytest.raises(TrackingUnavailableError):
+        exporter.export_pending()
+    assert time.monotonic() - started < 5
+    assert store.behind() == [study.id]
+    mlflow_server.start()
+    exporter.export_pending()
+    assert store.behind() == []
+    assert len(children_of(client, study)) == 8
+    for run in children_of(client, study).values():
+        assert [step for step, _ in history(client, run, "val_accuracy")] == [1, 2, 3]
+        assert run.info.status == "FINISHED"
+    assert parent_of(client, study).data.metrics["val_accuracy_mean"] == pytest.approx(0.91)
