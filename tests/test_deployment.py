@@ -1,0 +1,52 @@
+"""docker-compose.yml and the Dockerfile against what the code really has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.cli.app import app
+from service.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def services() -> dict[str, Any]:
+    document: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return document["services"]
+
+
+def test_every_variable_of_ours_in_the_compose_file_is_a_setting(services: dict[str, Any]) -> None:
+    names = {name for service in services.values() for name in service.get("environment", {})}
+    ours = {name.removeprefix("SAMSTUDY_").lower() for name in names if name.startswith("SAMSTUDY_")}
+    assert ours
+    assert ours <= Settings.model_fields.keys()
+
+
+def test_every_command_of_ours_in_the_compose_file_exists(services: dict[str, Any]) -> None:
+    commands = {service["command"][1] for service in services.values() if service.get("command", [""])[0] == "samstudy"}
+    assert commands == {"migrate", "api", "controller"}
+    assert commands <= {command.callback.__name__ for command in app.registered_commands if command.callback}
+
+
+def test_only_loopback_is_published(services: dict[str, Any]) -> None:
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_what_a_service_waits_for_is_there(services: dict[str, Any]) -> None:
+    for service in services.values():
+        assert set(service.get("depends_on", ())) <= services.keys()
+
+
+def test_the_image_copies_only_what_is_there() -> None:
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    assert copied
+    for path in " ".join(copied).split():
+        assert (ROOT / path).exists()
