@@ -24,7 +24,8 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address the API binds")
     port: int = Field(8321, ge=0, le=65_535, description="port the API binds")
     allow_open_access: bool = Field(
-        False, description="bind addresses other than loopback although there are no keys: something in front must check"
+        False,
+        description="bind addresses other than loopback although there are no keys: something in front must check",
     )
     mlflow_url: str = Field("http://127.0.0.1:5000", description="MLflow's tracking server")
     mlflow_public_url: str = Field("", description="MLflow's address in a browser; empty: mlflow_url")

@@ -16,8 +16,7 @@ import psutil
 
 from service.errors import ServiceUnavailableError
 
-_START_DEADLINE_S = 120.0
-_STOP_DEADLINE_S = 10.0
+_KILL_DEADLINE_S = 10.0
 _RESTART_PAUSE_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
@@ -26,6 +25,7 @@ class Part:
     """One process of the service, in a session of its own, with its log in a file.
 
     ready_url: what answers with 2xx once the process is ready, asked with `token` where there is one; None: at once.
+    start_deadline_s: until it answers. stop_deadline_s: between asking it to end and ending it.
     """
 
     def __init__(
@@ -37,6 +37,8 @@ class Part:
         logs: Path,
         ready_url: str | None,
         token: str | None = None,
+        start_deadline_s: float = 120.0,
+        stop_deadline_s: float = 10.0,
     ) -> None:
         self.name = name
         self.log_file = logs / f"{name}.log"
@@ -44,6 +46,8 @@ class Part:
         self._environment = environment
         self._ready_url = ready_url
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._start_deadline_s = start_deadline_s
+        self._stop_deadline_s = stop_deadline_s
         self._process: subprocess.Popen[bytes] | None = None
         self._ended_at: float | None = None
 
@@ -62,7 +66,7 @@ class Part:
 
     def wait_until_ready(self, stopping: threading.Event) -> None:
         """Raises ServiceUnavailableError where it ends or does not answer in time."""
-        deadline = time.monotonic() + _START_DEADLINE_S
+        deadline = time.monotonic() + self._start_deadline_s
         while self._ready_url is not None and not stopping.is_set():
             if self._process is None or self._process.poll() is not None:
                 raise ServiceUnavailableError(f"{self.name} ended while it started; see {self.log_file}")
@@ -70,7 +74,7 @@ class Part:
                 return
             if time.monotonic() > deadline:
                 raise ServiceUnavailableError(
-                    f"{self.name} did not answer within {_START_DEADLINE_S:.0f} s; see {self.log_file}"
+                    f"{self.name} did not answer within {self._start_deadline_s:.0f} s; see {self.log_file}"
                 )
             stopping.wait(0.1)
 
@@ -95,7 +99,7 @@ class Part:
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(_STOP_DEADLINE_S)
+                self._process.wait(self._stop_deadline_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._kill(family)
@@ -114,7 +118,9 @@ class Part:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(processes, timeout=_STOP_DEADLINE_S)
+        deadline = time.monotonic() + _KILL_DEADLINE_S
+        while any(_lives(process) for process in processes) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 def _session(leader: int) -> list[psutil.Process]:
@@ -127,6 +133,14 @@ def _session(leader: int) -> list[psutil.Process]:
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return list(family)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether the process still does anything; one that only waits to be reaped does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _die_with_parent() -> None:

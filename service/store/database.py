@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,10 +17,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service.errors import StoreUnavailableError
 
 _BUSY_TIMEOUT_S = 15
+_MIGRATION_LOCK = 0x5A75D1  # any number that is the same in every process
 
 
 def _utc_now() -> datetime:
@@ -36,15 +40,14 @@ class Database:
     def __init__(self, url: str, *, clock: Callable[[], datetime] = _utc_now) -> None:
         try:
             parsed = make_url(url)
+            self.is_sqlite = parsed.get_backend_name() == "sqlite"
+            options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}} if self.is_sqlite else {}
+            self._engine: Engine = create_engine(parsed, pool_pre_ping=not self.is_sqlite, **options)
         except ArgumentError as error:
             raise StoreUnavailableError("SAMSTUDY_DATABASE_URL is not a SQLAlchemy URL") from error
-        self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self._url = url
         self._clock = clock
         if self.is_sqlite and parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}} if self.is_sqlite else {}
-        self._engine: Engine = create_engine(url, pool_pre_ping=not self.is_sqlite, **options)
         self._writer: Engine = self._engine.execution_options(writes=True)
         if self.is_sqlite:
             event.listen(self._engine, "connect", _set_sqlite_pragmas)
@@ -72,6 +75,8 @@ class Database:
     def migrate(self) -> None:
         """Brings the schema to the newest revision; a database that is there already stays as it is."""
         with self.writing() as connection:
+            if not self.is_sqlite:  # two processes that migrate at once go one after the other, as on SQLite
+                connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             config = _alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -96,6 +101,8 @@ def _translated_errors() -> Iterator[None]:
     """Turns 'the database does not answer' into a StoreUnavailableError; defects of ours pass through."""
     try:
         yield
+    except PoolTimeoutError as error:
+        raise StoreUnavailableError(f"the study store has no connection left: {error}") from error
     except DBAPIError as error:
         if error.connection_invalidated or type(error).__name__ in ("OperationalError", "InterfaceError"):
             raise StoreUnavailableError(f"the study store does not answer: {error.orig}") from error
@@ -105,10 +112,24 @@ def _translated_errors() -> Iterator[None]:
 def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun by _begin_sqlite, not by the driver
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _enter_wal_mode(cursor)
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _enter_wal_mode(cursor: sqlite3.Cursor) -> None:
+    """Waits for others that open the same new file: here SQLite itself refuses at once where it would deadlock."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: Connection) -> None:

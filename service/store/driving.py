@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from service.errors import LeaseLostError
+from service.errors import LeaseLostError, StudyNotFoundError
 from service.store import records, tables
 from service.store.database import Database
 from service.study import (
@@ -270,8 +270,9 @@ class DrivingStore:
                 recorded_at=now,
             )
             .on_conflict_do_nothing(index_elements=["trial_id", "epoch"])
+            .returning(tables.results.c.id)
         )
-        if added.rowcount:
+        if added.first() is not None:  # rowcount does not say so on PostgreSQL
             values = {"epochs_done": report.epoch, "metrics": report.metrics}
             records.touch_trial(connection, report.trial_id, **values)
 
@@ -283,8 +284,10 @@ class DrivingStore:
         records.add_event(connection, self._study_id, "trial.state", data, at=now, trial_id=trial_id)
 
     def _lock(self, connection: Connection) -> Row[Any]:
-        study = records.locked_study(connection, self._study_id)
-        return self._checked(study)
+        try:
+            return self._checked(records.locked_study(connection, self._study_id))
+        except StudyNotFoundError:
+            return self._checked(None)
 
     def _checked(self, study: Row[Any] | None) -> Row[Any]:
         if study is None:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from service.store import records, tables
 from service.store.database import Database
@@ -39,20 +40,10 @@ class ReconcilingStore:
 
     def lead(self, name: str, holder: str, lease_s: float) -> bool:
         """Takes or renews the lease `name`; False while somebody else holds it."""
-        table = tables.leases
-        with self._database.writing() as connection:
-            now = self._database.now(connection)
-            expires_at = now + timedelta(seconds=lease_s)
-            lease = connection.execute(select(table).where(table.c.name == name).with_for_update()).one_or_none()
-            if lease is None:
-                connection.execute(insert(table).values(name=name, holder=holder, expires_at=expires_at))
-            elif lease.holder == holder or lease.expires_at < now:
-                connection.execute(
-                    update(table).where(table.c.name == name).values(holder=holder, expires_at=expires_at)
-                )
-            else:
-                return False
-            return True
+        try:
+            return self._lead(name, holder, lease_s)
+        except IntegrityError:  # somebody else took a lease that nobody held at this very moment
+            return False
 
     def give_up_lead(self, name: str, holder: str) -> None:
         """Ends the lease at once, so that the next controller need not wait for it."""
@@ -188,6 +179,22 @@ class ReconcilingStore:
         """The store's time."""
         with self._database.reading() as connection:
             return self._database.now(connection)
+
+    def _lead(self, name: str, holder: str, lease_s: float) -> bool:
+        table = tables.leases
+        with self._database.writing() as connection:
+            now = self._database.now(connection)
+            expires_at = now + timedelta(seconds=lease_s)
+            lease = connection.execute(select(table).where(table.c.name == name).with_for_update()).one_or_none()
+            if lease is None:
+                connection.execute(insert(table).values(name=name, holder=holder, expires_at=expires_at))
+            elif lease.holder == holder or lease.expires_at < now:
+                connection.execute(
+                    update(table).where(table.c.name == name).values(holder=holder, expires_at=expires_at)
+                )
+            else:
+                return False
+            return True
 
     def _finish_cancelled(self, connection: Connection, study: Row[Any], now: datetime) -> None:
         records.end_open_trials(connection, study.id, at=now)

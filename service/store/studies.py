@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, or_, select
+from sqlalchemy.exc import IntegrityError
 
 from service.errors import (
     ConfigurationNotFoundError,
@@ -81,33 +82,10 @@ class StudyStore:
 
         Raises IdempotencyConflictError where the key was used with another body.
         """
-        with self._database.writing() as connection:
-            known = self._by_idempotency_key(connection, new)
-            if known:
-                return known, False
-            now = self._database.now(connection)
-            study_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(10))
-            connection.execute(
-                insert(tables.studies).values(
-                    id=study_id,
-                    name=new.name,
-                    description=new.description,
-                    owner=new.owner,
-                    labels=dict(new.labels),
-                    spec=dict(new.spec),
-                    state=StudyState.QUEUED,
-                    intent=Intent.RUN,
-                    created_at=now,
-                    idempotency_key=new.idempotency_key,
-                    request_digest=new.request_digest,
-                    driver_attempt=0,
-                    driver_losses=0,
-                    revision=1,
-                    exported_revision=0,
-                )
-            )
-            records.add_event(connection, study_id, "study.state", {"state": StudyState.QUEUED}, at=now)
-            return self._study(connection, study_id), True
+        try:
+            return self._create(new)
+        except IntegrityError:  # another request used the key at this very moment, so now it is known
+            return self._create(new)
 
     def get(self, study_id: str) -> Study:
         """Raises StudyNotFoundError."""
@@ -123,7 +101,7 @@ class StudyStore:
         if wanted.name is not None:
             query = query.where(table.c.name == wanted.name)
         for key, value in wanted.labels.items():
-            query = query.where(table.c.labels[key].as_string() == value)
+            query = query.where(self._has_label(key, value))
         if page_token is not None:
             created_at, study_id = _read_page_token(page_token)
             older = and_(table.c.created_at == created_at, table.c.id < study_id)
@@ -251,6 +229,43 @@ class StudyStore:
             self._study(connection, study_id)
             return [records.as_record(Event, row) for row in connection.execute(query)]
 
+    def _create(self, new: NewStudy) -> tuple[Study, bool]:
+        with self._database.writing() as connection:
+            known = self._by_idempotency_key(connection, new)
+            if known:
+                return known, False
+            now = self._database.now(connection)
+            study_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(10))
+            connection.execute(
+                insert(tables.studies).values(
+                    id=study_id,
+                    name=new.name,
+                    description=new.description,
+                    owner=new.owner,
+                    labels=dict(new.labels),
+                    spec=dict(new.spec),
+                    state=StudyState.QUEUED,
+                    intent=Intent.RUN,
+                    created_at=now,
+                    idempotency_key=new.idempotency_key,
+                    request_digest=new.request_digest,
+                    driver_attempt=0,
+                    driver_losses=0,
+                    revision=1,
+                    exported_revision=0,
+                )
+            )
+            records.add_event(connection, study_id, "study.state", {"state": StudyState.QUEUED}, at=now)
+            return self._study(connection, study_id), True
+
+    def _has_label(self, key: str, value: str) -> ColumnElement[bool]:
+        labels = tables.studies.c.labels
+        if not self._database.is_sqlite:
+            has: ColumnElement[bool] = labels[key].as_string() == value
+            return has
+        pairs = func.json_each(labels).table_valued("key", "value")  # any key; a JSON path cannot quote every one
+        return exists().where(pairs.c.key == key, pairs.c.value == value)
+
     def _by_idempotency_key(self, connection: Connection, new: NewStudy) -> Study | None:
         if new.idempotency_key is None:
             return None
@@ -291,9 +306,10 @@ def _page_token(last: Study) -> str:
 
 def _read_page_token(token: str) -> tuple[datetime, str]:
     try:
-        created_at, study_id = json.loads(base64.urlsafe_b64decode(token.encode()))
-        if isinstance(study_id, str):
-            return datetime.fromisoformat(created_at), study_id
+        text, study_id = json.loads(base64.urlsafe_b64decode(token.encode()))
+        created_at = datetime.fromisoformat(text)
+        if isinstance(study_id, str) and created_at.tzinfo is not None:
+            return created_at, study_id
     except (binascii.Error, ValueError, TypeError):
         pass
     message = "page_token must be the next_page_token of an earlier answer"

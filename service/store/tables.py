@@ -42,6 +42,16 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class ErrorText(TypeDecorator[str]):
+    """Whatever an error says: PostgreSQL's text has no NUL, and a message may."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.replace("\x00", "\ufffd")
+
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -65,7 +75,7 @@ studies = Table(
     Column("state", String(20), nullable=False, index=True),
     Column("intent", String(20), nullable=False),
     Column("reason", String(30)),
-    Column("error", Text),
+    Column("error", ErrorText),
     Column("waiting_reason", Text),
     Column("created_at", UTCDateTime, nullable=False, index=True),
     Column("started_at", UTCDateTime),
@@ -109,7 +119,7 @@ trials = Table(
     Column("epochs_done", Integer, nullable=False),
     Column("metrics", JSON, nullable=False),
     Column("objective", Float),
-    Column("error", Text),
+    Column("error", ErrorText),
     Column("created_at", UTCDateTime, nullable=False),
     Column("started_at", UTCDateTime),
     Column("finished_at", UTCDateTime),
@@ -130,7 +140,7 @@ attempts = Table(
     Column("driver_attempt", Integer, nullable=False),
     Column("state", String(20), nullable=False),
     Column("node", String(255)),
-    Column("error", Text),
+    Column("error", ErrorText),
     Column("started_at", UTCDateTime, nullable=False),
     Column("finished_at", UTCDateTime),
 )

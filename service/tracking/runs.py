@@ -88,7 +88,7 @@ def study_content(study: Study, spec: StudySpec, results: Sequence[Configuration
         "samstudy.owner": study.owner,
         "samstudy.metric": spec.objective.metric,
         "samstudy.configurations": str(len(results)),
-        **{f"samstudy.trials.{state.value.lower()}": str(count) for state, count in counts.items() if count},
+        **{f"samstudy.trials.{state.value.lower()}": str(count) for state, count in counts.items()},
         **{f"samstudy.label.{name}": value for name, value in study.labels.items()},
         "mlflow.note.content": summary(study, spec, results),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Literal, Protocol, cast
 
 import optuna
@@ -30,7 +31,7 @@ from service.spec import StudySpec
 Outcome = Literal["complete", "pruned", "failed"]
 
 _MOST_DUPLICATES = 200
-"""So many known points in a row mean that the sampler will find no other."""
+"""So many known points in a row mean that the sampler will find no other: a finite space then goes by its grid."""
 
 
 class Algorithm(Protocol):
@@ -100,7 +101,7 @@ class OptunaAlgorithm:
                 self._values[key] = None
                 return point
             self._tell(trial, "complete", self._values[key])
-        return None
+        return None if size is None else self._first_unknown()
 
     def known(self, point: Point) -> None:
         self._values.setdefault(point_key(point), None)
@@ -113,6 +114,13 @@ class OptunaAlgorithm:
             self._tell(trial, outcome, value)
         else:
             self._study.add_trial(self._past_trial(point, outcome, value))
+
+    def _first_unknown(self) -> Point | None:
+        """The first point of a finite space that the sampler has not found; `learn` adds it as a past trial."""
+        point = next((point for point in self._space.grid() if point_key(point) not in self._values), None)
+        if point is not None:
+            self._values[point_key(point)] = None
+        return point
 
     def _tell(self, trial: optuna.Trial, outcome: Outcome, value: float | None) -> None:
         if value is None or outcome == "failed":
@@ -159,11 +167,17 @@ def algorithm_for(spec: StudySpec, *, leg: int) -> Algorithm:
 def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Scalar:
     match parameter:
         case FloatParameter(low=low, high=high, log=log, step=step):
-            return trial.suggest_float(name, low, high, log=log, step=step)
+            value = trial.suggest_float(name, low, high, log=log, step=step)
+            return value if step is None else _on_step(value, low, step)
         case IntParameter(low=low, high=high, log=log, step=step):
             return trial.suggest_int(name, low, high, log=log, step=step)
         case CategoricalParameter(choices=choices):
             return cast(Scalar, trial.suggest_categorical(name, choices))
+
+
+def _on_step(value: float, low: float, step: float) -> float:
+    """The value as the grid has it: 0.3, where the sampler's sum of low and steps is 0.30000000000000004."""
+    return float(Decimal(repr(low)) + round((value - low) / step) * Decimal(repr(step)))
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:

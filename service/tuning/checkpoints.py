@@ -8,7 +8,7 @@ from pyarrow import fs
 
 _SUFFIX = ".ckpt"
 _KEPT = 2
-"""The newest, and the one before for the case that the newest is damaged."""
+"""The newest, and the one before for the case that the newest is damaged or its epoch was never reported."""
 
 
 class TrialCheckpoints:
@@ -21,9 +21,11 @@ class TrialCheckpoints:
         self._files, root = fs.FileSystem.from_uri(storage_uri)
         self._folder = f"{root.rstrip('/')}/studies/{study_id}/{trial_id}"
 
-    def newest_first(self) -> Iterator[tuple[int, bytes]]:
-        """Every checkpoint as (epoch, content), the newest first."""
+    def newest_first(self, *, up_to: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Every checkpoint as (epoch, content), the newest first; those after the epoch `up_to` are left out."""
         for epoch in sorted(self._epochs(), reverse=True):
+            if up_to is not None and epoch > up_to:
+                continue
             with self._files.open_input_stream(self._path(epoch)) as stream:
                 yield epoch, stream.read()
 
@@ -34,9 +36,13 @@ class TrialCheckpoints:
         with self._files.open_output_stream(f"{path}.partial") as stream:
             stream.write(content)
         self._files.move(f"{path}.partial", path)
+        self.prune(keep)
+        return path
+
+    def prune(self, keep: int) -> None:
+        """Removes all but the newest `keep`."""
         for old in sorted(self._epochs(), reverse=True)[keep:]:
             self._files.delete_file(self._path(old))
-        return path
 
     def delete(self) -> None:
         """Removes every checkpoint of the trial."""

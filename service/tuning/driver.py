@@ -59,13 +59,16 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
     def order_for(issued: IssuedTrial) -> TrialOrder:
         return _order(spec, study_id, issued, storage_uri=config.storage_uri)
 
-    def forget_checkpoints(trial_id: str) -> None:
-        if spec.checkpoint.keep == "none" and spec.checkpoint.every_epochs:
-            TrialCheckpoints(config.storage_uri, study_id, trial_id).delete()
+    def tidy_checkpoints(trial_id: str) -> None:
+        checkpoints = TrialCheckpoints(config.storage_uri, study_id, trial_id)
+        if spec.checkpoint.every_epochs and spec.checkpoint.keep == "none":
+            checkpoints.delete()
+        elif spec.checkpoint.every_epochs:
+            checkpoints.prune(keep=1)
 
     searcher = StudySearcher(progress, recorder, order_for)
     callback = StudyCallback(
-        searcher, progress, recorder, metric=spec.objective.metric, forget_checkpoints=forget_checkpoints
+        searcher, progress, recorder, metric=spec.objective.metric, tidy_checkpoints=tidy_checkpoints
     )
     scheduler = scheduler_for(spec, snapshot, lambda tune_id: searcher.issued(tune_id).trial_id)
     ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
@@ -107,6 +110,7 @@ def _order(spec: StudySpec, study_id: str, issued: IssuedTrial, *, storage_uri: 
         study_id=study_id,
         trial_id=issued.trial_id,
         attempt=issued.attempt,
+        epochs_done=issued.epochs_done,
         train=spec.train_config(issued.point, issued.seed).to_mapping(),
         threads=max(1, int(spec.resources_per_trial.cpu)),
         storage_uri=storage_uri,

@@ -18,10 +18,11 @@ from service.tuning.algorithms import Algorithm, Outcome
 
 @dataclass(frozen=True, slots=True)
 class IssuedTrial:
-    """A trial to run now, as attempt number `attempt`."""
+    """A trial to run now, as attempt number `attempt`, of which `epochs_done` epochs have been reported."""
 
     trial_id: str
     attempt: int
+    epochs_done: int
     point: Point
     seed: int
 
@@ -52,6 +53,7 @@ class _TrialProgress:
     state: TrialState
     attempt: int
     losses: int
+    epochs_done: int = 0
     values: dict[int, float] = field(default_factory=dict)
     objective: float | None = None
 
@@ -83,6 +85,7 @@ class StudyProgress:
         self._waiting: list[str] = []
         self._running: set[str] = set()
         self._exhausted = False
+        self._unrecorded: Point | None = None
         self._target_reached = False
         self._replay(snapshot)
 
@@ -99,7 +102,8 @@ class StudyProgress:
         if self._waiting and not self._target_reached:
             trial = self._trials[self._waiting.pop(0)]
             self._running.add(trial.trial_id)
-            return IssuedTrial(trial.trial_id, trial.attempt + 1, self._points[trial.configuration_id], trial.seed)
+            point = self._points[trial.configuration_id]
+            return IssuedTrial(trial.trial_id, trial.attempt + 1, trial.epochs_done, point, trial.seed)
         return None if self._running else self._natural_ending()
 
     def must_end_now(self) -> Ending | None:
@@ -124,8 +128,10 @@ class StudyProgress:
 
     def epoch_reported(self, trial_id: str, epoch: int, value: float | None) -> None:
         """The trial has finished an epoch; `value` is the objective's metric, where the epoch reported it."""
+        trial = self._trials[trial_id]
+        trial.epochs_done = max(trial.epochs_done, epoch)
         if value is not None:
-            self._trials[trial_id].values.setdefault(epoch, value)
+            trial.values.setdefault(epoch, value)
 
     def attempt_lost(self, trial_id: str) -> bool:
         """A worker or node went away: True where the trial waits for its next attempt, False where it had its last."""
@@ -168,11 +174,13 @@ class StudyProgress:
         budget = self._spec.configuration_budget()
         if self._exhausted or (budget is not None and len(self._points) >= budget):
             return
-        point = self._algorithm.propose()
+        point = self._unrecorded or self._algorithm.propose()
         if point is None:
             self._exhausted = True
             return
+        self._unrecorded = point  # the log may be unavailable for a while
         configuration, trials = self._log.add_configuration(point, point_key(point), self._spec.replicates.seeds)
+        self._unrecorded = None
         self._points[configuration.id] = point
         for trial in trials:
             self._add(trial, losses=0)

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from service.errors import LeaseLostError, StoreUnavailableError
@@ -23,7 +23,8 @@ class Recorder:
     """A thread that records what the driver hands it, in order, and never twice.
 
     While the store does not answer, reports wait here and training goes on. Once the lease is lost nothing is written
-    any more, and `has_lost_lease` says so. `after_commit` of a report is called when the store has it.
+    any more, and `has_lost_lease` says so; the same where recording fails for another reason, for without its reports a
+    driver is of no use. `after_commit` of a report is called when the store has it; an OSError there is only logged.
     """
 
     def __init__(self, store: DrivingStore, *, lease_s: float, heartbeat_s: float) -> None:
@@ -33,6 +34,7 @@ class Recorder:
         self._reports: queue.Queue[tuple[Report, Callable[[], None] | None]] = queue.Queue()
         self._closing = threading.Event()
         self._lost = threading.Event()
+        self._failure: Exception | None = None
         self._intent = Intent.RUN
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
@@ -59,10 +61,20 @@ class Recorder:
         """Writes what is left and stops. Raises LeaseLostError where that was refused."""
         self._closing.set()
         self._thread.join()
+        if self._failure is not None:
+            raise RuntimeError("the driver's reports could not be recorded") from self._failure
         if self.has_lost_lease:
             raise LeaseLostError("another driver has taken the study over")
 
     def _run(self) -> None:
+        try:
+            self._record_until_closed()
+        except Exception as error:  # the outermost runner of this thread: the driver must not go on without it
+            logger.exception("the recorder failed")
+            self._failure = error
+            self._lost.set()
+
+    def _record_until_closed(self) -> None:
         next_heartbeat = time.monotonic() + self._heartbeat_s
         while True:
             closing = self._closing.is_set()
@@ -70,9 +82,7 @@ class Recorder:
             if batch:
                 if not self._written(partial(self._store.record, [report for report, _ in batch])):
                     return
-                for _, after_commit in batch:
-                    if after_commit:
-                        after_commit()
+                _follow_up(after_commit for _, after_commit in batch)
             if time.monotonic() >= next_heartbeat:
                 if not self._written(self._heartbeat):
                     return
@@ -105,3 +115,12 @@ class Recorder:
                 logger.error("%s", error)  # the message says it all
                 self._lost.set()
                 return False
+
+
+def _follow_up(actions: Iterable[Callable[[], None] | None]) -> None:
+    for action in actions:
+        try:
+            if action is not None:
+                action()
+        except OSError as error:  # storage that does not do its part is no reason to lose a report
+            logger.warning("after recording a trial's end: %s", error)

@@ -94,13 +94,13 @@ class StudyCallback(_Unsaved, tune.Callback):
         recorder: Recorder,
         *,
         metric: str,
-        forget_checkpoints: Callable[[str], None],
+        tidy_checkpoints: Callable[[str], None],
     ) -> None:
         self._searcher = searcher
         self._progress = progress
         self._recorder = recorder
         self._metric = metric
-        self._forget_checkpoints = forget_checkpoints
+        self._tidy_checkpoints = tidy_checkpoints
         self._last: dict[str, TrialReport] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -124,14 +124,20 @@ class StudyCallback(_Unsaved, tune.Callback):
             self._end(issued, TrialState.FAILED, error=report.error)
         elif report is not None and report.is_last:
             self._end(issued, TrialState.SUCCEEDED)
-        elif report is not None and not self._searcher.must_stop():
+        elif self._searcher.must_stop():
+            return  # the study's end cancels it
+        elif report is not None:
             self._end(issued, TrialState.EARLY_STOPPED)
+        else:
+            self._lose(issued, "the worker ended before its first report")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The worker is gone: what the training itself does wrong comes as a result."""
         issued = self._searcher.issued(trial.trial_id)
         self._last.pop(trial.trial_id, None)
-        error = _last_words(trial)
+        self._lose(issued, _last_words(trial))
+
+    def _lose(self, issued: IssuedTrial, error: str) -> None:
         if self._progress.attempt_lost(issued.trial_id):
             logger.warning("trial %s lost attempt %d: %s", issued.trial_id, issued.attempt, error)
             self._recorder.record(AttemptLost(issued.trial_id, issued.attempt, error))
@@ -142,7 +148,7 @@ class StudyCallback(_Unsaved, tune.Callback):
         objective = self._progress.trial_ended(issued.trial_id, state)
         self._recorder.record(
             TrialEnded(issued.trial_id, issued.attempt, state, objective, error),
-            after_commit=lambda: self._forget_checkpoints(issued.trial_id),
+            after_commit=lambda: self._tidy_checkpoints(issued.trial_id),
         )
 
 

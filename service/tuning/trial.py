@@ -24,11 +24,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrialOrder:
-    """What a worker is told to do. `train` is a TrainConfig by wire names; every value is plain, for Tune's config."""
+    """What a worker is told to do. `train` is a TrainConfig by wire names; every value is plain, for Tune's config.
+
+    epochs_done: how many epochs earlier attempts have reported; this one goes on from there, so that none is missing.
+    """
 
     study_id: str
     trial_id: str
     attempt: int
+    epochs_done: int
     train: dict[str, Any]
     threads: int
     storage_uri: str
@@ -94,11 +98,12 @@ class StudyTrial(tune.Trainable):
         return self._report(result.epoch, result.metrics, is_last=result.is_last)
 
     def _begin(self) -> Training:
-        """The training, continued from the newest checkpoint that is whole."""
+        """The training, continued from the newest checkpoint that is whole and whose epoch has been reported."""
         order = self._order
         training = Training(TrainConfig.from_mapping(order.train), threads=order.threads)
+        epochs = training.config.epochs
         if order.attempt > 1 and order.checkpoint_every_epochs:
-            for epoch, content in self._checkpoints().newest_first():
+            for epoch, content in self._checkpoints().newest_first(up_to=min(order.epochs_done, epochs - 1)):
                 try:
                     training.load_state_dict(loads(content))
                     break
@@ -109,9 +114,7 @@ class StudyTrial(tune.Trainable):
     def _save(self, training: Training, *, is_last: bool) -> None:
         every = self._order.checkpoint_every_epochs
         due = every and training.epochs_done % every == 0
-        if is_last and self._order.keep_last_checkpoint:
-            self._checkpoints().save(training.epochs_done, dumps(training.state_dict()), keep=1)
-        elif due and not is_last:
+        if self._order.keep_last_checkpoint if is_last else due:
             self._checkpoints().save(training.epochs_done, dumps(training.state_dict()))
 
     def _checkpoints(self) -> TrialCheckpoints:

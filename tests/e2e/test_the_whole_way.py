@@ -138,9 +138,7 @@ def test_asha_stops_trials_early_and_mlflow_tells_them_apart(service: Service, c
 
 def test_a_cancelled_study_ends_now_and_nothing_of_it_outlives_it(service: Service, client: Client) -> None:
     study = client.submit(spec_for("cancelled", epochs=20_000))
-    wait_until(
-        lambda: len(client.trials(study.id, states=[TrialState.RUNNING])) == 2, what="two trials run"
-    )
+    wait_until(lambda: len(client.trials(study.id, states=[TrialState.RUNNING])) == 2, what="two trials run")
     assert service.processes("service.tuning.driver", study.id)
     client.cancel(study.id)
     ended = study.wait(30)
@@ -157,9 +155,7 @@ def test_a_killed_driver_is_replaced_and_no_finished_trial_is_lost_or_run_again(
     service: Service, client: Client
 ) -> None:
     study = client.submit(spec_for("killed-driver", epochs=120, search_space={"lambda": LAMBDAS, "rho": RHOS}))
-    wait_until(
-        lambda: len(client.trials(study.id, states=[TrialState.SUCCEEDED])) >= 3, what="some trials have ended"
-    )
+    wait_until(lambda: len(client.trials(study.id, states=[TrialState.SUCCEEDED])) >= 3, what="some trials have ended")
     finished = {trial.id: trial for trial in client.trials(study.id, states=[TrialState.SUCCEEDED])}
     (driver,) = service.processes("python", "-m service.tuning.driver", study.id)[-1:]
     driver.send_signal(signal.SIGKILL)

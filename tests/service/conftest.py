@@ -155,18 +155,34 @@ class RunningApi:
         wait_until(lambda: self._server.started or not self._thread.is_alive())
         assert self._server.started
 
-    def stop(self) -> None:
+    def ask_to_stop(self) -> threading.Thread:
         self.stopping.set()
         self._server.should_exit = True
-        self._thread.join(10)
-        assert not self._thread.is_alive()
+        return self._thread
+
+    def stop(self) -> None:
+        thread = self.ask_to_stop()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def stopping_servers() -> Iterator[list[threading.Thread]]:
+    """Servers that were asked to stop: they take a moment, which the next test need not wait for."""
+    threads: list[threading.Thread] = []
+    yield threads
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.fixture
-def running_api(database: Database, api_settings: Settings) -> Iterator[RunningApi]:
+def running_api(
+    database: Database, api_settings: Settings, stopping_servers: list[threading.Thread]
+) -> Iterator[RunningApi]:
     running = RunningApi(database, api_settings)
     yield running
-    running.stop()
+    stopping_servers.append(running.ask_to_stop())
 
 
 def wait_until(condition: Callable[[], bool], deadline_s: float = 10) -> None:
@@ -179,3 +195,11 @@ def wait_until(condition: Callable[[], bool], deadline_s: float = 10) -> None:
 @pytest.fixture(name="wait_until")
 def wait_until_fixture() -> Callable[..., None]:
     return wait_until
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

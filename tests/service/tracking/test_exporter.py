@@ -27,8 +27,6 @@ from service.tracking.exporter import Exporter, TrackingUnavailableError
 from tests.service.conftest import Life
 from tests.service.mlflow_server import MlflowServer
 
-pytestmark = pytest.mark.slow
-
 NAMES = (f"study-{number}" for number in range(1_000))
 
 

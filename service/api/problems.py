@@ -1,0 +1,120 @@
+"""Every error as `application/problem+json` (RFC 9457): what the service refuses, what it cannot find, its defects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from service.answers import Problem, ProblemField
+from service.errors import FieldProblem, InvalidRequestError, SamstudyError
+from service.spec_reading import field_name
+
+MEDIA_TYPE = "application/problem+json"
+
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+class MalformedBodyError(SamstudyError):
+    """The body is not JSON."""
+
+    status = 400
+    code = "malformed_json"
+    title = "The body is not JSON"
+
+
+class BodyTooLargeError(SamstudyError):
+    """The body is larger than any spec."""
+
+    status = 413
+    code = "body_too_large"
+    title = "The body is too large"
+
+
+class UnsupportedMediaTypeError(SamstudyError):
+    """The body is declared as something else than JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "The body must be JSON"
+
+
+def install(app: FastAPI) -> None:
+    """Makes the application answer every error with a problem document."""
+    app.add_exception_handler(SamstudyError, _render)
+    app.add_exception_handler(RequestValidationError, _render)
+    app.add_exception_handler(HTTPException, _render)
+
+
+def unexpected(request_id: str) -> Response:
+    """The answer to a request that met a defect: nothing about it, except where the log tells more."""
+    detail = f"the service met an unexpected error; its log has the details under the request id {request_id}"
+    return _response(SamstudyError.status, SamstudyError.code, SamstudyError.title, detail, request_id=request_id)
+
+
+def documented(*errors: type[SamstudyError]) -> dict[int | str, dict[str, Any]]:
+    """The answers of a route that raises these, for its OpenAPI description."""
+    by_status: dict[int, list[type[SamstudyError]]] = {}
+    for error in errors:
+        by_status.setdefault(error.status, []).append(error)
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {
+            "description": "; ".join(f"{error.title} (`{error.code}`)" for error in raised),
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        }
+        for status, raised in sorted(by_status.items())
+    }
+
+
+async def _render(request: Request, error: Exception) -> Response:
+    request_id = request.scope.get("request_id")
+    match error:
+        case SamstudyError():
+            return _response(error.status, error.code, error.title, error.detail, error.problems, request_id=request_id)
+        case RequestValidationError():
+            problems = [_field_problem(detail) for detail in error.errors()]
+            said = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
+            refused = InvalidRequestError(said, problems=problems)
+            return _response(
+                refused.status, refused.code, refused.title, refused.detail, problems, request_id=request_id
+            )
+        case HTTPException():
+            title = HTTPStatus(error.status_code).phrase
+            code = _CODES.get(error.status_code, title.lower().replace(" ", "_"))
+            detail = f"{request.method} {request.url.path}: {title.lower()}"
+            return _response(error.status_code, code, title, detail, request_id=request_id, headers=error.headers)
+    raise error
+
+
+def _field_problem(detail: Mapping[str, Any]) -> FieldProblem:
+    place, *path = detail["loc"]
+    return FieldProblem(field_name(tuple(path) or (place,)), str(detail["msg"]))
+
+
+def _response(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    problems: Sequence[FieldProblem] = (),
+    *,
+    request_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    problem = Problem(
+        type=f"urn:samstudy:problem:{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        code=code,
+        errors=[ProblemField(field=problem.field, message=problem.message) for problem in problems],
+        request_id=request_id,
+    )
+    content = json.dumps(problem.model_dump(), ensure_ascii=True)  # a detail may quote what UTF-8 cannot encode
+    return Response(content, status, dict(headers or {}), media_type=MEDIA_TYPE)

@@ -1,0 +1,89 @@
+"""Commands that start something here: the whole service, one of its processes, one training run."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import typer
+
+from service.settings import settings
+
+if TYPE_CHECKING:
+    from service.addresses import Addresses
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    app.command()(up)
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)(
+        train
+    )
+    app.command()(migrate)
+    app.command()(api)
+    app.command()(controller)
+
+
+def up() -> None:
+    """Start the whole service on this machine; Ctrl-C stops it."""
+    from service.embedded import run_embedded
+
+    raise typer.Exit(run_embedded(settings(), on_ready=_print_addresses, log=typer.echo))
+
+
+def train(context: typer.Context) -> None:
+    """Run one training, without the service.
+
+    For example: samstudy train dataset=digits lambda=0.5 rho=0.1
+    """
+    from trainers.__main__ import main
+
+    raise typer.Exit(main(context.args, program="samstudy train"))
+
+
+def migrate() -> None:
+    """Bring the store's schema to this version's."""
+    from service.store.database import Database
+
+    database = Database(settings().store_url)
+    try:
+        database.migrate()
+    finally:
+        database.dispose()
+    typer.echo("the study store is up to date")
+
+
+def api() -> None:
+    """Serve the REST API: a process of production.
+
+    `samstudy up` starts one by itself.
+    """
+    from service.api.app import serve
+
+    _log_to_stderr()
+    serve(settings())
+
+
+def controller() -> None:
+    """Run the controller: a process of production.
+
+    `samstudy up` starts one by itself.
+    """
+    from service.controller import run_controller
+
+    _log_to_stderr()
+    run_controller(settings())
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request
+
+
+def _print_addresses(addresses: Addresses) -> None:
+    typer.echo("samstudy is up; Ctrl-C stops it")
+    typer.echo(f"  API     {addresses.api_url}  (documentation: {addresses.api_url.rstrip('/')}/docs)")
+    typer.echo(f"  MLflow  {addresses.mlflow_url}")
+    typer.echo(f"  Ray     {addresses.ray_url}")
+    typer.echo(f"  data    {addresses.home}")
+    typer.echo("next: samstudy submit FILE --watch")

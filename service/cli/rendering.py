@@ -1,0 +1,313 @@
+"""What the command line shows, as rich renderables: pure functions of what the API answered.
+
+Everything stays legible without colour: the best is marked ★, and states are words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from service.analysis.aggregation import ConfigurationResult, Summary
+from service.analysis.surface import Cell, Panel, Surface
+from service.answers import StudyComparison, StudyDetail, StudyOverview
+from service.spec import Objective
+from service.study import Scalar, StudyState, TrialState
+
+MAX_COLUMNS = 8
+MAX_ROWS = 12
+SHOWN_CONFIGURATIONS = 10
+BEST = "★"
+
+_STYLES = {
+    StudyState.SUCCEEDED: "green",
+    StudyState.FAILED: "red",
+    StudyState.CANCELLED: "yellow",
+    StudyState.RUNNING: "cyan",
+}
+_SYMBOLS = {"lambda": "λ", "rho": "ρ"}
+
+
+def objective_of(study: StudyDetail) -> Objective:
+    """What the study optimises."""
+    return Objective.model_validate(study.spec["objective"])
+
+
+def studies_table(studies: Sequence[StudyOverview]) -> Table:
+    """Studies, one a line."""
+    table = _table("id", "name", "state", "trials done", "created", "labels")
+    for study in studies:
+        done = sum(count for state, count in study.trial_counts.items() if state.is_final)
+        table.add_row(
+            study.id,
+            study.name,
+            _state(study),
+            f"{done}/{sum(study.trial_counts.values())}",
+            f"{study.created_at:%Y-%m-%d %H:%M}",
+            " ".join(f"{key}:{value}" for key, value in study.labels.items()),
+        )
+    return table
+
+
+def study_facts(study: StudyDetail, *, api_url: str) -> Iterator[RenderableType]:
+    """The study in a few lines, without its results."""
+    yield Text.assemble((f"{study.id}  {study.name}", "bold"), "  ", _state(study))
+    if study.description:
+        yield Text(study.description)
+    yield progress_line(study, now=study.finished_at or datetime.now(study.created_at.tzinfo))
+    yield from _troubles(study)
+    yield from _best(study)
+    yield from _addresses(study, api_url)
+
+
+def study_end(study: StudyDetail, *, api_url: str) -> Iterator[RenderableType]:
+    """What there is to say once the study has ended, below its results."""
+    yield from _best(study)
+    yield Text.assemble(f"study {study.id} ended: ", _state(study))
+    yield from _troubles(study)
+    yield from _addresses(study, api_url)
+
+
+def progress_bar(study: StudyDetail, *, now: datetime) -> RenderableType:
+    """A bar over the planned trials and the numbers beside it."""
+    done, planned = study.progress.trials_done, study.progress.trials_planned
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=24)
+    grid.add_column()
+    grid.add_row(ProgressBar(total=planned or max(done, 1), completed=done), progress_line(study, now=now))
+    return grid
+
+
+def progress_line(study: StudyDetail, *, now: datetime) -> Text:
+    """State, trials done of those planned, running and failed ones, time."""
+    counts, progress = study.trial_counts, study.progress
+    planned = "" if progress.trials_planned is None else f"/{progress.trials_planned}"
+    began = study.started_at or study.created_at
+    parts = [
+        f"{progress.trials_done}{planned} trials done",
+        f"{counts.get(TrialState.RUNNING, 0)} running",
+        f"{counts.get(TrialState.FAILED, 0)} failed",
+        _duration(((study.finished_at or now) - began).total_seconds()),
+    ]
+    line = Text.assemble(_state(study), "  ", ", ".join(parts))
+    if study.waiting_reason:
+        line.append(f"  (waits: {study.waiting_reason})")
+    return line
+
+
+def is_readable(surface: Surface) -> bool:
+    """Whether the surface is a table for eyes: a search over a continuum has a row and a column for every point."""
+    small, large = sorted((len(surface.x_values), len(surface.y_values)))
+    return small <= MAX_COLUMNS and large <= MAX_ROWS
+
+
+def surface_tables(surface: Surface, *, objective: Objective, seeds: int, width: int) -> RenderableType:
+    """One table for each panel, side by side where they fit.
+
+    seeds: how many trials make a configuration complete. width: of the terminal, in characters.
+    """
+    if not surface.panels:
+        return Text("no results yet")
+    body = _arranged(surface, objective, seeds, width)
+    notes = [f"{_metric(objective)}, mean ± std (n) over seeds, {BEST} best"]
+    if any(cell.configurations > 1 for panel in surface.panels for cell in panel.cells):
+        notes.append("each cell shows its best configuration")
+    if surface.left_out:
+        notes.append(f"{surface.left_out} configurations lack one of the two")
+    return Group(body, Text("; ".join(notes), style="dim"))
+
+
+def configurations_table(results: Sequence[ConfigurationResult], *, objective: Objective) -> RenderableType:
+    """The first of the results, which come best first."""
+    shown = [result for result in results if result.objective][:SHOWN_CONFIGURATIONS]
+    if not shown:
+        return Text("no results yet")
+    names = list(dict.fromkeys(name for result in shown for name in result.configuration.point))
+    table = _table("#", *(_SYMBOLS.get(name, name) for name in names), _metric(objective), "95 % interval", "")
+    for position, result in enumerate(shown):
+        best = position == 0 and result.complete
+        point = result.configuration.point
+        table.add_row(
+            str(result.configuration.number),
+            *(shown_value(point[name]) if name in point else "" for name in names),
+            shown_summary(result.objective, objective.metric),
+            shown_interval(result.objective, objective.metric),
+            BEST if best else "" if result.complete else "incomplete",
+            style="bold green" if best else None,
+        )
+    return table
+
+
+def compared_table(comparison: StudyComparison) -> Table:
+    """The best configuration of each study."""
+    table = _table("study", "name", "best configuration", f"{comparison.metric}", "95 % interval")
+    for side in comparison.studies:
+        point = "none yet" if side.configuration is None else shown_point(side.configuration.configuration.point)
+        table.add_row(
+            side.study_id,
+            side.name,
+            point,
+            shown_summary(side.summary, comparison.metric),
+            shown_interval(side.summary, comparison.metric),
+        )
+    return table
+
+
+def differences_table(comparison: StudyComparison) -> Table:
+    """Each later study against the first."""
+    table = _table("difference", "", "95 % interval", "p", "p (Holm)", "test")
+    for row in comparison.differences:
+        scale = _scale(comparison.metric)
+        interval = "" if row.low is None or row.high is None else f"[{row.low * scale:+.3g}, {row.high * scale:+.3g}]"
+        test = f"{row.test}, n = {row.n}" if row.test else ""
+        table.add_row(
+            f"{row.a} − {row.b}",
+            "" if row.difference is None else f"{row.difference * scale:+.3g}",
+            interval,
+            "" if row.p_value is None else f"{row.p_value:.2g}",
+            "" if row.p_adjusted is None else f"{row.p_adjusted:.2g}",
+            ", ".join(part for part in (test, row.note) if part),
+        )
+    return table
+
+
+def shown_summary(summary: Summary | None, metric: str) -> str:
+    """`97.2 ± 0.3 (3)`: accuracies in percent, everything else with four digits."""
+    if summary is None:
+        return ""
+    return f"{_shown_mean(summary, metric)} ({summary.n})"
+
+
+def shown_interval(summary: Summary | None, metric: str) -> str:
+    """The 95 % interval; nothing where one replicate leaves it unknown."""
+    if summary is None or summary.low is None or summary.high is None:
+        return ""
+    return f"[{_shown_number(summary.low, metric)}, {_shown_number(summary.high, metric)}]"
+
+
+def shown_point(point: dict[str, Scalar]) -> str:
+    """`λ=0.5 ρ=0.1 sampling=uniform`"""
+    return " ".join(f"{_SYMBOLS.get(name, name)}={shown_value(value)}" for name, value in point.items())
+
+
+def shown_value(value: Scalar) -> str:
+    """A value of a parameter, numbers with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _arranged(surface: Surface, objective: Objective, seeds: int, width: int) -> RenderableType:
+    """The panels side by side where they fit, else below each other; x across, or y where only that fits."""
+    upright, turned = (
+        [_laid_out(surface, panel, objective, seeds, x_across=x_across) for panel in surface.panels]
+        for x_across in (True, False)
+    )
+    for tables in (upright, turned):
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row(*tables)
+        if _width(grid) <= width:
+            return grid
+    widest = [max(map(_width, tables)) for tables in (upright, turned)]
+    return Group(*(turned if widest[0] > width and widest[1] < widest[0] else upright))
+
+
+def _laid_out(surface: Surface, panel: Panel, objective: Objective, seeds: int, *, x_across: bool) -> Table:
+    x, y = (_SYMBOLS.get(name, name) for name in (surface.x, surface.y))
+    across, down = (surface.x_values, surface.y_values) if x_across else (surface.y_values, surface.x_values)
+    title = None if surface.panel is None else f"{surface.panel} = {'–' if panel.label is None else panel.label}"
+    table = _table(f"{y} \\ {x}" if x_across else f"{x} \\ {y}", *map(shown_value, across))
+    table.title = title
+    for value in down:
+        cells = [panel.cell(other, value) if x_across else panel.cell(value, other) for other in across]
+        table.add_row(shown_value(value), *(_shown_cell(cell, surface.best, objective, seeds) for cell in cells))
+    return table
+
+
+def _shown_cell(cell: Cell | None, best: Cell | None, objective: Objective, seeds: int) -> Text:
+    if cell is None:
+        return Text("")
+    if cell.objective is None:
+        return Text("…", style="dim")
+    n = cell.objective.n
+    said = f"{_shown_mean(cell.objective, objective.metric)} ({n}{'' if cell.complete else f'/{seeds}'})"
+    text = said.replace(" ± ", "\u00a0±\u00a0")
+    if best is not None and cell.configuration_id == best.configuration_id:
+        return Text(f"{text}\u00a0{BEST}", style="bold green")
+    return Text(text, style="" if cell.complete else "dim")
+
+
+def _shown_mean(summary: Summary, metric: str) -> str:
+    mean = _shown_number(summary.mean, metric)
+    if summary.std is None:
+        return mean
+    return f"{mean} ± {summary.std * 100:.1f}" if _is_share(metric) else f"{mean} ± {summary.std:.2g}"
+
+
+def _shown_number(value: float, metric: str) -> str:
+    return f"{value * 100:.1f}" if _is_share(metric) else f"{value:.4g}"
+
+
+def _is_share(metric: str) -> bool:
+    return metric.endswith("accuracy")
+
+
+def _scale(metric: str) -> float:
+    return 100.0 if _is_share(metric) else 1.0
+
+
+def _metric(objective: Objective) -> str:
+    return f"{objective.metric} in %" if _is_share(objective.metric) else objective.metric
+
+
+def _best(study: StudyDetail) -> Iterator[RenderableType]:
+    if study.best is not None:
+        objective = objective_of(study)
+        best = study.best
+        number, point = best.configuration.number, shown_point(best.configuration.point)
+        yield Text.assemble(("best: ", "bold"), f"configuration {number}, {point}")
+        interval = shown_interval(best.objective, objective.metric) or "unknown with one seed"
+        yield Text(
+            f"      {_metric(objective)}: {shown_summary(best.objective, objective.metric)}, 95 % interval {interval}"
+        )
+
+
+def _troubles(study: StudyDetail) -> Iterator[RenderableType]:
+    if study.reason:
+        yield Text(f"reason: {study.reason}")
+    if study.error:
+        yield Text(f"error: {study.error}", style="red")
+
+
+def _addresses(study: StudyDetail, api_url: str) -> Iterator[RenderableType]:
+    yield Text(f"API:    {api_url}/api/v1/studies/{study.id}")
+    if study.mlflow_url:
+        yield Text(f"MLflow: {study.mlflow_url}")
+
+
+def _state(study: StudyOverview) -> Text:
+    return Text(study.state, style=_STYLES.get(study.state, ""))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _width(renderable: RenderableType) -> int:
+    """How many characters wide it is when nothing in it wraps."""
+    console = Console(width=10_000)
+    return Measurement.get(console, console.options, renderable).maximum

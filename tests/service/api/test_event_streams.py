@@ -1,0 +1,173 @@
+"""GET …/events over a real connection: complete, in order, resumable, and gone when its reader is."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from service.api import events
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Life, RunningApi
+
+
+class Message(NamedTuple):
+    id: int | None
+    event: str
+    data: Any
+
+
+def read(url: str, *, limit: int | None = None, **request: Any) -> list[Message]:
+    """The stream's messages: all of them, or the first `limit`."""
+    messages: list[Message] = []
+    fields: dict[str, str] = {}
+    with httpx.stream("GET", url, timeout=20, trust_env=False, **request) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        for line in response.iter_lines():
+            if line:
+                name, _, value = line.partition(":")
+                fields[name] = value.strip()
+                continue
+            number = int(fields["id"]) if "id" in fields else None
+            messages.append(Message(number, fields["event"], json.loads(fields["data"])))
+            fields = {}
+            if len(messages) == limit:
+                break
+    return messages
+
+
+def events_url(running_api: RunningApi, study_id: str) -> str:
+    return f"{running_api.url}/api/v1/studies/{study_id}/events"
+
+
+def test_a_finished_study_tells_its_whole_story_and_ends(running_api: RunningApi, life: Life) -> None:
+    study = life.finished({(0.0, 0.1): (0.9, 0.8)})
+    *told, end = read(events_url(running_api, study.id))
+    stored = life.studies.events(study.id)
+    assert [message.id for message in told] == [event.id for event in stored]
+    assert [message.event for message in told] == [event.kind for event in stored]
+    assert [message.data for message in told] == [event.model_dump(mode="json") for event in stored]
+    assert told[-1].data["data"]["state"] == "SUCCEEDED"
+    assert end == Message(None, "stream.end", {})
+
+
+def test_what_happens_while_somebody_reads_is_told(
+    running_api: RunningApi, life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "POLL_S", 0.01)
+    study = life.create()
+    told: list[Message] = []
+    reader = threading.Thread(target=lambda: told.extend(read(events_url(running_api, study.id))))
+    reader.start()
+    driver = life.start(study)
+    life.train(driver, life.propose(driver, {"lambda": 0.0, "rho": 0.1}, (0,))[0], 0.9)
+    life.succeed(driver)
+    reader.join(10)
+    assert [message.event for message in told] == [
+        "study.state",
+        "study.state",
+        "trial.state",
+        "trial.state",
+        "study.state",
+        "stream.end",
+    ]
+
+
+@pytest.mark.parametrize("how", ["header", "query", "header wins"])
+def test_a_reader_resumes_without_a_gap_or_a_duplicate(running_api: RunningApi, life: Life, how: str) -> None:
+    study = life.finished({(0.0, 0.1): (0.9, 0.8), (0.5, 0.1): (0.7, 0.6)})
+    url = events_url(running_api, study.id)
+    first = read(url, limit=3)
+    last = first[-1].id
+    requests: dict[str, dict[str, Any]] = {
+        "header": {"headers": {"Last-Event-ID": str(last)}},
+        "query": {"params": {"after": last}},
+        "header wins": {"headers": {"Last-Event-ID": str(last)}, "params": {"after": 0}},
+    }
+    rest = read(url, **requests[how])[:-1]
+    assert [message.id for message in first + rest] == [event.id for event in life.studies.events(study.id)]
+
+
+def test_more_events_than_one_look_at_the_store_takes_come_whole(
+    running_api: RunningApi, life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BATCH", 3)
+    study = life.finished({(0.0, rho): (0.9, 0.8) for rho in (0.1, 0.2, 0.3)})
+    told = read(events_url(running_api, study.id))[:-1]
+    assert [message.id for message in told] == [event.id for event in life.studies.events(study.id)]
+
+
+@pytest.mark.parametrize("value", ["-1", "x", str(2**63)])
+def test_a_last_event_id_that_is_none_is_422(api: TestClient, life: Life, value: str) -> None:
+    study = life.create()
+    for request in ({"headers": {"Last-Event-ID": value}}, {"params": {"after": value}}):
+        answer = api.get(f"studies/{study.id}/events", **request)  # type: ignore[arg-type]
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+def test_a_reader_that_leaves_frees_its_stream(
+    running_api: RunningApi,
+    life: Life,
+    monkeypatch: pytest.MonkeyPatch,
+    wait_until: Callable[[Callable[[], bool]], None],
+) -> None:
+    looks: list[str] = []
+    look = events._news
+
+    def counted(*arguments: Any) -> Any:
+        looks.append("look")
+        return look(*arguments)
+
+    monkeypatch.setattr(events, "_news", counted)
+    monkeypatch.setattr(events, "POLL_S", 0.02)
+    study = life.create()
+    read(events_url(running_api, study.id), limit=1)
+    httpx.get(f"{running_api.url}/healthz", trust_env=False)
+
+    def quiet() -> bool:
+        before = len(looks)
+        threading.Event().wait(0.1)
+        return len(looks) == before
+
+    wait_until(quiet)
+
+
+def test_readers_do_not_keep_others_waiting(running_api: RunningApi, life: Life) -> None:
+    study = life.create()
+    with httpx.Client(base_url=running_api.url, timeout=10, trust_env=False) as client:
+        open_streams = [client.stream("GET", events_url(running_api, study.id)) for _ in range(50)]
+        for stream in open_streams:
+            assert stream.__enter__().status_code == 200
+        assert client.get("/healthz").elapsed.total_seconds() < 1
+        for stream in open_streams:
+            stream.__exit__(None, None, None)
+
+
+def test_a_server_that_stops_ends_its_streams_without_saying_the_study_ended(
+    running_api: RunningApi, life: Life
+) -> None:
+    study = life.create()
+    told: list[Message] = []
+    first = threading.Event()
+
+    def listen() -> None:
+        with httpx.stream("GET", events_url(running_api, study.id), timeout=20, trust_env=False) as response:
+            for line in response.iter_lines():
+                if line.startswith("event:"):
+                    told.append(Message(None, line.removeprefix("event: "), None))
+                    first.set()
+
+    reader = threading.Thread(target=listen)
+    reader.start()
+    assert first.wait(10)
+    running_api.stop()
+    reader.join(5)
+    assert not reader.is_alive()
+    assert [message.event for message in told] == ["study.state"]

@@ -1,0 +1,74 @@
+"""Whatever goes wrong is answered with a problem document, and nothing about our insides."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.store.database import Database
+from service.store.studies import StudyStore
+
+
+def test_a_problem_has_everything_that_rfc_9457_and_we_promise(api: TestClient) -> None:
+    answer = api.get("studies/nowhere", headers={"X-Request-ID": "mine-1"})
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json() == {
+        "type": "urn:samstudy:problem:study_not_found",
+        "title": "No such study",
+        "status": 404,
+        "detail": "no study has the id 'nowhere'",
+        "code": "study_not_found",
+        "errors": [],
+        "request_id": "mine-1",
+    }
+
+
+def test_an_unknown_path_is_a_problem_too(api: TestClient) -> None:
+    answer = api.get("nonsense")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_wrong_method_is_405_and_says_which_are_right(api: TestClient) -> None:
+    answer = api.put("studies/x")
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == "GET"
+
+
+def test_an_unexpected_error_says_nothing_about_itself_but_in_the_log(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the secret inside")
+
+    monkeypatch.setattr(StudyStore, "page", broken)
+    with caplog.at_level(logging.ERROR):
+        answer = api.get("studies")
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (500, "internal")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "secret" not in answer.text
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert problem["request_id"] in caplog.text
+    assert "the secret inside" in caplog.text
+
+
+def test_a_store_that_does_not_answer_is_503(api: TestClient, database: Database) -> None:
+    with database.writing() as connection:
+        for table in ("events", "results", "attempts", "trials", "configurations", "studies"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
+    answer = api.get("studies")
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "with blank", "a\x7fb"])
+def test_a_request_id_that_could_spoil_a_log_is_replaced(api: TestClient, given: str) -> None:
+    assert api.get("studies", headers={"X-Request-ID": given}).headers["x-request-id"] != given
+
+
+def test_a_nul_in_an_id_is_refused_before_a_database_sees_it(api: TestClient) -> None:
+    for path in ("studies/a%00b", "studies/a/trials/b%00c", "studies/a/configurations/b%00c"):
+        assert api.get(path).status_code == 422

@@ -1,0 +1,137 @@
+"""Health, metrics, the OpenAPI document, who may reach the API, and what it imports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.api.app import RefusedToStartError, create_app, serve
+from service.settings import Settings
+from service.store.database import Database
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Life
+
+
+@pytest.mark.parametrize("prefix", ["", "/api/v1"])
+def test_probes_answer_at_the_root_and_under_the_prefix(
+    database: Database, api_settings: Settings, prefix: str
+) -> None:
+    client = TestClient(create_app(database, api_settings))
+    assert client.get(f"{prefix}/healthz").json() == {"status": "ok"}
+    assert client.get(f"{prefix}/readyz").json() == {"status": "ok"}
+
+
+def test_a_schema_that_is_not_this_versions_is_not_ready(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'empty.db'}")
+    client = TestClient(create_app(database, Settings(home=tmp_path)))
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    assert "samstudy migrate" in answer.json()["detail"]
+    assert client.get("/healthz").status_code == 200
+    assert "samstudy_store_up 0.0" in client.get("/metrics").text
+    database.dispose()
+
+
+def test_metrics_count_requests_by_route_and_studies_by_state(
+    database: Database, api_settings: Settings, life: Life
+) -> None:
+    client = TestClient(create_app(database, api_settings))
+    life.finished({(0.0, 0.1): (0.9, 0.8)})
+    ids = [life.create().id for _ in range(3)]
+    for study_id in (*ids, "nowhere"):
+        client.get(f"/api/v1/studies/{study_id}")
+    client.get("/nonsense")
+    text = client.get("/metrics").text
+    route = 'method="GET",route="/api/v1/studies/{study_id}"'
+    assert f'samstudy_http_request_duration_seconds_count{{{route},status="200"}} 3.0' in text
+    assert f'samstudy_http_request_duration_seconds_count{{{route},status="404"}} 1.0' in text
+    assert 'route="none",status="404"' in text
+    assert "nonsense" not in text
+    assert 'samstudy_studies{state="QUEUED"} 3.0' in text
+    assert 'samstudy_studies{state="SUCCEEDED"} 1.0' in text
+    assert 'samstudy_studies{state="FAILED"} 0.0' in text
+
+
+def test_the_root_leads_to_the_documentation(database: Database, api_settings: Settings) -> None:
+    client = TestClient(create_app(database, api_settings))
+    assert client.get("/", follow_redirects=False).headers["location"] == "/docs"
+    assert client.get("/docs").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    home = tmp_path_factory.mktemp("home")
+    database = Database(f"sqlite:///{home / 'samstudy.db'}")
+    document = create_app(database, Settings(home=home)).openapi()
+    database.dispose()
+    return json.loads(json.dumps(document))  # type: ignore[no-any-return]
+
+
+def references(node: Any) -> set[str]:
+    if isinstance(node, dict):
+        own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
+        return own.union(*map(references, node.values()))
+    return set().union(*map(references, node)) if isinstance(node, list) else set()
+
+
+def test_openapi_has_no_dangling_references(document: dict[str, Any]) -> None:
+    names = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert references(document) <= names
+
+
+def test_openapi_describes_the_spec_as_the_body_of_a_new_study(document: dict[str, Any]) -> None:
+    post = document["paths"]["/api/v1/studies"]["post"]
+    schema = post["requestBody"]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/StudySpec"}
+    spec = document["components"]["schemas"]["StudySpec"]
+    assert {"name", "search_space", "objective", "budget"} <= spec["properties"].keys()
+    assert spec["required"] == ["name", "search_space", "objective"]
+    assert {parameter["name"].lower() for parameter in post["parameters"]} == {"idempotency-key", "validate_only"}
+
+
+def test_openapi_describes_answers_and_problems(document: dict[str, Any]) -> None:
+    post = document["paths"]["/api/v1/studies"]["post"]["responses"]
+    assert post.keys() >= {"200", "201", "400", "409", "413", "415", "422"}
+    for status in ("400", "409", "413", "415", "422"):
+        content = post[status]["content"]
+        assert content["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert "HTTPValidationError" not in json.dumps(operation), path
+            if "{study_id}" in path:
+                assert "404" in operation["responses"], path
+    detail = document["paths"]["/api/v1/studies/{study_id}"]["get"]["responses"]["200"]
+    assert detail["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/StudyDetail"}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "api.example", ""])
+def test_the_api_does_not_bind_where_others_reach_it(host: str, tmp_path: Path) -> None:
+    with pytest.raises(RefusedToStartError, match="SAMSTUDY_HOST"):
+        serve(Settings(home=tmp_path, host=host))
+
+
+def test_the_api_imports_neither_torch_nor_ray_nor_mlflow() -> None:
+    code = (
+        "import service.api.app, service.client, sys;"
+        "print([name for name in ('torch', 'ray', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_old_store_is_not_harmed_by_looking_whether_it_is_ready(migrated_store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "store.db"
+    shutil.copy(migrated_store, copy)
+    database = Database(f"sqlite:///{copy}")
+    with database.writing() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'older'")
+    assert TestClient(create_app(database, Settings(home=tmp_path))).get("/readyz").status_code == 503
+    database.dispose()

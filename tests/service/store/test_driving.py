@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from service.errors import InvalidTransitionError, LeaseLostError
+from service.store import tables
+from service.store.driving import AttemptLost, AttemptStarted, DrivingStore, EpochReported, TrialEnded
+from service.study import AttemptState, Intent, Reason, StudyState, TrialState
+
+
+def every_write(driver: DrivingStore, trial_id: str) -> list[Any]:
+    return [
+        lambda: driver.heartbeat(60),
+        driver.snapshot,
+        lambda: driver.add_configuration({"rho": 9.0}, "late", [0]),
+        lambda: driver.record([EpochReported(trial_id, 1, 2, {"val_loss": 0.1})]),
+        lambda: driver.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS),
+    ]
+
+
+def assert_refused(stores: Any, driver: DrivingStore, study_id: str, trial_id: str) -> None:
+    before = stores.studies.get(study_id), stores.studies.trials(study_id), stores.studies.events(study_id)
+    for write in every_write(driver, trial_id):
+        with pytest.raises(LeaseLostError):
+            write()
+    assert (stores.studies.get(study_id), stores.studies.trials(study_id), stores.studies.events(study_id)) == before
+
+
+def test_a_late_report_of_a_lost_driver_is_refused(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.claim(study)
+    late = DrivingStore(stores.database, study.id, claim.driver_attempt)
+    trial = stores.begin(late)
+    late.heartbeat(-1)
+    stores.lose(claim)
+    assert_refused(stores, late, study.id, trial.id)  # while the study is queued
+    stores.drive(study)
+    assert_refused(stores, late, study.id, trial.id)  # under another driver
+
+
+def test_a_report_after_the_end_is_refused(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    stores.finish(driver)
+    assert_refused(stores, driver, study.id, trial.id)
+
+
+def test_a_report_of_a_study_that_is_gone_is_refused(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    with stores.database.writing() as connection:
+        connection.execute(tables.studies.delete())
+    for write in every_write(driver, trial.id):
+        with pytest.raises(LeaseLostError, match="gone"):
+            write()
+
+
+def test_a_deleted_study_takes_everything_along(stores: Any) -> None:
+    driver = stores.drive(stores.create())
+    stores.report(driver, stores.begin(driver), 1)
+    with stores.database.writing() as connection:
+        connection.execute(tables.studies.delete())
+        for table in tables.metadata.sorted_tables:
+            assert connection.execute(table.select()).all() == []
+
+
+def test_a_heartbeat_tells_what_the_user_wants(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    assert stores.studies.get(study.id).waiting_reason == "its driver is starting"
+    assert driver.heartbeat(60) is Intent.RUN
+    assert stores.studies.get(study.id).waiting_reason is None
+    stores.studies.request_cancel(study.id)
+    assert driver.heartbeat(60) is Intent.CANCEL
+
+
+def test_a_trial_passes_through_its_states(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    (trial,) = stores.propose(driver, seeds=[7])
+    assert (trial.state, trial.attempt, trial.seed) == (TrialState.PENDING, 0, 7)
+    driver.record([AttemptStarted(trial.id, 1, "node-1")])
+    running = stores.studies.trial(study.id, trial.id)
+    assert (running.state, running.attempt) == (TrialState.RUNNING, 1)
+    driver.record(
+        [
+            EpochReported(trial.id, 1, 1, {"val_loss": 0.5}),
+            EpochReported(trial.id, 1, 2, {"val_loss": 0.25}),
+            TrialEnded(trial.id, 1, TrialState.SUCCEEDED, 0.25),
+        ]
+    )
+    ended = stores.studies.trial(study.id, trial.id)
+    assert (ended.state, ended.epochs_done, ended.metrics) == (TrialState.SUCCEEDED, 2, {"val_loss": 0.25})
+    assert ended.objective == 0.25
+    assert running.started_at == ended.started_at <= ended.finished_at
+    (attempt,) = stores.studies.attempts(study.id, trial.id)
+    assert (attempt.number, attempt.state, attempt.node) == (1, AttemptState.SUCCEEDED, "node-1")
+    results = stores.studies.results(study.id, trial.id)
+    assert [(result.epoch, result.metrics["val_loss"]) for result in results] == [(1, 0.5), (2, 0.25)]
+
+
+def test_every_change_of_state_is_an_event(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    driver.record([AttemptLost(trial.id, 1, "gone"), AttemptStarted(trial.id, 2, None)])
+    driver.record([TrialEnded(trial.id, 2, TrialState.FAILED, None, "ValueError")])
+    stores.finish(driver)
+    events = stores.studies.events(study.id)
+    assert [(event.kind, event.data["state"]) for event in events] == [
+        ("study.state", "QUEUED"),
+        ("study.state", "RUNNING"),
+        ("trial.state", "RUNNING"),
+        ("trial.state", "PENDING"),
+        ("trial.state", "RUNNING"),
+        ("trial.state", "FAILED"),
+        ("study.state", "SUCCEEDED"),
+    ]
+    assert events[5].trial_id == trial.id
+    assert events[5].data["error"] == "ValueError"
+
+
+def test_a_report_of_an_older_attempt_changes_nothing(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    driver.record([AttemptLost(trial.id, 1, "gone"), AttemptStarted(trial.id, 2, None)])
+    before = stores.studies.trial(study.id, trial.id)
+    driver.record([EpochReported(trial.id, 1, 1, {}), AttemptLost(trial.id, 1, "gone")])
+    driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None), AttemptStarted(trial.id, 1, None)])
+    assert stores.studies.trial(study.id, trial.id) == before
+    assert stores.studies.results(study.id, trial.id) == []
+
+
+def test_a_report_after_the_trial_ended_changes_nothing(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    stores.succeed(driver, trial)
+    before = stores.studies.trial(study.id, trial.id)
+    stores.report(driver, trial, 1)
+    driver.record([AttemptStarted(trial.id, 2, None)])
+    assert stores.studies.trial(study.id, trial.id) == before
+
+
+def test_an_attempt_that_skips_a_number_does_not_begin(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    (trial,) = stores.propose(driver)
+    driver.record([AttemptStarted(trial.id, 2, None)])
+    assert stores.studies.trial(study.id, trial.id).state is TrialState.PENDING
+    assert stores.studies.attempts(study.id, trial.id) == []
+
+
+def test_the_first_report_of_an_epoch_counts(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    for epoch in (1, 2, 3):
+        stores.report(driver, trial, epoch, value=float(epoch))
+    driver.record([AttemptLost(trial.id, 1, "gone"), AttemptStarted(trial.id, 2, None)])
+    stores.report(driver, trial, 2, attempt=2, value=20.0)
+    again = stores.studies.trial(study.id, trial.id)
+    assert (again.epochs_done, again.metrics) == (3, {"val_loss": 3.0})
+    stores.report(driver, trial, 4, attempt=2, value=40.0)
+    results = stores.studies.results(study.id, trial.id)
+    assert [(result.epoch, result.attempt, result.metrics["val_loss"]) for result in results] == [
+        (1, 1, 1.0),
+        (2, 1, 2.0),
+        (3, 1, 3.0),
+        (4, 2, 40.0),
+    ]
+
+
+def test_a_lost_attempt_waits_for_the_next_one(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    driver.record([AttemptLost(trial.id, 1, "the node went away")])
+    lost = stores.studies.trial(study.id, trial.id)
+    assert (lost.state, lost.attempt, lost.error) == (TrialState.PENDING, 1, None)
+    driver.record([AttemptStarted(trial.id, 2, "node-2")])
+    first, second = stores.studies.attempts(study.id, trial.id)
+    assert (first.state, first.error) == (AttemptState.LOST, "the node went away")
+    assert (second.state, second.number) == (AttemptState.RUNNING, 2)
+    assert stores.studies.trial(study.id, trial.id).started_at == lost.started_at
+
+
+def test_reports_are_recorded_whole_or_not_at_all(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    impossible = TrialEnded(trial.id, 1, TrialState.RUNNING, None)
+    with pytest.raises(InvalidTransitionError):
+        driver.record([EpochReported(trial.id, 1, 1, {}), impossible])
+    assert stores.studies.results(study.id, trial.id) == []
+
+
+def test_an_error_may_say_anything(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None, "bad byte \x00 in 'λ'")])
+    assert stores.studies.trial(study.id, trial.id).error == "bad byte \ufffd in 'λ'"
+    assert stores.studies.events(study.id)[-1].trial_id == trial.id
+
+
+def test_ids_and_numbers_grow_through_the_study(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    configuration, trials = driver.add_configuration({"lambda": "1/t", "rho": 0.1}, "a", [5, 6])
+    assert (configuration.id, configuration.number) == (f"{study.id}-1", 1)
+    assert configuration.point == {"lambda": "1/t", "rho": 0.1}
+    assert [(trial.id, trial.number) for trial in trials] == [(f"{study.id}-1-5", 1), (f"{study.id}-1-6", 2)]
+    configuration, trials = driver.add_configuration({"rho": 0.2}, "b", [5])
+    assert (configuration.id, trials[0].id, trials[0].number) == (f"{study.id}-2", f"{study.id}-2-5", 3)
+    assert stores.studies.trials(study.id)[-1] == trials[0]
+
+
+def test_the_same_point_twice_is_refused_and_leaves_nothing(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    driver.add_configuration({"rho": 0.1}, "same", [0])
+    before = driver.snapshot()
+    with pytest.raises(IntegrityError):
+        driver.add_configuration({"rho": 0.1}, "same", [1])
+    assert driver.snapshot() == before
+    other = stores.drive(stores.create())
+    other.add_configuration({"rho": 0.1}, "same", [0])  # of another study
+
+
+def test_the_end_of_a_study_cancels_what_is_open(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    done, running = stores.begin(driver), stores.begin(driver)
+    stores.succeed(driver, done)
+    (pending,) = stores.propose(driver)
+    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "6 trials failed")
+    ended = stores.studies.get(study.id)
+    assert (ended.state, ended.reason, ended.error) == (StudyState.FAILED, "TOO_MANY_FAILURES", "6 trials failed")
+    states = {trial.id: trial.state for trial in stores.studies.trials(study.id)}
+    assert states == {
+        done.id: TrialState.SUCCEEDED,
+        running.id: TrialState.CANCELLED,
+        pending.id: TrialState.CANCELLED,
+    }
+    (attempt,) = stores.studies.attempts(study.id, running.id)
+    assert (attempt.state, attempt.finished_at) == (AttemptState.CANCELLED, ended.finished_at)
+
+
+def test_a_snapshot_has_the_whole_study_and_nothing_else(stores: Any) -> None:
+    study, other = stores.create(), stores.create()
+    driver, another = stores.drive(study), stores.drive(other)
+    stores.report(another, stores.begin(another), 1)
+    first, second = stores.begin(driver), stores.begin(driver)
+    for trial, epoch in [(second, 1), (first, 1), (first, 2), (second, 2)]:
+        stores.report(driver, trial, epoch)
+    snapshot = driver.snapshot()
+    assert snapshot.study == stores.studies.get(study.id)
+    assert snapshot.configurations == stores.studies.configurations(study.id)
+    assert snapshot.trials == stores.studies.trials(study.id)
+    in_order = [(result.trial_id, result.epoch) for result in snapshot.results]
+    assert in_order == [(second.id, 1), (first.id, 1), (first.id, 2), (second.id, 2)]
+
+
+def test_only_losses_of_workers_are_counted(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.claim(study)
+    driver = DrivingStore(stores.database, study.id, claim.driver_attempt)
+    trial, unlucky = stores.begin(driver), stores.begin(driver)
+    driver.record([AttemptLost(unlucky.id, 1, "node went away"), AttemptStarted(unlucky.id, 2, None)])
+    driver.heartbeat(-1)
+    stores.lose(claim)
+    snapshot = stores.drive(study).snapshot()
+    assert snapshot.lost_attempts == {unlucky.id: 1}
+    assert [a.state for a in stores.studies.attempts(study.id, trial.id)] == [AttemptState.LOST]
+    assert {trial.attempt for trial in snapshot.trials} == {1, 2}
+
+
+def test_ten_drivers_at_once_lose_no_result(stores: Any) -> None:
+    epochs = 10
+
+    def run(_: int) -> tuple[str, str]:
+        study = stores.create()
+        driver = stores.drive(study)
+        trial = stores.begin(driver)
+        for epoch in range(1, epochs + 1):
+            stores.report(driver, trial, epoch)
+            driver.heartbeat(60)
+        stores.succeed(driver, trial)
+        stores.finish(driver)
+        return study.id, trial.id
+
+    with ThreadPoolExecutor(10) as pool:
+        for study_id, trial_id in pool.map(run, range(10)):
+            results = stores.studies.results(study_id, trial_id)
+            assert [result.epoch for result in results] == list(range(1, epochs + 1))
+            assert stores.studies.get(study_id).state is StudyState.SUCCEEDED

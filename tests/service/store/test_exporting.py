@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from typing import Any
+
+from service.store.driving import EpochReported
+
+
+def exported(stores: Any, study_id: str) -> None:
+    """What an exporter does: everything, then the watermarks."""
+    backlog = stores.exporting.backlog(study_id, max_trials=100)
+    for behind in backlog.trials:
+        epoch = behind.results[-1].epoch if behind.results else behind.exported_epoch
+        stores.exporting.trial_exported(behind.trial.id, revision=behind.revision, epoch=epoch)
+    stores.exporting.study_exported(study_id, revision=backlog.revision)
+
+
+def epochs_behind(stores: Any, study_id: str) -> dict[str, list[int]]:
+    backlog = stores.exporting.backlog(study_id, max_trials=100)
+    return {behind.trial.id: [result.epoch for result in behind.results] for behind in backlog.trials}
+
+
+def test_a_new_study_is_behind(stores: Any) -> None:
+    first, second = stores.create(), stores.create()
+    assert stores.exporting.behind() == [first.id, second.id]
+    exported(stores, first.id)
+    assert stores.exporting.behind() == [second.id]
+
+
+def test_a_backlog_has_what_is_missing_and_no_more(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial, quiet = stores.begin(driver), stores.begin(driver)
+    stores.report(driver, trial, 1)
+    assert epochs_behind(stores, study.id) == {trial.id: [1], quiet.id: []}
+    exported(stores, study.id)
+    assert epochs_behind(stores, study.id) == {}
+    driver.record([EpochReported(trial.id, 1, epoch, {"val_loss": 0.1}) for epoch in (2, 3)])
+    assert stores.exporting.behind() == [study.id]
+    assert epochs_behind(stores, study.id) == {trial.id: [2, 3]}
+    (behind,) = stores.exporting.backlog(study.id, max_trials=100).trials
+    assert behind.exported_epoch == 1
+    assert behind.configuration.id == trial.configuration_id
+    assert behind.trial == stores.studies.trial(study.id, trial.id)
+
+
+def test_every_change_puts_a_study_behind(stores: Any) -> None:
+    study = stores.create()
+    exported(stores, study.id)
+    driver = stores.drive(study)
+    assert stores.exporting.behind() == [study.id]
+    exported(stores, study.id)
+    (trial,) = stores.propose(driver)
+    assert stores.exporting.behind() == [study.id]
+    assert list(epochs_behind(stores, study.id)) == [trial.id]
+    exported(stores, study.id)
+    stores.finish(driver)
+    assert stores.exporting.behind() == [study.id]
+    assert list(epochs_behind(stores, study.id)) == [trial.id]  # it was cancelled
+
+
+def test_a_heartbeat_alone_puts_nothing_behind(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    exported(stores, study.id)
+    driver.heartbeat(60)
+    assert stores.exporting.behind() == []
+
+
+def test_the_requeueing_of_a_lost_driver_is_exported(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.claim(study, lease_s=-1)
+    exported(stores, study.id)
+    stores.lose(claim)
+    assert stores.exporting.behind() == [study.id]
+
+
+def test_a_change_during_an_export_is_not_lost(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    stores.report(driver, trial, 1)
+    backlog = stores.exporting.backlog(study.id, max_trials=100)
+    stores.report(driver, trial, 2)  # while MLflow is being written
+    (behind,) = backlog.trials
+    stores.exporting.trial_exported(trial.id, revision=behind.revision, epoch=1)
+    stores.exporting.study_exported(study.id, revision=backlog.revision)
+    assert stores.exporting.behind() == [study.id]
+    assert epochs_behind(stores, study.id) == {trial.id: [2]}
+
+
+def test_a_backlog_may_come_in_parts(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trials = [stores.begin(driver) for _ in range(3)]
+    backlog = stores.exporting.backlog(study.id, max_trials=2)
+    assert [behind.trial.id for behind in backlog.trials] == [trial.id for trial in trials[:2]]
+
+
+def test_writing_a_run_down_puts_nothing_behind(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    exported(stores, study.id)
+    stores.exporting.set_study_run(study.id, experiment_id="1", run_id="parent")
+    stores.exporting.set_trial_run(trial.id, "child")
+    assert stores.exporting.behind() == []
+    parent = stores.studies.get(study.id)
+    assert (parent.mlflow_experiment_id, parent.mlflow_run_id) == ("1", "parent")
+    assert stores.studies.trial(study.id, trial.id).mlflow_run_id == "child"
+
+
+def test_a_forgotten_study_is_behind_with_everything(stores: Any) -> None:
+    study, other = stores.create(), stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    for epoch in (1, 2):
+        stores.report(driver, trial, epoch)
+    exported(stores, study.id)
+    exported(stores, other.id)
+    stores.exporting.set_study_run(study.id, experiment_id="1", run_id="parent")
+    stores.exporting.forget(study.id)
+    assert stores.exporting.behind() == [study.id]
+    assert epochs_behind(stores, study.id) == {trial.id: [1, 2]}
+    assert stores.studies.get(study.id).mlflow_run_id is None
+
+
+def test_a_study_that_is_gone_has_no_backlog(stores: Any) -> None:
+    assert stores.exporting.backlog("nope", max_trials=1) is None

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from service.errors import LeaseLostError
+from service.store.driving import DrivingStore
+from service.store.reconciling import DriverClaim
+from service.study import AttemptState, Reason, StudyState, TrialState
+
+
+def test_a_study_is_claimed_once_among_many(stores: Any) -> None:
+    study = stores.create()
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(lambda _: stores.reconciling.claim(study.id, 60), range(8)))
+    assert [claim for claim in claims if claim] == [DriverClaim(study.id, 1)]
+
+
+def test_a_claimed_study_runs_under_its_driver(stores: Any) -> None:
+    study = stores.create()
+    assert stores.claim(study) == DriverClaim(study.id, 1)
+    running = stores.studies.get(study.id)
+    assert (running.state, running.driver_attempt) == (StudyState.RUNNING, 1)
+    assert running.started_at is not None
+    assert running.waiting_reason == "its driver is starting"
+
+
+def test_queued_studies_come_oldest_first(stores: Any) -> None:
+    studies = [stores.create() for _ in range(3)]
+    stores.claim(studies[1])
+    assert stores.reconciling.queued() == [studies[0].id, studies[2].id]
+
+
+def test_a_waiting_reason_is_said_of_queued_studies_only(stores: Any) -> None:
+    queued, running = stores.create(), stores.create()
+    stores.claim(running)
+    stores.reconciling.set_waiting_reason([queued.id, running.id], "no cluster")
+    assert stores.studies.get(queued.id).waiting_reason == "no cluster"
+    assert stores.studies.get(running.id).waiting_reason == "its driver is starting"
+    stores.claim(queued)
+    assert stores.studies.get(queued.id).waiting_reason == "its driver is starting"
+
+
+def test_a_driver_is_overdue_once_its_lease_ran_out(timed_stores: Any, clock: Any) -> None:
+    study = timed_stores.create()
+    driver = timed_stores.drive(study, lease_s=60)
+    clock.advance(60)
+    assert timed_stores.reconciling.overdue_drivers() == []
+    driver.heartbeat(10)
+    clock.advance(10)
+    assert timed_stores.reconciling.overdue_drivers() == []
+    clock.advance(0.1)
+    assert timed_stores.reconciling.overdue_drivers() == [DriverClaim(study.id, 1)]
+
+
+def test_a_study_that_ended_is_never_overdue(timed_stores: Any, clock: Any) -> None:
+    timed_stores.finish(timed_stores.drive(timed_stores.create()))
+    clock.advance(1e6)
+    assert timed_stores.reconciling.overdue_drivers() == []
+
+
+def test_a_lost_driver_leaves_its_study_to_the_next(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.claim(study)
+    driver = DrivingStore(stores.database, study.id, 1)
+    running, done = stores.begin(driver), stores.begin(driver)
+    stores.succeed(driver, done)
+    driver.heartbeat(-1)
+    lost = stores.lose(claim)
+    assert (lost.state, lost.driver_attempt) == (StudyState.QUEUED, 1)
+    assert lost.waiting_reason == "its driver was lost; a new one is being started"
+    assert stores.studies.trial(study.id, running.id).state is TrialState.PENDING
+    assert stores.studies.trial(study.id, done.id).state is TrialState.SUCCEEDED
+    (attempt,) = stores.studies.attempts(study.id, running.id)
+    assert (attempt.state, attempt.error) == (AttemptState.LOST, None)
+    assert "driver.lost" in {event.kind for event in stores.studies.events(study.id)}
+    assert stores.claim(study) == DriverClaim(study.id, 2)
+    assert stores.studies.get(study.id).started_at == lost.started_at
+
+
+def test_a_driver_that_just_sent_a_heartbeat_is_not_lost(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.claim(study, lease_s=-1)
+    assert stores.reconciling.overdue_drivers() == [claim]
+    DrivingStore(stores.database, study.id, 1).heartbeat(60)
+    assert stores.reconciling.lose_driver(claim, max_losses=5) is None
+    assert stores.studies.get(study.id).state is StudyState.RUNNING
+
+
+def test_a_driver_is_lost_once(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.claim(study, lease_s=-1)
+    stores.lose(claim)
+    assert stores.reconciling.lose_driver(claim, max_losses=5) is None
+    stores.claim(study, lease_s=-1)
+    assert stores.reconciling.lose_driver(claim, max_losses=5) is None
+    assert stores.studies.get(study.id).driver_attempt == 2
+
+
+def test_a_study_being_cancelled_ends_with_its_driver(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.claim(study, lease_s=-1)
+    trial = stores.begin(DrivingStore(stores.database, study.id, 1))
+    stores.studies.request_cancel(study.id)
+    lost = stores.lose(claim)
+    assert (lost.state, lost.reason) == (StudyState.CANCELLED, Reason.USER)
+    assert stores.studies.trial(study.id, trial.id).state is TrialState.CANCELLED
+
+
+def test_a_study_that_loses_driver_after_driver_fails(stores: Any) -> None:
+    study = stores.create()
+    for _ in range(2):
+        assert stores.lose(stores.claim(study, lease_s=-1), max_losses=3).state is StudyState.QUEUED
+    lost = stores.lose(stores.claim(study, lease_s=-1), max_losses=3)
+    assert (lost.state, lost.reason) == (StudyState.FAILED, Reason.DRIVER_FAILED)
+    assert lost.error is not None
+    assert f"{study.id}-3" in lost.error
+
+
+def test_a_new_result_forgives_the_losses_before(stores: Any) -> None:
+    study = stores.create()
+    for _ in range(2):
+        stores.lose(stores.claim(study, lease_s=-1), max_losses=3)
+    claim = stores.claim(study, lease_s=-1)
+    driver = DrivingStore(stores.database, study.id, claim.driver_attempt)
+    stores.report(driver, stores.begin(driver), 1)
+    assert stores.lose(claim, max_losses=3).state is StudyState.QUEUED
+
+
+def test_a_begun_attempt_alone_forgives_nothing(stores: Any) -> None:
+    study = stores.create()
+    stores.lose(stores.claim(study, lease_s=-1), max_losses=2)
+    claim = stores.claim(study, lease_s=-1)
+    stores.begin(DrivingStore(stores.database, study.id, claim.driver_attempt))
+    assert stores.lose(claim, max_losses=2).state is StudyState.FAILED
+
+
+def test_one_holder_leads_until_it_gives_up(stores: Any) -> None:
+    lead = stores.reconciling.lead
+    assert lead("controller", "a", 60)
+    assert not lead("controller", "b", 60)
+    assert lead("controller", "a", 60)
+    assert lead("another", "b", 60)
+    stores.reconciling.give_up_lead("controller", "b")
+    assert not lead("controller", "b", 60)
+    stores.reconciling.give_up_lead("controller", "a")
+    assert lead("controller", "b", 60)
+
+
+def test_the_lead_passes_on_when_its_lease_runs_out(timed_stores: Any, clock: Any) -> None:
+    lead = timed_stores.reconciling.lead
+    assert lead("controller", "a", 10)
+    clock.advance(8)
+    assert lead("controller", "a", 10)
+    clock.advance(8)
+    assert not lead("controller", "b", 10)
+    clock.advance(2.1)
+    assert lead("controller", "b", 10)
+    assert not lead("controller", "a", 10)
+
+
+def test_one_of_many_takes_a_free_lead(stores: Any) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        leads = list(pool.map(lambda number: stores.reconciling.lead("controller", f"{number}", 60), range(8)))
+    assert sum(leads) == 1
+
+
+def test_a_study_whose_driver_did_not_start_waits_again(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.claim(study)
+    stores.reconciling.give_back(claim, "the cluster takes no jobs")
+    queued = stores.studies.get(study.id)
+    assert (queued.state, queued.waiting_reason) == (StudyState.QUEUED, "the cluster takes no jobs")
+    assert stores.claim(study).driver_attempt == 2
+    stores.reconciling.give_back(claim, "late")
+    assert stores.studies.get(study.id).state is StudyState.RUNNING
+
+
+def test_a_study_given_back_while_it_is_cancelled_is_cancelled(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.claim(study)
+    stores.studies.request_cancel(study.id)
+    stores.reconciling.give_back(claim, "no cluster")
+    assert stores.studies.get(study.id).state is StudyState.CANCELLED
+
+
+def test_a_cancel_that_its_driver_does_not_carry_out_is_carried_out(timed_stores: Any, clock: Any) -> None:
+    stores = timed_stores
+    study, other = stores.create(), stores.create()
+    driver = stores.drive(study)
+    stores.drive(other)
+    trial = stores.begin(driver)
+    clock.advance(1)
+    stores.studies.request_cancel(study.id)
+    (cancel,) = stores.reconciling.cancelling()
+    assert (cancel.study_id, cancel.driver_attempt, cancel.requested_at) == (study.id, 1, clock.now)
+    stores.reconciling.cancel_now(DriverClaim(study.id, 2))
+    assert stores.studies.get(study.id).state is StudyState.STOPPING
+    stores.reconciling.cancel_now(DriverClaim(study.id, 1))
+    assert stores.studies.get(study.id).state is StudyState.CANCELLED
+    assert stores.studies.trial(study.id, trial.id).state is TrialState.CANCELLED
+    assert stores.reconciling.cancelling() == []
+    with pytest.raises(LeaseLostError):
+        driver.heartbeat(60)
+
+
+def test_a_running_study_is_not_cancelled_unasked(stores: Any) -> None:
+    study = stores.create()
+    stores.reconciling.cancel_now(stores.claim(study))
+    assert stores.studies.get(study.id).state is StudyState.RUNNING

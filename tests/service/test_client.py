@@ -1,0 +1,368 @@
+"""The client against a real server, also one that goes away, and through a connection that is cut."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from service.addresses import Addresses, publish
+from service.client import Client
+from service.errors import (
+    ConfigurationNotFoundError,
+    IdempotencyConflictError,
+    InvalidRequestError,
+    InvalidSpecError,
+    InvalidTransitionError,
+    SamstudyError,
+    ServiceUnavailableError,
+    StoreUnavailableError,
+    StudyNotFoundError,
+    TrialNotFoundError,
+)
+from service.event_stream import ServerMessage, server_messages
+from service.settings import settings
+from service.spec import parse_spec
+from service.store.database import Database
+from service.store.studies import StudyFilter
+from service.study import StudyState, TrialState
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Life, RunningApi
+
+ACCURACIES = {(0.0, 0.1): (0.90, 0.92), (1.0, 0.1): (0.95, 0.97)}
+
+
+@pytest.fixture
+def client(running_api: RunningApi) -> Iterator[Client]:
+    with Client(running_api.url, patience_s=5) as client:
+        yield client
+
+
+@pytest.fixture
+def clean_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Settings read anew, of a home of their own."""
+    monkeypatch.setenv("SAMSTUDY_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SAMSTUDY_URL", raising=False)
+    settings.cache_clear()
+    yield tmp_path / "home"
+    settings.cache_clear()
+
+
+class CuttingProxy:
+    """Forwards connections, and cuts the nth of them after so many bytes of the answer."""
+
+    def __init__(self, port: int, cut_after_bytes: list[int]) -> None:
+        self._port, self._limits = port, list(cut_after_bytes)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections = 0
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                downstream, _ = self._listener.accept()
+            except OSError:
+                return
+            limit = self._limits[self.connections] if self.connections < len(self._limits) else None
+            self.connections += 1
+            thread = threading.Thread(target=self._forward, args=(downstream, limit))
+            thread.start()
+            self._threads.append(thread)
+
+    def _forward(self, downstream: socket.socket, limit: int | None) -> None:
+        with downstream, socket.create_connection(("127.0.0.1", self._port)) as upstream:
+            upwards = threading.Thread(target=self._relay, args=(downstream, upstream, None))
+            upwards.start()
+            self._relay(upstream, downstream, limit)
+            for end in (upstream, downstream):
+                self._shut(end)
+            upwards.join()
+
+    def _relay(self, source: socket.socket, target: socket.socket, limit: int | None) -> None:
+        left = math.inf if limit is None else limit
+        try:
+            while left > 0 and (data := source.recv(65536)):
+                target.sendall(data[: int(min(left, len(data)))])
+                left -= len(data)
+        except OSError:
+            pass
+        self._shut(target)
+
+    @staticmethod
+    def _shut(end: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._shut(self._listener)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(10)
+
+
+@pytest.fixture
+def cutting_proxy(running_api: RunningApi) -> Iterator[Callable[[list[int]], CuttingProxy]]:
+    proxies: list[CuttingProxy] = []
+
+    def start(cut_after_bytes: list[int]) -> CuttingProxy:
+        proxies.append(CuttingProxy(running_api.port, cut_after_bytes))
+        return proxies[-1]
+
+    yield start
+    for proxy in proxies:
+        proxy.close()
+
+
+@pytest.mark.parametrize("form", ["mapping", "spec", "yaml", "json"])
+def test_a_spec_can_be_submitted_in_every_form(
+    client: Client, a_spec: dict[str, Any], tmp_path: Path, form: str
+) -> None:
+    forms: dict[str, Any] = {
+        "mapping": a_spec,
+        "spec": parse_spec(a_spec),
+        "yaml": tmp_path / "a.yaml",
+        "json": str(tmp_path / "a.json"),
+    }
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(a_spec))
+    (tmp_path / "a.json").write_text(json.dumps(a_spec))
+    study = client.submit(forms[form]).detail()
+    assert (study.name, study.state) == (a_spec["name"], StudyState.QUEUED)
+    assert study.spec == parse_spec(a_spec).to_mapping()
+
+
+def test_a_plan_stores_nothing(client: Client, a_spec: dict[str, Any]) -> None:
+    plan = client.plan(a_spec)
+    assert (plan.configurations, plan.trials) == (20, 40)
+    assert list(client.studies()) == []
+
+
+def test_everything_about_a_study_comes_as_models(client: Client, life: Life) -> None:
+    study = client.handle(life.finished(ACCURACIES).id)
+    assert study.detail().state is StudyState.SUCCEEDED
+    assert study.detail().progress.trials_done == 4
+    best = study.best()
+    assert best is not None
+    assert best.configuration.point == {"lambda": 1.0, "rho": 0.1}
+    assert best.by_seed == {0: 0.95, 1: 0.97}
+    assert [result.configuration.number for result in study.configurations()] == [1, 2]
+    assert [result.configuration.number for result in study.configurations(order_by="objective")] == [2, 1]
+    assert client.configuration(study.id, best.configuration.id) == best
+    assert [trial.number for trial in study.trials()] == [1, 2, 3, 4]
+    assert study.trials(states=[TrialState.FAILED]) == []
+    trial = client.trial(study.id, study.trials()[0].id)
+    assert [attempt.number for attempt in trial.attempts] == [1]
+    assert [result.epoch for result in client.results(study.id, trial.id)] == [1, 2, 3]
+    surface = study.surface()
+    assert surface.best is not None
+    assert (surface.best.x, surface.best.y) == (1.0, 0.1)
+
+
+def test_what_there_is_comes_as_models(client: Client) -> None:
+    assert "paper_lambda_rho" in [space.name for space in client.search_spaces()]
+    assert "mlp" in [model.name for model in client.models()]
+    assert "digits" in [dataset.name for dataset in client.datasets()]
+    client.check_ready()
+
+
+def test_studies_come_page_after_page(client: Client, life: Life) -> None:
+    there = [life.create().id for _ in range(5)][::-1]
+    other = life.create(name="other", labels={"a": "b:c"})
+    assert [study.id for study in client.studies(page_size=2)] == [other.id, *there]
+    assert [study.id for study in client.studies(labels={"a": "b:c"})] == [other.id]
+    assert [study.id for study in client.studies(name="other", states=[StudyState.QUEUED])] == [other.id]
+
+
+def test_studies_can_be_compared(client: Client, life: Life) -> None:
+    a, b = life.finished(ACCURACIES), life.finished(ACCURACIES)
+    comparison = client.compare([a.id, b.id])
+    assert comparison.differences[0].difference == 0
+
+
+def test_waiting_ends_when_the_study_has_ended_however_it_did(client: Client, life: Life) -> None:
+    study = client.handle(life.create().id)
+    ended = []
+    waiter = threading.Thread(target=lambda: ended.append(study.wait(timeout_s=20)))
+    waiter.start()
+    assert study.cancel().state is StudyState.CANCELLED
+    waiter.join(10)
+    assert ended[0].state is StudyState.CANCELLED
+    assert study.wait().state is StudyState.CANCELLED
+
+
+def test_waiting_can_be_limited(client: Client, life: Life) -> None:
+    study = client.handle(life.create().id)
+    with pytest.raises(TimeoutError, match=r"0\.3 s"):
+        study.wait(timeout_s=0.3)
+    assert study.detail().state is StudyState.QUEUED
+
+
+def test_errors_come_back_as_what_they_were(client: Client, a_spec: dict[str, Any], life: Life) -> None:
+    study = life.finished(ACCURACIES)
+    with pytest.raises(InvalidSpecError) as invalid:
+        client.submit({**a_spec, "name": "", "budget": {"max_trials": 3}})
+    assert {problem.field for problem in invalid.value.problems} == {"name", "budget.max_trials"}
+    with pytest.raises(StudyNotFoundError, match="no study has the id 'nowhere'"):
+        client.study("nowhere")
+    with pytest.raises(ConfigurationNotFoundError):
+        client.configuration(study.id, "c")
+    with pytest.raises(TrialNotFoundError):
+        client.results(study.id, "t")
+    with pytest.raises(InvalidTransitionError):
+        client.cancel(study.id)
+    with pytest.raises(InvalidRequestError) as request:
+        client.surface(study.id, x="lr")
+    assert [problem.field for problem in request.value.problems] == ["x"]
+    client.submit(a_spec, idempotency_key="k")
+    with pytest.raises(IdempotencyConflictError):
+        client.submit({**a_spec, "name": "b"}, idempotency_key="k")
+    with pytest.raises(StudyNotFoundError):
+        list(client.events("nowhere"))
+
+
+def test_an_error_of_an_unknown_code_keeps_its_code_and_status(client: Client) -> None:
+    with pytest.raises(SamstudyError) as error:
+        client.plan({"description": "x" * 2**21})
+    assert (error.value.status, error.value.code) == (413, "body_too_large")
+
+
+def test_a_spec_of_numbers_that_are_none_is_the_services_to_refuse(client: Client, a_spec: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSpecError) as invalid:
+        client.submit({**a_spec, "train": {"lr": math.nan}})
+    assert [problem.field for problem in invalid.value.problems] == ["train.lr"]
+
+
+def test_a_service_that_is_not_there_is_said_with_what_to_do(unused_port: int) -> None:
+    with (
+        Client(f"http://127.0.0.1:{unused_port}", patience_s=0.1) as client,
+        pytest.raises(ServiceUnavailableError, match="samstudy up"),
+    ):
+        client.study("x")
+
+
+def test_a_store_that_does_not_answer_is_said_as_that(running_api: RunningApi, database: Database) -> None:
+    with database.writing() as connection:
+        for table in ("events", "results", "attempts", "trials", "configurations", "studies"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
+    with Client(running_api.url, patience_s=0.1) as client, pytest.raises(StoreUnavailableError):
+        client.study("x")
+
+
+def test_another_service_on_the_port_is_noticed(unused_port: int) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
+
+    def serve_once() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", unused_port)) as listener:
+        thread = threading.Thread(target=serve_once)
+        thread.start()
+        with (
+            Client(f"http://127.0.0.1:{unused_port}", patience_s=0) as client,
+            pytest.raises(ServiceUnavailableError, match="not a samstudy service"),
+        ):
+            client.study("x")
+        thread.join(10)
+
+
+def test_a_request_waits_for_a_service_that_is_being_restarted(
+    client: Client, running_api: RunningApi, life: Life
+) -> None:
+    study = life.create()
+    running_api.stop()
+    asked = []
+    asking = threading.Thread(target=lambda: asked.append(client.study(study.id)))
+    asking.start()
+    running_api.start()
+    asking.join(10)
+    assert asked[0].id == study.id
+
+
+def test_a_post_whose_answer_was_lost_makes_one_study(
+    cutting_proxy: Callable[[list[int]], CuttingProxy], life: Life, a_spec: dict[str, Any]
+) -> None:
+    proxy = cutting_proxy([20])
+    with Client(proxy.url, patience_s=5) as client:
+        study = client.submit(a_spec)
+    assert proxy.connections == 2
+    assert [found.id for found in life.studies.page(StudyFilter(), page_size=10).studies] == [study.id]
+
+
+@pytest.mark.parametrize("cut_after_bytes", [[600, 900, 1200], [300, 301, 302, 303], [1500]])
+def test_events_go_on_where_a_connection_was_cut(
+    cutting_proxy: Callable[[list[int]], CuttingProxy], life: Life, cut_after_bytes: list[int]
+) -> None:
+    study = life.finished(ACCURACIES)
+    with Client(cutting_proxy(cut_after_bytes).url) as client:
+        told = [event.id for event in client.events(study.id)]
+    assert told == [event.id for event in life.studies.events(study.id)]
+
+
+def test_events_go_on_after_the_service_was_restarted(client: Client, running_api: RunningApi, life: Life) -> None:
+    study = life.create()
+    told: list[int] = []
+    first = threading.Event()
+
+    def listen() -> None:
+        for event in client.events(study.id):
+            told.append(event.id)
+            first.set()
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    assert first.wait(10)
+    running_api.stop()
+    driver = life.start(study)
+    life.train(driver, life.propose(driver, {"lambda": 0.0, "rho": 0.1}, (0,))[0], 0.9)
+    running_api.start()
+    life.succeed(driver)
+    listener.join(10)
+    assert told == [event.id for event in life.studies.events(study.id)]
+
+
+def test_events_after_the_last_one_of_an_ended_study_are_none(client: Client, life: Life) -> None:
+    study = life.finished(ACCURACIES)
+    last = life.studies.events(study.id)[-1].id
+    assert list(client.events(study.id, after=last)) == []
+    assert [event.id for event in client.events(study.id, after=last - 1)] == [last]
+
+
+def test_the_address_comes_from_the_settings_else_from_the_running_service_else_is_the_usual_one(
+    clean_settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Client().url == "http://127.0.0.1:8321"
+    clean_settings.mkdir()
+    publish(Addresses("http://127.0.0.1:9", "", "", str(clean_settings), os.getpid()))
+    assert Client().url == "http://127.0.0.1:9"
+    monkeypatch.setenv("SAMSTUDY_URL", "http://api.example/")
+    settings.cache_clear()
+    assert Client().url == "http://api.example"
+
+
+class TestServerMessages:
+    def test_messages_may_be_cut_anywhere(self) -> None:
+        stream = b"event: a\nid: 1\ndata: {}\n\n: ping\n\ndata: x\r\ndata: y\r\n\r\n"
+        whole = [ServerMessage("a", "{}"), None, ServerMessage("message", "x\ny")]
+        assert list(server_messages([stream])) == whole
+        assert list(server_messages(bytes([byte]) for byte in stream)) == whole
+
+    def test_only_line_feeds_end_a_line(self) -> None:
+        text = "a\u2028b\x85c\x0bd\x1ee"
+        assert list(server_messages([f"data: {text}\n\n".encode()])) == [ServerMessage("message", text)]
+
+    def test_a_message_that_was_cut_off_is_left_out(self) -> None:
+        assert list(server_messages([b"data: 1\n\ndata: 2\n"])) == [ServerMessage("message", "1")]

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, cast
+
+import pytest
+
+from service.controller import Controller, _repeat
+from service.errors import ServiceUnavailableError, StoreUnavailableError
+from service.settings import Settings
+from service.store.database import Database
+from service.store.driving import AttemptStarted, DrivingStore
+from service.store.reconciling import DriverClaim, ReconcilingStore
+from service.store.studies import NewStudy, StudyStore
+from service.study import Intent, Reason, Study, StudyState
+from service.tuning.jobs import DriverJobs
+
+
+class FakeJobs:
+    """Ray's jobs as far as the controller sees them."""
+
+    def __init__(self) -> None:
+        self.is_down = False
+        self.takes_jobs = True
+        self.started: list[DriverClaim] = []
+        self.stopped: list[DriverClaim] = []
+
+    def check(self) -> None:
+        if self.is_down:
+            raise ServiceUnavailableError("the Ray cluster does not answer")
+
+    def start(self, claim: DriverClaim) -> None:
+        self.check()
+        if not self.takes_jobs:
+            raise ServiceUnavailableError("the Ray cluster does not take jobs")
+        self.started.append(claim)
+
+    def stop(self, claim: DriverClaim) -> None:
+        self.check()
+        self.stopped.append(claim)
+
+
+class World:
+    """A store whose time stands still until it is moved, and the jobs of a cluster."""
+
+    def __init__(self, path: Path) -> None:
+        self._now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.database = Database(f"sqlite:///{path}", clock=lambda: self._now)
+        self.studies = StudyStore(self.database)
+        self.jobs = FakeJobs()
+        self.config = Settings(home=path.parent, lease_s=10, startup_lease_s=60, cancel_grace_s=5)
+
+    def advance(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+    def controller(self, holder: str = "a") -> Controller:
+        return Controller(ReconcilingStore(self.database), cast(DriverJobs, self.jobs), self.config, holder=holder)
+
+    def create(self) -> Study:
+        return self.studies.create(NewStudy("s", "", {}, {}, "ada", "digest"))[0]
+
+    def driver(self, study: Study, number: int = 1) -> DrivingStore:
+        return DrivingStore(self.database, study.id, number)
+
+
+@pytest.fixture
+def world(migrated_store: Path, tmp_path: Path) -> Iterator[World]:
+    shutil.copy(migrated_store, tmp_path / "samstudy.db")
+    world = World(tmp_path / "samstudy.db")
+    yield world
+    world.database.dispose()
+
+
+@pytest.fixture
+def controller(world: World) -> Controller:
+    return world.controller()
+
+
+def test_every_queued_study_gets_a_driver(world: World, controller: Controller) -> None:
+    studies = []
+    for _ in range(3):
+        studies.append(world.create())
+        world.advance(1)
+    controller.reconcile()
+    controller.reconcile()
+    assert world.jobs.started == [DriverClaim(study.id, 1) for study in studies]
+    assert {world.studies.get(study.id).state for study in studies} == {StudyState.RUNNING}
+
+
+def test_a_study_waits_for_the_cluster_and_says_so(world: World, controller: Controller) -> None:
+    study = world.create()
+    world.jobs.is_down = True
+    controller.reconcile()
+    waiting = world.studies.get(study.id)
+    assert (waiting.state, waiting.driver_attempt) == (StudyState.QUEUED, 0)
+    assert waiting.waiting_reason == "the Ray cluster does not answer"
+    world.jobs.is_down = False
+    controller.reconcile()
+    assert world.jobs.started == [DriverClaim(study.id, 1)]
+    assert world.studies.get(study.id).waiting_reason == "its driver is starting"
+
+
+def test_a_driver_that_cannot_be_submitted_leaves_its_study_queued(world: World, controller: Controller) -> None:
+    study = world.create()
+    world.jobs.takes_jobs = False
+    controller.reconcile()
+    waiting = world.studies.get(study.id)
+    assert (waiting.state, waiting.waiting_reason) == (StudyState.QUEUED, "the Ray cluster does not take jobs")
+    world.jobs.takes_jobs = True
+    controller.reconcile()
+    assert world.jobs.started == [DriverClaim(study.id, 2)]  # a job's name cannot be used twice
+
+
+def test_a_silent_driver_is_stopped_and_replaced(world: World, controller: Controller) -> None:
+    study = world.create()
+    controller.reconcile()
+    world.driver(study).heartbeat(10)
+    world.advance(9)
+    controller.reconcile()
+    assert world.jobs.stopped == []
+    world.advance(2)
+    controller.reconcile()
+    assert world.jobs.stopped == [DriverClaim(study.id, 1)]
+    assert world.jobs.started == [DriverClaim(study.id, 1), DriverClaim(study.id, 2)]
+
+
+def test_a_new_driver_has_its_time_to_start(world: World, controller: Controller) -> None:
+    study = world.create()
+    controller.reconcile()
+    world.advance(59)
+    controller.reconcile()
+    assert world.studies.get(study.id).driver_attempt == 1
+    world.advance(2)
+    controller.reconcile()
+    assert world.studies.get(study.id).driver_attempt == 2
+
+
+def test_a_driver_is_lost_although_its_cluster_is_down(world: World, controller: Controller) -> None:
+    study = world.create()
+    controller.reconcile()
+    world.jobs.is_down = True
+    world.advance(61)
+    controller.reconcile()
+    waiting = world.studies.get(study.id)
+    assert (waiting.state, waiting.driver_attempt) == (StudyState.QUEUED, 1)
+    assert waiting.waiting_reason == "the Ray cluster does not answer"
+
+
+def test_a_study_whose_drivers_never_live_fails(world: World, controller: Controller) -> None:
+    study = world.create()
+    for _ in range(5):
+        controller.reconcile()
+        world.advance(61)
+    controller.reconcile()
+    failed = world.studies.get(study.id)
+    assert (failed.state, failed.reason, len(world.jobs.started)) == (StudyState.FAILED, Reason.DRIVER_FAILED, 5)
+
+
+def test_a_cancel_is_left_to_the_driver_for_a_while(world: World, controller: Controller) -> None:
+    study = world.create()
+    controller.reconcile()
+    driver = world.driver(study)
+    (trial,) = driver.add_configuration({"rho": 0.1}, "a", [0])[1]
+    driver.record([AttemptStarted(trial.id, 1, None)])
+    world.studies.request_cancel(study.id)
+    world.advance(4)
+    assert driver.heartbeat(10) is Intent.CANCEL
+    controller.reconcile()
+    assert world.studies.get(study.id).state is StudyState.STOPPING
+    world.advance(2)
+    controller.reconcile()
+    assert world.jobs.stopped == [DriverClaim(study.id, 1)]
+    assert world.studies.get(study.id).state is StudyState.CANCELLED
+    assert world.studies.trial(study.id, trial.id).state == "CANCELLED"
+
+
+def test_a_cancel_is_not_said_to_be_done_while_the_job_may_run(world: World, controller: Controller) -> None:
+    study = world.create()
+    controller.reconcile()
+    world.studies.request_cancel(study.id)
+    world.advance(6)
+    world.jobs.is_down = True
+    controller.reconcile()
+    assert world.studies.get(study.id).state is StudyState.STOPPING
+    world.jobs.is_down = False
+    controller.reconcile()
+    assert world.studies.get(study.id).state is StudyState.CANCELLED
+
+
+def test_a_cancelled_queued_study_never_starts(world: World, controller: Controller) -> None:
+    world.studies.request_cancel(world.create().id)
+    controller.reconcile()
+    assert world.jobs.started == []
+
+
+def test_one_controller_leads_and_the_other_waits(world: World, controller: Controller) -> None:
+    second = world.controller("b")
+    controller.reconcile()
+    world.create()
+    second.reconcile()
+    assert (controller.leads, second.leads) == (True, False)
+    assert world.jobs.started == []
+    controller.resign()
+    second.reconcile()
+    assert (controller.leads, second.leads) == (False, True)
+    assert len(world.jobs.started) == 1
+
+
+def test_a_controller_that_fell_silent_is_succeeded(world: World, controller: Controller) -> None:
+    second = world.controller("b")
+    controller.reconcile()
+    world.create()
+    world.advance(9)
+    second.reconcile()
+    assert not second.leads
+    world.advance(2)
+    second.reconcile()
+    assert second.leads
+    controller.reconcile()
+    assert not controller.leads
+    assert len(world.jobs.started) == 1
+
+
+def test_a_controller_begins_where_another_stopped(world: World, controller: Controller) -> None:
+    study = world.create()
+    controller.reconcile()
+    controller.resign()
+    world.advance(61)
+    world.controller("b").reconcile()
+    assert world.jobs.started == [DriverClaim(study.id, 1), DriverClaim(study.id, 2)]
+
+
+def test_a_store_that_does_not_answer_is_said_so(world: World, tmp_path: Path) -> None:
+    nowhere = Database(f"sqlite:///{tmp_path}")
+    controller = Controller(ReconcilingStore(nowhere), cast(Any, world.jobs), world.config, holder="a")
+    with pytest.raises(StoreUnavailableError):
+        controller.reconcile()
+
+
+def test_an_action_that_fails_is_done_again(wait_until: Callable[..., None]) -> None:
+    stopping, calls = Event(), []
+
+    def action() -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise (StoreUnavailableError("down") if len(calls) == 1 else RuntimeError("a defect"))
+
+    thread = Thread(target=_repeat, args=(action, stopping, 0.001))
+    thread.start()
+    wait_until(lambda: len(calls) >= 5)
+    stopping.set()
+    thread.join(5)
+    assert not thread.is_alive()

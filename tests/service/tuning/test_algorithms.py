@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from search_spaces.parameters import Point, point_key
+from service.spec import StudySpec
+from service.tuning.algorithms import Algorithm, algorithm_for
+
+RHO = {"type": "float", "low": 0.01, "high": 1.0}
+CONDITIONAL = {
+    "sampling": {"type": "categorical", "choices": ["uniform", "gradient_norm"]},
+    "presample_factor": {"type": "int", "low": 2, "high": 8, "when": {"sampling": ["gradient_norm"]}},
+    "rho": {"type": "float", "low": 0.01, "high": 0.5, "log": True},
+}
+FINITE = {
+    "rho": {"type": "float", "low": 0.0, "high": 0.9, "step": 0.1},
+    "batch_size": {"type": "categorical", "choices": [16, 32, 64]},
+}
+
+
+@pytest.fixture(params=["random", "tpe"])
+def sampler(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def spec_of(make_spec: Callable[..., StudySpec]) -> Callable[..., StudySpec]:
+    def make(space: Any, name: str, *, seed: int = 0, **changes: Any) -> StudySpec:
+        changes = {"budget": {"max_trials": 1_000 if name != "grid" else None}, **changes}
+        return make_spec(search_space=space, algorithm={"name": name, "seed": seed}, **changes)
+
+    return make
+
+
+def proposals(algorithm: Algorithm, most: int = 1_000) -> Iterator[Point]:
+    for _ in range(most):
+        point = algorithm.propose()
+        if point is None:
+            return
+        yield point
+
+
+def test_a_grid_proposes_every_point_once(spec_of: Callable[..., StudySpec]) -> None:
+    spec = spec_of(FINITE, "grid")
+    assert list(proposals(algorithm_for(spec, leg=0))) == list(spec.space.grid())
+
+
+def test_a_grid_skips_what_is_known(spec_of: Callable[..., StudySpec]) -> None:
+    spec = spec_of(FINITE, "grid")
+    points = list(spec.space.grid())
+    algorithm = algorithm_for(spec, leg=2)
+    for point in (points[0], points[7]):
+        algorithm.known(point)
+        algorithm.learn(point, "complete", 0.5)
+    assert list(proposals(algorithm)) == [point for point in points if point not in (points[0], points[7])]
+    assert algorithm.propose() is None
+
+
+def test_every_point_lies_in_the_space(spec_of: Callable[..., StudySpec], sampler: str) -> None:
+    spec = spec_of(CONDITIONAL, sampler)
+    algorithm = algorithm_for(spec, leg=0)
+    seen = set()
+    for point in proposals(algorithm, 40):
+        assert spec.space.contains(point), point
+        spec.train_config(point, seed=0)
+        seen.add(frozenset(point))
+        algorithm.learn(point, "complete", float(point["rho"]))
+    assert seen == {frozenset({"sampling", "rho"}), frozenset({"sampling", "rho", "presample_factor"})}
+
+
+def test_a_finite_space_is_used_up_and_no_point_comes_twice(spec_of: Callable[..., StudySpec], sampler: str) -> None:
+    spec = spec_of(FINITE, sampler)
+    algorithm = algorithm_for(spec, leg=0)
+    keys = []
+    for point in proposals(algorithm):
+        keys.append(point_key(point))
+        algorithm.learn(point, "complete", float(point["rho"]))
+    assert sorted(keys) == sorted(point_key(point) for point in spec.space.grid())
+
+
+def test_a_finite_space_is_used_up_where_the_sampler_finds_no_more(spec_of: Callable[..., StudySpec]) -> None:
+    space = {"epochs": {"type": "int", "low": 1, "high": 20_000, "log": True}}
+    spec = spec_of(space, "random", budget={"max_trials": 2})
+    algorithm = algorithm_for(spec, leg=0)
+    rare = range(19_996, 20_001)
+    for epochs in range(1, 20_001):
+        if epochs not in rare:
+            algorithm.known({"epochs": epochs})
+    assert {point["epochs"] for point in proposals(algorithm)} == set(rare)
+
+
+def test_points_that_the_study_has_are_not_proposed(spec_of: Callable[..., StudySpec], sampler: str) -> None:
+    spec = spec_of(FINITE, sampler)
+    points = list(spec.space.grid())
+    algorithm = algorithm_for(spec, leg=20)
+    for number, point in enumerate(points[:20]):
+        algorithm.known(point)
+        if number % 2:  # the others still run
+            algorithm.learn(point, "complete", 0.5)
+    new = {point_key(point) for point in proposals(algorithm)}
+    assert new == {point_key(point) for point in points[20:]}
+
+
+def test_the_same_seed_proposes_the_same_points(spec_of: Callable[..., StudySpec], sampler: str) -> None:
+    first, second, other = (
+        list(proposals(algorithm_for(spec_of({"rho": RHO}, sampler, seed=seed), leg=0), 5)) for seed in (0, 0, 1)
+    )
+    assert first == second
+    assert first != other
+
+
+def test_a_new_leg_does_not_begin_with_the_first_points(spec_of: Callable[..., StudySpec], sampler: str) -> None:
+    spec = spec_of({"rho": RHO}, sampler)
+    first = list(proposals(algorithm_for(spec, leg=0), 5))
+    again = algorithm_for(spec, leg=5)
+    for point in first:
+        again.known(point)
+        again.learn(point, "complete", 0.5)
+    assert not any(point in first for point in proposals(again, 5))
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize(
+    ("outcome", "value"), [("complete", 0.5), ("pruned", 0.5), ("pruned", None), ("failed", None), ("failed", 0.5)]
+)
+def test_any_outcome_is_learned(
+    spec_of: Callable[..., StudySpec], sampler: str, outcome: Any, value: float | None, is_known: bool
+) -> None:
+    algorithm = algorithm_for(spec_of(CONDITIONAL, sampler), leg=0)
+    for number in range(15):
+        point: Point | None = {"sampling": "gradient_norm", "presample_factor": 3, "rho": 0.1 + number / 100}
+        if is_known:
+            algorithm.known(point)
+        else:
+            point = algorithm.propose()
+        assert point is not None
+        algorithm.learn(point, outcome, value)
+    assert algorithm.propose() is not None
+
+
+def test_a_sum_of_steps_is_written_as_the_grid_has_it(spec_of: Callable[..., StudySpec], sampler: str) -> None:
+    algorithm = algorithm_for(spec_of({"rho": FINITE["rho"]}, sampler), leg=0)
+    assert sorted(point["rho"] for point in proposals(algorithm)) == [
+        0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
+    ]  # fmt: skip
+
+
+def best_of(algorithm: Algorithm, trials: int, mode: str) -> float:
+    """How near the search comes to ρ = 0.3, lr = 0.6."""
+    losses = []
+    for point in proposals(algorithm, trials):
+        loss = (float(point["rho"]) - 0.3) ** 2 + (float(point["lr"]) - 0.6) ** 2
+        algorithm.learn(point, "complete", loss if mode == "min" else -loss)
+        losses.append(loss)
+    return fmean(losses[-10:])
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_tpe_learns_in_both_directions(spec_of: Callable[..., StudySpec], mode: str) -> None:
+    space, objective = {"rho": RHO, "lr": RHO}, {"metric": "val_loss", "mode": mode}
+    tpe, random = (
+        fmean(
+            best_of(algorithm_for(spec_of(space, name, seed=s, objective=objective), leg=0), 40, mode) for s in range(3)
+        )
+        for name in ("tpe", "random")
+    )
+    assert tpe < random / 2
+
+
+def test_tpe_learns_from_what_an_earlier_driver_saw(spec_of: Callable[..., StudySpec]) -> None:
+    algorithm = algorithm_for(spec_of({"rho": RHO}, "tpe"), leg=50)
+    for number in range(50):
+        point: Point = {"rho": 0.01 + number * 0.0198}
+        algorithm.known(point)
+        algorithm.learn(point, "complete", -abs(float(point["rho"]) - 0.3))
+    distances = [abs(float(point["rho"]) - 0.3) for point in proposals(algorithm, 10)]
+    assert fmean(distances) < 0.15

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from search_spaces.parameters import Point
+from service.errors import StoreUnavailableError
+from service.spec import StudySpec
+from service.study import Reason, StudyState, TrialState
+from service.tuning.progress import Ending, IssuedTrial, StudyProgress
+
+
+class FakeAlgorithm:
+    """Proposes ρ = 1, 2, …, as many as there are, and remembers what it was told."""
+
+    def __init__(self, size: int = 1_000) -> None:
+        self.points: list[Point] = [{"rho": float(number)} for number in range(1, size + 1)]
+        self.known_points: list[Point] = []
+        self.learned: list[tuple[Point, str, float | None]] = []
+
+    def propose(self) -> Point | None:
+        left = [point for point in self.points if point not in self.known_points]
+        if not left:
+            return None
+        self.known_points.append(left[0])
+        return left[0]
+
+    def known(self, point: Point) -> None:
+        self.known_points.append(point)
+
+    def learn(self, point: Point, outcome: str, value: float | None) -> None:
+        self.learned.append((point, outcome, value))
+
+
+class Driver:
+    """A study's progress over its recorded study, and short ways through a trial."""
+
+    def __init__(self, spec: StudySpec, recorded: Any, size: int = 1_000) -> None:
+        self.recorded = recorded
+        self.algorithm = FakeAlgorithm(size)
+        self.now: datetime = recorded.snapshot().study.started_at
+        self.progress = StudyProgress(spec, recorded.snapshot(), self.algorithm, recorded, clock=lambda: self.now)
+
+    def issue(self) -> IssuedTrial:
+        issued = self.progress.next_trial()
+        assert isinstance(issued, IssuedTrial)
+        self.progress.attempt_started(issued.trial_id, issued.attempt)
+        return issued
+
+    def end(self, issued: IssuedTrial, *values: float, state: TrialState = TrialState.SUCCEEDED) -> float | None:
+        for epoch, value in enumerate(values, 1):
+            self.progress.epoch_reported(issued.trial_id, epoch, value)
+        return self.progress.trial_ended(issued.trial_id, state)
+
+    def run_all(self, value: float = 0.5) -> tuple[int, Ending | None]:
+        """Runs trials one after the other until there is none: how many, and the ending."""
+        ran = 0
+        while isinstance(issued := self.progress.next_trial(), IssuedTrial):
+            self.progress.attempt_started(issued.trial_id, issued.attempt)
+            self.end(issued, value)
+            ran += 1
+        return ran, issued
+
+
+@pytest.fixture
+def drive(make_spec: Callable[..., StudySpec], recorded: Any) -> Callable[..., Driver]:
+    def make(size: int = 1_000, **changes: Any) -> Driver:
+        return Driver(make_spec(**changes), recorded, size)
+
+    return make
+
+
+def succeeded(reason: Reason) -> Ending:
+    return Ending(StudyState.SUCCEEDED, reason)
+
+
+def test_the_budget_counts_trials(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_trials": 6}, replicates={"seeds": [0, 1]})
+    assert driver.run_all() == (6, succeeded(Reason.MAX_TRIALS))
+    assert len(driver.recorded.configurations) == 3
+
+
+def test_a_space_that_is_used_up_ends_the_study(drive: Callable[..., Driver]) -> None:
+    assert drive(size=4).run_all() == (4, succeeded(Reason.SPACE_EXHAUSTED))
+
+
+def test_a_space_smaller_than_the_budget_is_used_up(drive: Callable[..., Driver]) -> None:
+    assert drive(size=4, budget={"max_trials": 5}).run_all() == (4, succeeded(Reason.SPACE_EXHAUSTED))
+
+
+def test_no_more_trials_run_at_once_than_allowed(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_trials": 4, "max_concurrent_trials": 2})
+    first, second = driver.issue(), driver.issue()
+    assert driver.progress.next_trial() is None
+    driver.end(first, 0.5)
+    third = driver.issue()
+    assert driver.progress.next_trial() is None
+    for issued in (second, third):
+        driver.end(issued, 0.5)
+    driver.issue()
+
+
+def test_the_study_waits_for_its_last_trials(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_trials": 1})
+    issued = driver.issue()
+    assert driver.progress.next_trial() is None
+    driver.end(issued, 0.5)
+    assert driver.progress.next_trial() == succeeded(Reason.MAX_TRIALS)
+
+
+def test_too_many_failures_end_the_study_at_once(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_failed_trials": 1})
+    driver.issue()
+    driver.end(driver.issue(), state=TrialState.FAILED)
+    assert driver.progress.must_end_now() is None
+    driver.end(driver.issue(), state=TrialState.FAILED)
+    ending = driver.progress.must_end_now()
+    assert ending is not None
+    assert (ending.state, ending.reason) == (StudyState.FAILED, Reason.TOO_MANY_FAILURES)
+    assert ending.error == "2 trials failed, and budget.max_failed_trials is 1"
+    assert driver.progress.next_trial() == ending
+
+
+def test_without_a_limit_only_a_study_of_failures_fails(drive: Callable[..., Driver]) -> None:
+    driver = drive(size=2, budget={"max_failed_trials": None})
+    driver.end(driver.issue(), state=TrialState.FAILED)
+    driver.end(driver.issue(), state=TrialState.FAILED)
+    ending = driver.progress.next_trial()
+    assert isinstance(ending, Ending)
+    assert (ending.state, ending.error) == (StudyState.FAILED, "every trial failed")
+
+
+def test_the_wall_clock_ends_the_study(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_wallclock_s": 60})
+    driver.issue()
+    driver.now += timedelta(seconds=60)
+    assert driver.progress.must_end_now() is None
+    driver.now += timedelta(seconds=1)
+    assert driver.progress.next_trial() == succeeded(Reason.BUDGET_EXHAUSTED)
+
+
+@pytest.mark.parametrize(("mode", "target", "worse", "better"), [("max", 0.9, 0.8, 0.9), ("min", 0.1, 0.2, 0.1)])
+def test_a_target_reached_lets_the_running_trials_end(
+    drive: Callable[..., Driver], mode: str, target: float, worse: float, better: float
+) -> None:
+    driver = drive(objective={"metric": "val_loss", "mode": mode, "target": target})
+    driver.end(driver.issue(), worse)
+    first, second = driver.issue(), driver.issue()
+    driver.end(first, better)
+    assert driver.progress.next_trial() is None
+    driver.end(second, worse)
+    assert driver.progress.next_trial() == succeeded(Reason.TARGET_REACHED)
+
+
+def test_the_mean_over_the_seeds_reaches_the_target(drive: Callable[..., Driver]) -> None:
+    driver = drive(objective={"metric": "val_accuracy", "mode": "max", "target": 0.9}, replicates={"seeds": [0, 1]})
+    driver.end(driver.issue(), 1.0)
+    driver.end(driver.issue(), 0.7)
+    assert isinstance(driver.progress.next_trial(), IssuedTrial)
+
+
+def test_an_early_stopped_trial_reaches_no_target(drive: Callable[..., Driver]) -> None:
+    driver = drive(objective={"metric": "val_accuracy", "mode": "max", "target": 0.9})
+    driver.end(driver.issue(), 0.95, state=TrialState.EARLY_STOPPED)
+    assert isinstance(driver.progress.next_trial(), IssuedTrial)
+
+
+def test_a_lost_trial_is_tried_again_as_often_as_allowed(drive: Callable[..., Driver]) -> None:
+    driver = drive(failure={"max_retries": 2})
+    first = driver.issue()
+    for attempt in (2, 3):
+        assert driver.progress.attempt_lost(first.trial_id)
+        again = driver.issue()
+        assert (again.trial_id, again.attempt) == (first.trial_id, attempt)
+    assert not driver.progress.attempt_lost(first.trial_id)
+
+
+def test_a_lost_trial_comes_before_new_ones_and_knows_its_epochs(drive: Callable[..., Driver]) -> None:
+    driver = drive()
+    first, _ = driver.issue(), driver.issue()
+    driver.progress.epoch_reported(first.trial_id, 1, 0.1)
+    driver.progress.epoch_reported(first.trial_id, 2, None)
+    driver.progress.attempt_lost(first.trial_id)
+    assert driver.issue() == IssuedTrial(first.trial_id, 2, 2, first.point, first.seed)
+
+
+def test_losses_before_this_driver_count_too(drive: Callable[..., Driver], recorded: Any) -> None:
+    (trial,) = recorded.add_configuration({"rho": 1.0}, "", (0,))[1]
+    recorded.change(trial.id, attempt=4)
+    recorded.lost_attempts[trial.id] = 2
+    driver = drive(failure={"max_retries": 3})
+    assert driver.issue().attempt == 5
+    assert driver.progress.attempt_lost(trial.id)
+    assert driver.issue().attempt == 6
+    assert not driver.progress.attempt_lost(trial.id)
+
+
+@pytest.mark.parametrize(
+    ("at", "mode", "objective"),
+    [("last", "max", 0.4), ("last", "min", 0.4), ("best", "max", 0.9), ("best", "min", 0.1)],
+)
+def test_the_objective_is_of_the_last_or_the_best_epoch(
+    drive: Callable[..., Driver], at: str, mode: str, objective: float
+) -> None:
+    driver = drive(objective={"metric": "val_loss", "mode": mode, "at": at})
+    assert driver.end(driver.issue(), 0.1, 0.9, 0.4) == objective
+
+
+@pytest.mark.parametrize("state", [TrialState.FAILED, TrialState.CANCELLED])
+def test_a_trial_that_did_not_end_well_says_nothing_of_the_objective(
+    drive: Callable[..., Driver], state: TrialState
+) -> None:
+    driver = drive()
+    assert driver.end(driver.issue(), 0.9, state=state) is None
+
+
+def test_an_epoch_done_again_counts_once(drive: Callable[..., Driver]) -> None:
+    driver = drive()
+    issued = driver.issue()
+    for epoch, value in [(1, 0.1), (2, 0.2), (3, 0.3), (2, 0.7), (3, 0.8)]:
+        driver.progress.epoch_reported(issued.trial_id, epoch, value)
+    assert driver.end(issued) == 0.3
+
+
+def test_the_algorithm_learns_the_mean_once_every_seed_has_ended(drive: Callable[..., Driver]) -> None:
+    driver = drive(replicates={"seeds": [0, 1, 2]})
+    for value in (0.1, 0.2):
+        driver.end(driver.issue(), value)
+    assert driver.algorithm.learned == []
+    driver.end(driver.issue(), 0.6)
+    ((point, outcome, value),) = driver.algorithm.learned
+    assert (point, outcome) == ({"rho": 1.0}, "complete")
+    assert value == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("states", "learned"),
+    [
+        ((TrialState.SUCCEEDED, TrialState.EARLY_STOPPED), ("pruned", 0.5)),
+        ((TrialState.SUCCEEDED, TrialState.FAILED), ("complete", 0.5)),
+        ((TrialState.FAILED, TrialState.FAILED), ("failed", None)),
+    ],
+)
+def test_the_algorithm_learns_how_a_configuration_ended(
+    drive: Callable[..., Driver], states: tuple[TrialState, ...], learned: tuple[str, float | None]
+) -> None:
+    driver = drive(replicates={"seeds": [0, 1]})
+    for state in states:
+        driver.end(driver.issue(), 0.5, state=state)
+    assert driver.algorithm.learned == [({"rho": 1.0}, *learned)]
+
+
+def test_a_new_driver_runs_exactly_what_did_not_end(drive: Callable[..., Driver], recorded: Any) -> None:
+    done, running = recorded.add_configuration({"rho": 1.0}, "", (0, 1))[1]
+    waiting, failed = recorded.add_configuration({"rho": 2.0}, "", (0, 1))[1]
+    recorded.end(done.id, 0.5)
+    recorded.end(failed.id, None, TrialState.FAILED)
+    recorded.change(running.id, attempt=2)
+    recorded.report(running.id, 1, 0.3)
+    driver = drive(replicates={"seeds": [0, 1]}, budget={"max_trials": 6})
+    issued = [driver.issue() for _ in range(4)]
+    assert issued[:2] == [
+        IssuedTrial(running.id, 3, 1, {"rho": 1.0}, 1),
+        IssuedTrial(waiting.id, 1, 0, {"rho": 2.0}, 0),
+    ]
+    assert [trial.point for trial in issued[2:]] == [{"rho": 3.0}] * 2
+    assert driver.progress.next_trial() is None
+
+
+def test_a_new_driver_tells_the_algorithm_what_is_known(drive: Callable[..., Driver], recorded: Any) -> None:
+    for rho, value in [(1.0, 0.1), (2.0, 0.2)]:
+        (trial,) = recorded.add_configuration({"rho": rho}, "", (0,))[1]
+        recorded.end(trial.id, value)
+    recorded.add_configuration({"rho": 3.0}, "", (0,))
+    driver = drive()
+    assert driver.algorithm.known_points == [{"rho": 1.0}, {"rho": 2.0}, {"rho": 3.0}]
+    assert driver.algorithm.learned == [({"rho": 1.0}, "complete", 0.1), ({"rho": 2.0}, "complete", 0.2)]
+
+
+def test_a_new_driver_counts_what_epochs_were_worth_before(drive: Callable[..., Driver], recorded: Any) -> None:
+    (trial,) = recorded.add_configuration({"rho": 1.0}, "", (0,))[1]
+    recorded.report(trial.id, 1, 0.9)
+    driver = drive(objective={"metric": "val_accuracy", "mode": "max", "at": "best"})
+    issued = driver.issue()
+    driver.progress.epoch_reported(issued.trial_id, 2, 0.5)
+    assert driver.end(issued) == 0.9
+
+
+def test_a_study_that_was_done_before_ends_the_same_way(drive: Callable[..., Driver], recorded: Any) -> None:
+    (trial,) = recorded.add_configuration({"rho": 1.0}, "", (0,))[1]
+    recorded.end(trial.id, 0.95)
+    target = {"metric": "val_accuracy", "mode": "max", "target": 0.9}
+    assert drive(objective=target).progress.next_trial() == succeeded(Reason.TARGET_REACHED)
+    assert drive(budget={"max_trials": 1}).progress.next_trial() == succeeded(Reason.MAX_TRIALS)
+    assert drive(size=1).progress.next_trial() == succeeded(Reason.SPACE_EXHAUSTED)
+
+
+def test_a_study_whose_budget_was_raised_goes_on(drive: Callable[..., Driver]) -> None:
+    assert drive(budget={"max_trials": 2}).run_all()[0] == 2
+    for trial_id in list(drive().recorded.trials):
+        drive().recorded.end(trial_id, 0.5)
+    assert drive(budget={"max_trials": 5}).run_all() == (3, succeeded(Reason.MAX_TRIALS))
+
+
+def test_a_point_that_could_not_be_recorded_is_not_skipped(drive: Callable[..., Driver], recorded: Any) -> None:
+    driver = drive(size=2)
+    recorded.failures = [StoreUnavailableError("down"), StoreUnavailableError("down")]
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError):
+            driver.progress.next_trial()
+    assert driver.run_all() == (2, succeeded(Reason.SPACE_EXHAUSTED))
+    assert [configuration.point for configuration in recorded.configurations] == [{"rho": 1.0}, {"rho": 2.0}]

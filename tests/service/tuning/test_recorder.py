@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from service.errors import LeaseLostError, StoreUnavailableError
+from service.store.driving import DrivingStore, EpochReported, Report
+from service.study import Intent
+from service.tuning.recorder import Recorder
+
+
+class FakeStore:
+    """A DrivingStore that can be down, or under another driver."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Report]] = []
+        self.heartbeats: list[float] = []
+        self.intent = Intent.RUN
+        self.failures: list[Exception] = []
+        self.is_lost = False
+        self.gate = threading.Event()
+        self.gate.set()
+
+    @property
+    def epochs(self) -> list[int]:
+        return [report.epoch for batch in self.batches for report in batch if isinstance(report, EpochReported)]
+
+    def record(self, reports: Sequence[Report]) -> None:
+        self.gate.wait(10)
+        self._fail()
+        self.batches.append(list(reports))
+
+    def heartbeat(self, lease_s: float) -> Intent:
+        self._fail()
+        self.heartbeats.append(lease_s)
+        return self.intent
+
+    def _fail(self) -> None:
+        if self.is_lost:
+            raise LeaseLostError("another driver")
+        if self.failures:
+            raise self.failures.pop()
+
+
+def epoch(number: int) -> EpochReported:
+    return EpochReported("s-1-0", 1, number, {})
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def recorder(store: FakeStore) -> Iterator[Recorder]:
+    recorder = Recorder(cast(DrivingStore, store), lease_s=10, heartbeat_s=0.01)
+    yield recorder
+    store.gate.set()
+    if recorder._thread.ident is not None:
+        recorder._closing.set()
+        recorder._thread.join(5)
+        assert not recorder._thread.is_alive()
+
+
+def test_starting_takes_over_the_lease(recorder: Recorder, store: FakeStore) -> None:
+    recorder.start()
+    assert store.heartbeats[0] == 10
+    assert recorder.intent is Intent.RUN
+
+
+def test_a_driver_without_a_lease_does_not_start(recorder: Recorder, store: FakeStore) -> None:
+    store.is_lost = True
+    with pytest.raises(LeaseLostError):
+        recorder.start()
+
+
+def test_reports_are_recorded_in_order(recorder: Recorder, store: FakeStore) -> None:
+    recorder.start()
+    for number in range(1, 101):
+        recorder.record(epoch(number))
+    recorder.close()
+    assert store.epochs == list(range(1, 101))
+
+
+def test_reports_that_wait_are_recorded_together(
+    recorder: Recorder, store: FakeStore, wait_until: Callable[..., None]
+) -> None:
+    recorder.start()
+    store.gate.clear()
+    recorder.record(epoch(1))
+    wait_until(lambda: recorder._reports.empty())
+    for number in range(2, 51):
+        recorder.record(epoch(number))
+    store.gate.set()
+    recorder.close()
+    assert len(store.batches) == 2
+    assert store.epochs == list(range(1, 51))
+
+
+def test_the_lease_is_extended_without_any_report(
+    recorder: Recorder, store: FakeStore, wait_until: Callable[..., None]
+) -> None:
+    recorder.start()
+    wait_until(lambda: len(store.heartbeats) > 3)
+
+
+def test_what_the_user_wants_is_seen(recorder: Recorder, store: FakeStore, wait_until: Callable[..., None]) -> None:
+    recorder.start()
+    store.intent = Intent.CANCEL
+    wait_until(lambda: recorder.intent is Intent.CANCEL)
+
+
+def test_a_store_that_is_down_for_a_while_loses_nothing(recorder: Recorder, store: FakeStore) -> None:
+    recorder.start()
+    store.failures = [StoreUnavailableError("down"), StoreUnavailableError("down")]
+    for number in range(1, 11):
+        recorder.record(epoch(number))
+    recorder.close()
+    assert store.failures == []
+    assert store.epochs == list(range(1, 11))
+    assert not recorder.has_lost_lease
+
+
+def test_a_lost_lease_stops_everything(recorder: Recorder, store: FakeStore, wait_until: Callable[..., None]) -> None:
+    recorder.start()
+    recorder.record(epoch(1))
+    wait_until(lambda: store.epochs == [1])
+    store.is_lost = True
+    wait_until(lambda: recorder.has_lost_lease)
+    store.is_lost = False
+    recorder.record(epoch(2))
+    with pytest.raises(LeaseLostError):
+        recorder.close()
+    assert store.epochs == [1]
+
+
+def test_a_refused_report_is_a_lost_lease(recorder: Recorder, store: FakeStore) -> None:
+    recorder.start()
+    store.is_lost = True
+    followed: list[int] = []
+    recorder.record(epoch(1), after_commit=lambda: followed.append(1))
+    with pytest.raises(LeaseLostError):
+        recorder.close()
+    assert (store.batches, followed) == ([], [])
+
+
+def test_what_follows_a_report_comes_after_its_commit(recorder: Recorder, store: FakeStore) -> None:
+    seen: list[Any] = []
+    recorder.start()
+    recorder.record(epoch(1), after_commit=lambda: seen.append(list(store.epochs)))
+    recorder.record(epoch(2))
+    recorder.close()
+    assert len(seen) == 1
+    assert 1 in seen[0]
+
+
+def test_storage_that_fails_afterwards_loses_no_report(recorder: Recorder, store: FakeStore) -> None:
+    def fail() -> None:
+        raise OSError("the bucket does not answer")
+
+    recorder.start()
+    recorder.record(epoch(1), after_commit=fail)
+    recorder.record(epoch(2))
+    recorder.close()
+    assert store.epochs == [1, 2]
+
+
+def test_a_recorder_that_fails_does_not_let_the_study_succeed(
+    recorder: Recorder, store: FakeStore, wait_until: Callable[..., None]
+) -> None:
+    recorder.start()
+    store.failures = [KeyError("a defect")]
+    recorder.record(epoch(1))
+    wait_until(lambda: recorder.has_lost_lease)
+    with pytest.raises(RuntimeError, match="could not be recorded"):
+        recorder.close()

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from service.spec import StudySpec
+from service.tuning.schedulers import scheduler_for
+
+EPOCHS, TRIALS = 9, 6
+STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
+
+
+class Leg:
+    """One driver's scheduler; its Tune trials have ids of their own, `leg-number`."""
+
+    def __init__(self, spec: StudySpec, recorded: Any, name: str) -> None:
+        self._recorded, self._name = recorded, name
+        self._added: set[int] = set()
+        self.scheduler = scheduler_for(spec, recorded.snapshot(), lambda tune_id: f"s-{tune_id.split('-')[1]}")
+
+    def report(self, number: int, epoch: int, value: float, *, is_new: bool = True) -> str:
+        trial = SimpleNamespace(trial_id=f"{self._name}-{number}")
+        if number not in self._added:
+            self.scheduler.on_trial_add(None, trial)
+            self._added.add(number)
+        decision = self.scheduler.on_trial_result(None, trial, {"epoch": epoch, "val_accuracy": value})
+        if is_new:
+            self._recorded.results.append(result(number, epoch, value))
+        if decision == STOP:
+            self.scheduler.on_trial_remove(None, trial)
+        elif epoch == EPOCHS:
+            self.scheduler.on_trial_complete(None, trial, {"epoch": epoch, "val_accuracy": value})
+        return decision
+
+
+def result(number: int, epoch: int, value: float) -> SimpleNamespace:
+    return SimpleNamespace(trial_id=f"s-{number}", epoch=epoch, metrics={"val_accuracy": value})
+
+
+@pytest.fixture(scope="session")
+def asha(make_spec: Callable[..., StudySpec]) -> Callable[..., StudySpec]:
+    def make(mode: str = "max") -> StudySpec:
+        return make_spec(
+            train={"epochs": EPOCHS},
+            objective={"metric": "val_accuracy", "mode": mode},
+            scheduler={"name": "asha", "reduction_factor": 2},
+        )
+
+    return make
+
+
+@given(
+    order=st.lists(st.tuples(st.integers(0, TRIALS - 1), st.integers(0, 20)), min_size=1, max_size=60),
+    cut=st.integers(0, 60),
+    redone=st.integers(0, 3),
+    mode=st.sampled_from(["max", "min"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_new_driver_decides_as_the_old_one_would_have(
+    asha: Callable[..., StudySpec],
+    new_recording: Callable[[], Any],
+    order: list[tuple[int, int]],
+    cut: int,
+    redone: int,
+    mode: str,
+) -> None:
+    spec = asha(mode)
+
+    def decisions(cut: int | None) -> list[str]:
+        recorded = new_recording()
+        leg = Leg(spec, recorded, "first")
+        epochs, stopped, decided = dict.fromkeys(range(TRIALS), 0), set(), []
+        for index, (number, value) in enumerate(order):
+            if index == cut:
+                leg = Leg(spec, recorded, "second")
+                for again in (n for n in range(TRIALS) if epochs[n] and n not in stopped and epochs[n] < EPOCHS):
+                    for epoch in range(max(1, epochs[again] - redone + 1), epochs[again] + 1):
+                        assert leg.report(again, epoch, 0.0, is_new=False) == CONTINUE
+            if number in stopped or epochs[number] == EPOCHS:
+                continue
+            epochs[number] += 1
+            decided.append(leg.report(number, epochs[number], float(value)))
+            if decided[-1] == STOP:
+                stopped.add(number)
+        return decided
+
+    assert decisions(cut) == decisions(None)
+
+
+def test_asha_stops_what_is_behind(asha: Callable[..., StudySpec], recorded: Any) -> None:
+    leg = Leg(asha(), recorded, "first")
+    assert [leg.report(number, 1, value) for number, value in [(0, 0.9), (1, 0.8), (2, 0.1)]][-1] == STOP
+
+
+def test_a_trial_that_goes_on_keeps_its_place_in_the_rungs(asha: Callable[..., StudySpec], recorded: Any) -> None:
+    first = Leg(asha(), recorded, "first")
+    for number in range(4):
+        first.report(number, 1, 0.5)
+    second = Leg(asha(), recorded, "second")
+    for number in range(4):
+        second.report(number, 1, 0.1, is_new=False)
+    ((_, rung),) = [rung for rung in second.scheduler._brackets[0]._rungs if rung[0] == 1]
+    assert rung == {f"s-{number}": 0.5 for number in range(4)}
+
+
+def test_a_decision_to_stop_survives_its_driver(asha: Callable[..., StudySpec], recorded: Any) -> None:
+    first = Leg(asha(), recorded, "first")
+    for number, value in [(0, 0.9), (1, 0.8)]:
+        first.report(number, 1, value)
+    assert first.report(2, 1, 0.1) == STOP  # and the driver is lost before it says so
+    assert Leg(asha(), recorded, "second").report(2, 2, 0.95) == STOP
+
+
+def test_epochs_without_the_metric_are_passed_over(asha: Callable[..., StudySpec], recorded: Any) -> None:
+    recorded.results.append(SimpleNamespace(trial_id="s-0", epoch=1, metrics={"val_loss": 0.1}))
+    leg = Leg(asha(), recorded, "first")
+    trial = SimpleNamespace(trial_id="first-0")
+    leg.scheduler.on_trial_add(None, trial)
+    assert leg.scheduler.on_trial_result(None, trial, {"epoch": 1}) == CONTINUE
+
+
+def test_without_a_scheduler_every_trial_goes_on(make_spec: Callable[..., StudySpec], recorded: Any) -> None:
+    scheduler = scheduler_for(make_spec(), recorded.snapshot(), str)
+    assert type(scheduler) is FIFOScheduler
