@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -36,14 +36,13 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="stay up afterwards, for browsing, until Ctrl-C")] = False,
 ) -> None:
     """Start the service, run the study of FILE through it, print its table; with --keep stay up."""
-    from rich.console import Console
-
+    from service.cli import rendering
     from service.cli.watching import watch_study
     from service.client import Client
     from service.spec import load_spec
 
     spec = load_spec(file)
-    console = Console(highlight=False)
+    console = rendering.console()
     stopping = threading.Event()
     with _service(console, stopping) as (addresses, watch):
         with Client(addresses.api_url) as client:
@@ -51,8 +50,9 @@ def demo(
             _wait_for_export(client, study.id)
         if keep:
             console.print("\nthe service stays up; Ctrl-C stops it")
-            while not stopping.wait(0.2):
-                watch()
+            with suppress(KeyboardInterrupt):
+                while not stopping.wait(0.2):
+                    watch()
     raise typer.Exit(0 if study.state is StudyState.SUCCEEDED else 1)
 
 
@@ -74,15 +74,13 @@ def _service(console: Console, stopping: threading.Event) -> Iterator[tuple[Addr
 
     signal.signal(signal.SIGTERM, stop)
     started = time.monotonic()
-    with console.status("starting the API, the controller, MLflow and Ray on this machine …"):
-        service = embedded_service(settings(), log=console.print, stopping=stopping)
-        addresses, watch = service.__enter__()
-    try:
+    with ExitStack() as running_service:
+        with console.status("starting the API, the controller, MLflow and Ray on this machine …"):
+            service = embedded_service(settings(), log=console.print, stopping=stopping)
+            addresses, watch = running_service.enter_context(service)
         console.print(f"up after {time.monotonic() - started:.0f} s")
         yield addresses, watch
-    finally:
-        with console.status("stopping …"):
-            service.__exit__(None, None, None)
+        console.print("stopping the service …")
 
 
 def _wait_for_export(client: Client, study_id: str) -> None:

@@ -5,26 +5,27 @@ Everything stays legible without colour: the best is marked ★, and states are 
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
-from rich.measure import Measurement
+from rich.console import Console, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from service.analysis.aggregation import ConfigurationResult, Summary
-from service.analysis.surface import Cell, Panel, Surface
 from service.answers import StudyComparison, StudyDetail, StudyOverview
 from service.spec import Objective
 from service.study import Scalar, StudyState, TrialState
 
-MAX_COLUMNS = 8
-MAX_ROWS = 12
+_PLAIN_WIDTH = 120
 SHOWN_CONFIGURATIONS = 10
 BEST = "★"
+_SHOWN_BESIDE = {"test_accuracy", "test_loss"}
+"""What is said of the best configuration beside the objective: it was measured once, and the search did not see it."""
 
 _STYLES = {
     StudyState.SUCCEEDED: "green",
@@ -32,7 +33,13 @@ _STYLES = {
     StudyState.CANCELLED: "yellow",
     StudyState.RUNNING: "cyan",
 }
-_SYMBOLS = {"lambda": "λ", "rho": "ρ"}
+SYMBOLS = {"lambda": "λ", "rho": "ρ"}
+
+
+def console() -> Console:
+    """The standard output; wide enough for a table where it is not a terminal, unless COLUMNS says otherwise."""
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_PLAIN_WIDTH if wide else None, highlight=False)
 
 
 def objective_of(study: StudyDetail) -> Objective:
@@ -42,7 +49,7 @@ def objective_of(study: StudyDetail) -> Objective:
 
 def studies_table(studies: Sequence[StudyOverview]) -> Table:
     """Studies, one a line."""
-    table = _table("id", "name", "state", "trials done", "created", "labels")
+    table = plain_table("id", "name", "state", "trials done", "created", "labels")
     for study in studies:
         done = sum(count for state, count in study.trial_counts.items() if state.is_final)
         table.add_row(
@@ -102,35 +109,13 @@ def progress_line(study: StudyDetail, *, now: datetime) -> Text:
     return line
 
 
-def is_readable(surface: Surface) -> bool:
-    """Whether the surface is a table for eyes: a search over a continuum has a row and a column for every point."""
-    small, large = sorted((len(surface.x_values), len(surface.y_values)))
-    return small <= MAX_COLUMNS and large <= MAX_ROWS
-
-
-def surface_tables(surface: Surface, *, objective: Objective, seeds: int, width: int) -> RenderableType:
-    """One table for each panel, side by side where they fit.
-
-    seeds: how many trials make a configuration complete. width: of the terminal, in characters.
-    """
-    if not surface.panels:
-        return Text("no results yet")
-    body = _arranged(surface, objective, seeds, width)
-    notes = [f"{_metric(objective)}, mean ± std (n) over seeds, {BEST} best"]
-    if any(cell.configurations > 1 for panel in surface.panels for cell in panel.cells):
-        notes.append("each cell shows its best configuration")
-    if surface.left_out:
-        notes.append(f"{surface.left_out} configurations lack one of the two")
-    return Group(body, Text("; ".join(notes), style="dim"))
-
-
 def configurations_table(results: Sequence[ConfigurationResult], *, objective: Objective) -> RenderableType:
     """The first of the results, which come best first."""
     shown = [result for result in results if result.objective][:SHOWN_CONFIGURATIONS]
     if not shown:
         return Text("no results yet")
     names = list(dict.fromkeys(name for result in shown for name in result.configuration.point))
-    table = _table("#", *(_SYMBOLS.get(name, name) for name in names), _metric(objective), "95 % interval", "")
+    table = plain_table("#", *(SYMBOLS.get(name, name) for name in names), metric_label(objective), "95 % interval", "")
     for position, result in enumerate(shown):
         best = position == 0 and result.complete
         point = result.configuration.point
@@ -147,7 +132,7 @@ def configurations_table(results: Sequence[ConfigurationResult], *, objective: O
 
 def compared_table(comparison: StudyComparison) -> Table:
     """The best configuration of each study."""
-    table = _table("study", "name", "best configuration", f"{comparison.metric}", "95 % interval")
+    table = plain_table("study", "name", "best configuration", f"{comparison.metric}", "95 % interval")
     for side in comparison.studies:
         point = "none yet" if side.configuration is None else shown_point(side.configuration.configuration.point)
         table.add_row(
@@ -162,7 +147,7 @@ def compared_table(comparison: StudyComparison) -> Table:
 
 def differences_table(comparison: StudyComparison) -> Table:
     """Each later study against the first."""
-    table = _table("difference", "", "95 % interval", "p", "p (Holm)", "test")
+    table = plain_table("difference", "", "95 % interval", "p", "p (Holm)", "test")
     for row in comparison.differences:
         scale = _scale(comparison.metric)
         interval = "" if row.low is None or row.high is None else f"[{row.low * scale:+.3g}, {row.high * scale:+.3g}]"
@@ -182,7 +167,7 @@ def shown_summary(summary: Summary | None, metric: str) -> str:
     """`97.2 ± 0.3 (3)`: accuracies in percent, everything else with four digits."""
     if summary is None:
         return ""
-    return f"{_shown_mean(summary, metric)} ({summary.n})"
+    return f"{shown_mean(summary, metric)} ({summary.n})"
 
 
 def shown_interval(summary: Summary | None, metric: str) -> str:
@@ -194,7 +179,7 @@ def shown_interval(summary: Summary | None, metric: str) -> str:
 
 def shown_point(point: dict[str, Scalar]) -> str:
     """`λ=0.5 ρ=0.1 sampling=uniform`"""
-    return " ".join(f"{_SYMBOLS.get(name, name)}={shown_value(value)}" for name, value in point.items())
+    return " ".join(f"{SYMBOLS.get(name, name)}={shown_value(value)}" for name, value in point.items())
 
 
 def shown_value(value: Scalar) -> str:
@@ -202,47 +187,8 @@ def shown_value(value: Scalar) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _arranged(surface: Surface, objective: Objective, seeds: int, width: int) -> RenderableType:
-    """The panels side by side where they fit, else below each other; x across, or y where only that fits."""
-    upright, turned = (
-        [_laid_out(surface, panel, objective, seeds, x_across=x_across) for panel in surface.panels]
-        for x_across in (True, False)
-    )
-    for tables in (upright, turned):
-        grid = Table.grid(padding=(0, 2))
-        grid.add_row(*tables)
-        if _width(grid) <= width:
-            return grid
-    widest = [max(map(_width, tables)) for tables in (upright, turned)]
-    return Group(*(turned if widest[0] > width and widest[1] < widest[0] else upright))
-
-
-def _laid_out(surface: Surface, panel: Panel, objective: Objective, seeds: int, *, x_across: bool) -> Table:
-    x, y = (_SYMBOLS.get(name, name) for name in (surface.x, surface.y))
-    across, down = (surface.x_values, surface.y_values) if x_across else (surface.y_values, surface.x_values)
-    title = None if surface.panel is None else f"{surface.panel} = {'–' if panel.label is None else panel.label}"
-    table = _table(f"{y} \\ {x}" if x_across else f"{x} \\ {y}", *map(shown_value, across))
-    table.title = title
-    for value in down:
-        cells = [panel.cell(other, value) if x_across else panel.cell(value, other) for other in across]
-        table.add_row(shown_value(value), *(_shown_cell(cell, surface.best, objective, seeds) for cell in cells))
-    return table
-
-
-def _shown_cell(cell: Cell | None, best: Cell | None, objective: Objective, seeds: int) -> Text:
-    if cell is None:
-        return Text("")
-    if cell.objective is None:
-        return Text("…", style="dim")
-    n = cell.objective.n
-    said = f"{_shown_mean(cell.objective, objective.metric)} ({n}{'' if cell.complete else f'/{seeds}'})"
-    text = said.replace(" ± ", "\u00a0±\u00a0")
-    if best is not None and cell.configuration_id == best.configuration_id:
-        return Text(f"{text}\u00a0{BEST}", style="bold green")
-    return Text(text, style="" if cell.complete else "dim")
-
-
-def _shown_mean(summary: Summary, metric: str) -> str:
+def shown_mean(summary: Summary, metric: str) -> str:
+    """`97.2 ± 0.3`, as `shown_summary` without the count."""
     mean = _shown_number(summary.mean, metric)
     if summary.std is None:
         return mean
@@ -261,7 +207,8 @@ def _scale(metric: str) -> float:
     return 100.0 if _is_share(metric) else 1.0
 
 
-def _metric(objective: Objective) -> str:
+def metric_label(objective: Objective) -> str:
+    """The objective's metric with its unit."""
     return f"{objective.metric} in %" if _is_share(objective.metric) else objective.metric
 
 
@@ -272,9 +219,11 @@ def _best(study: StudyDetail) -> Iterator[RenderableType]:
         number, point = best.configuration.number, shown_point(best.configuration.point)
         yield Text.assemble(("best: ", "bold"), f"configuration {number}, {point}")
         interval = shown_interval(best.objective, objective.metric) or "unknown with one seed"
-        yield Text(
-            f"      {_metric(objective)}: {shown_summary(best.objective, objective.metric)}, 95 % interval {interval}"
-        )
+        summary = shown_summary(best.objective, objective.metric)
+        yield Text(f"      {metric_label(objective)}: {summary}, 95 % interval {interval}")
+        for metric in sorted(set(best.metrics) & _SHOWN_BESIDE - {objective.metric}):
+            label = f"{metric} in %" if _is_share(metric) else metric
+            yield Text(f"      {label}: {shown_summary(best.metrics[metric], metric)}")
 
 
 def _troubles(study: StudyDetail) -> Iterator[RenderableType]:
@@ -300,14 +249,9 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
+    """An empty table in the style of all of them."""
     table = Table(box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column)
     return table
-
-
-def _width(renderable: RenderableType) -> int:
-    """How many characters wide it is when nothing in it wraps."""
-    console = Console(width=10_000)
-    return Measurement.get(console, console.options, renderable).maximum

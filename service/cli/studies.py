@@ -11,8 +11,6 @@ import typer
 from service.study import StudyState
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from service.client import Client
 
 StudyArgument = Annotated[str, typer.Argument(metavar="ID", help="A study's id.")]
@@ -88,7 +86,7 @@ def list_studies(
     if as_json:
         typer.echo(json.dumps([study.model_dump(mode="json") for study in found], indent=2))
     elif found:
-        _console().print(rendering.studies_table(found))
+        rendering.console().print(rendering.studies_table(found))
     else:
         typer.echo("no studies; start one with `samstudy submit FILE`")
 
@@ -103,7 +101,7 @@ def show(study_id: StudyArgument, as_json: Json = False) -> None:
         if as_json:
             typer.echo(study.model_dump_json(indent=2))
             return
-        console = _console()
+        console = rendering.console()
         for part in rendering.study_facts(study, api_url=client.url):
             console.print(part)
         console.print(results_of(client, study, width=console.width))
@@ -121,7 +119,7 @@ def compare(
 
     with _client() as client:
         comparison = client.compare(study_ids, metric=metric)
-    console = _console()
+    console = rendering.console()
     console.print(rendering.compared_table(comparison))
     console.print(rendering.differences_table(comparison))
 
@@ -135,10 +133,11 @@ def cancel(study_id: StudyArgument) -> None:
 
 
 def _watch(client: Client, study_id: str) -> int:
+    from service.cli import rendering
     from service.cli.watching import watch_study
 
     try:
-        study = watch_study(client, study_id, _console())
+        study = watch_study(client, study_id, rendering.console())
     except KeyboardInterrupt:
         typer.echo(f"\nstudy {study_id} goes on; `samstudy watch {study_id}` shows it, `samstudy cancel` ends it")
         return 130
@@ -149,9 +148,3 @@ def _client() -> Client:
     from service.client import Client
 
     return Client(patience_s=1.0)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False)

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from service.answers import StudyDetail
-from service.cli import rendering
+from service.cli import rendering, surface_rendering
 from service.client import Client
 from service.errors import InvalidSpecError
 from service.spec import parse_spec
@@ -44,9 +44,9 @@ def results_of(client: Client, study: StudyDetail, *, width: int) -> RenderableT
     else:
         if {"lambda", "rho"} <= spec.space.parameters.keys():
             surface = client.surface(study.id)
-            if rendering.is_readable(surface):
+            if surface_rendering.is_readable(surface):
                 seeds = len(spec.replicates.seeds)
-                return rendering.surface_tables(surface, objective=objective, seeds=seeds, width=width)
+                return surface_rendering.surface_tables(surface, objective=objective, seeds=seeds, width=width)
     results = client.configurations(study.id, order_by="objective")
     return rendering.configurations_table(results, objective=objective)
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from service.cli import doctor, main, rendering
+from service.cli import doctor, main, rendering, surface_rendering
 from service.cli.watching import watch_study
 from service.client import Client
 from service.settings import Settings, settings
@@ -296,7 +296,7 @@ class TestRendering:
     def surface_text(self, client: Client, study: Study, width: int) -> str:
         output = io.StringIO()
         surface = client.surface(study.id)
-        tables = rendering.surface_tables(
+        tables = surface_rendering.surface_tables(
             surface, objective=Objective(metric="val_accuracy", mode="max"), seeds=2, width=width
         )
         Console(file=output, width=width).print(tables)
@@ -336,7 +336,7 @@ class TestRendering:
         for number in range(20):
             life.propose(driver, {"lambda": number / 20, "rho": 0.01 + number / 50})
         with Client(running_api.url) as client:
-            assert not rendering.is_readable(client.surface(study.id))
+            assert not surface_rendering.is_readable(client.surface(study.id))
 
     def test_losses_have_four_digits_and_accuracies_are_percents(self, life: Life, running_api: RunningApi) -> None:
         study = life.finished({(0.0, 0.1): (0.123456, 0.123466)})

@@ -95,15 +95,13 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Database]:
-    if not POSTGRESQL_URL:
-        pytest.skip("SAMSTUDY_TEST_POSTGRESQL_URL names no server")
     database = Database(POSTGRESQL_URL)
     database.migrate()
     yield database
     database.dispose()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql"] if POSTGRESQL_URL else ["sqlite"])
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """A database with the schema and nothing in it."""
     if request.param == "sqlite":
