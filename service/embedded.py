@@ -114,8 +114,6 @@ def _parts(config: Settings, scratch: Path) -> tuple[Addresses, list[Part]]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "AUTOSCALER_METRIC_PORT": str(_free_port(0, taken)),
         "DASHBOARD_METRIC_PORT": str(_free_port(0, taken)),
-        # Workers import torch while they wait, not when a trial does.
-        "RAY_preload_python_modules": "torch",
     }
     samstudy = [sys.executable, "-m", "service.cli"]
     mlflow = [

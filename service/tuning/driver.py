@@ -32,11 +32,12 @@ from service.store.database import Database
 from service.store.driving import DrivingStore
 from service.tuning.algorithms import algorithm_for
 from service.tuning.checkpoints import TrialCheckpoints
+from service.tuning.orders import TrialOrder
 from service.tuning.progress import IssuedTrial, StudyProgress
 from service.tuning.recorder import Recorder
 from service.tuning.schedulers import scheduler_for
 from service.tuning.searcher import StudyCallback, StudySearcher, StudyStopper
-from service.tuning.trial import StudyTrial, TrialOrder
+from service.tuning.trial import StudyTrial
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from ray.tune.search import Searcher
 from service.errors import LeaseLostError, StoreUnavailableError
 from service.store.driving import AttemptLost, AttemptStarted, EpochReported, TrialEnded
 from service.study import Intent, Reason, StudyState, TrialState
+from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.progress import Ending, IssuedTrial, StudyProgress
 from service.tuning.recorder import Recorder
-from service.tuning.trial import TrialOrder, TrialReport
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from service.tuning.checkpoints import TrialCheckpoints
-from service.tuning.trial import StudyTrial, TrialOrder, TrialReport
+from service.tuning.orders import TrialOrder, TrialReport
+from service.tuning.trial import StudyTrial
 from trainers.config import TrainConfig
 
 EPOCHS = 4

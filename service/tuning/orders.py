@@ -1,0 +1,57 @@
+"""What a driver and its workers say to each other through Tune: orders as its config, reports as its results."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOrder:
+    """What a worker is told to do. `train` is a TrainConfig by wire names; every value is plain, for Tune's config.
+
+    epochs_done: how many epochs earlier attempts have reported; this one goes on from there, so that none is missing.
+    """
+
+    study_id: str
+    trial_id: str
+    attempt: int
+    epochs_done: int
+    train: dict[str, Any]
+    threads: int
+    storage_uri: str
+    checkpoint_every_epochs: int
+    keep_last_checkpoint: bool
+
+    def to_tune_config(self) -> dict[str, Any]:
+        """The order as Tune's config of one trial: a list, because a Tune trial may execute several of ours."""
+        return {"orders": [asdict(self)]}
+
+    @classmethod
+    def from_tune_config(cls, config: dict[str, Any]) -> TrialOrder:
+        """The order in Tune's config; today there is exactly one."""
+        (order,) = config["orders"]
+        return cls(**order)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialReport:
+    """What a worker says after an epoch, or of the failure that ended the trial (then `error` is its traceback)."""
+
+    trial_id: str
+    attempt: int
+    epoch: int
+    metrics: dict[str, float]
+    is_last: bool
+    error: str | None = None
+
+    def to_tune_result(self) -> dict[str, Any]:
+        """The report as Tune's result, with what Tune's schedulers look at beside it."""
+        done = self.is_last or self.error is not None
+        return {"reports": [asdict(self)], "epoch": self.epoch, **self.metrics, "done": done}
+
+    @classmethod
+    def from_tune_result(cls, result: dict[str, Any]) -> TrialReport:
+        """The report in Tune's result; today there is exactly one."""
+        (report,) = result["reports"]
+        return cls(**report)
