@@ -63,6 +63,10 @@ class Service:
                 found.append(process)
         return found
 
+    def workers(self) -> list[psutil.Process]:
+        """The processes that train; Ray titles them by what they do at the moment."""
+        return [*self.processes("ray::StudyTrial"), *self.processes("ray::ResourceTrainable")]
+
     def stop(self) -> tuple[int, list[psutil.Process]]:
         """Ctrl-C; answers the exit status and the processes that outlived it."""
         family = self.processes()

@@ -140,12 +140,13 @@ def test_a_cancelled_study_ends_now_and_nothing_of_it_outlives_it(service: Servi
     study = client.submit(spec_for("cancelled", epochs=20_000))
     wait_until(lambda: len(client.trials(study.id, states=[TrialState.RUNNING])) == 2, what="two trials run")
     assert service.processes("service.tuning.driver", study.id)
+    assert len(service.workers()) == 2
     client.cancel(study.id)
     ended = study.wait(30)
     assert (ended.state, ended.reason) == (StudyState.CANCELLED, Reason.USER)
     assert {trial.state for trial in client.trials(study.id)} == {TrialState.CANCELLED}
     wait_until(lambda: not service.processes("service.tuning.driver", study.id), what="the driver ends")
-    wait_until(lambda: not service.processes("ray::", "StudyTrial"), what="the workers end")
+    wait_until(lambda: not service.workers(), what="the workers end")
     wait_for_export(client, study.id)
     tracked = Tracked(service, "cancelled")
     assert {run.info.status for run in tracked.runs()} == {"KILLED"}
@@ -154,8 +155,8 @@ def test_a_cancelled_study_ends_now_and_nothing_of_it_outlives_it(service: Servi
 def test_a_killed_driver_is_replaced_and_no_finished_trial_is_lost_or_run_again(
     service: Service, client: Client
 ) -> None:
-    study = client.submit(spec_for("killed-driver", epochs=120, search_space={"lambda": LAMBDAS, "rho": RHOS}))
-    wait_until(lambda: len(client.trials(study.id, states=[TrialState.SUCCEEDED])) >= 3, what="some trials have ended")
+    study = client.submit(spec_for("killed-driver", epochs=150))
+    wait_until(lambda: len(client.trials(study.id, states=[TrialState.SUCCEEDED])) >= 2, what="some trials have ended")
     finished = {trial.id: trial for trial in client.trials(study.id, states=[TrialState.SUCCEEDED])}
     (driver,) = service.processes("python", "-m service.tuning.driver", study.id)[-1:]
     driver.send_signal(signal.SIGKILL)
@@ -171,7 +172,7 @@ def test_a_killed_driver_is_replaced_and_no_finished_trial_is_lost_or_run_again(
         assert (after.attempt, after.finished_at, after.objective) == (1, before.finished_at, before.objective)
     for trial in trials.values():
         assert trial.state is TrialState.SUCCEEDED
-        assert [result.epoch for result in client.results(study.id, trial.id)] == list(range(1, 121))
+        assert [result.epoch for result in client.results(study.id, trial.id)] == list(range(1, 151))
         attempts = client.trial(study.id, trial.id).attempts
         assert [attempt.state for attempt in attempts[:-1]] == [AttemptState.LOST] * (len(attempts) - 1)
     wait_for_export(client, study.id)
@@ -183,10 +184,10 @@ def test_a_killed_driver_is_replaced_and_no_finished_trial_is_lost_or_run_again(
 def test_a_killed_worker_costs_an_attempt_and_the_trial_goes_on_from_its_checkpoint(
     service: Service, client: Client
 ) -> None:
-    spec = spec_for("killed-worker", epochs=400, search_space={"rho": RHOS}, replicates={"seeds": [0]})
+    spec = spec_for("killed-worker", epochs=600, search_space={"rho": RHOS}, replicates={"seeds": [0]})
     study = client.submit(spec)
     wait_until(lambda: any(trial.epochs_done > 5 for trial in client.trials(study.id)), what="epochs are reported")
-    service.processes("ray::", "StudyTrial")[0].send_signal(signal.SIGKILL)
+    service.workers()[0].send_signal(signal.SIGKILL)
     assert study.wait(120).state is StudyState.SUCCEEDED
     trials = client.trials(study.id)
     assert sorted(trial.attempt for trial in trials) == [1, 2]
@@ -195,6 +196,6 @@ def test_a_killed_worker_costs_an_attempt_and_the_trial_goes_on_from_its_checkpo
     assert (lost.state, last.state) == (AttemptState.LOST, AttemptState.SUCCEEDED)
     assert lost.error
     results = client.results(study.id, retried.id)
-    assert [result.epoch for result in results] == list(range(1, 401))
+    assert [result.epoch for result in results] == list(range(1, 601))
     assert results[0].attempt == 1
     assert results[-1].attempt == 2
