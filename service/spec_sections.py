@@ -156,7 +156,7 @@ class Budget(StrictModel):
         5, description="the study fails once more trials than this have failed"
     )
     max_wallclock_s: Annotated[Number, Field(gt=0)] | None = Field(
-        None, description="seconds of running, pauses not counted"
+        None, description="seconds since the study first began to run; then it ends with what it has"
     )
     max_gpu_hours: None = Field(None, description="not supported yet: only null")
 

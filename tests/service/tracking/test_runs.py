@@ -50,6 +50,23 @@ def test_a_running_study_has_tags_and_no_metrics_of_a_best_configuration(life: L
     assert content.tags["best.lambda"] == "0.5"
 
 
+def test_a_count_that_fell_to_zero_is_written_as_zero(life: Life, a_spec: dict[str, Any]) -> None:
+    study = life.create()
+    driver = life.start(study)
+    trials = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+
+    def pending() -> str:
+        results = aggregate(life.studies.configurations(study.id), life.studies.trials(study.id))
+        return runs.study_content(life.studies.get(study.id), parse_spec(study.spec), results).tags[
+            "samstudy.trials.pending"
+        ]
+
+    assert pending() == "2"
+    for trial in trials:
+        life.train(driver, trial, 0.9)
+    assert pending() == "0"
+
+
 def test_the_summary_of_a_large_study_fits_into_a_tag_and_shows_the_ten_best(life: Life) -> None:
     grid = {(number / 100, 0.1): (0.5 + number / 1000,) for number in range(30)}
     space = {
