@@ -48,7 +48,9 @@ def demo(
         with Client(addresses.api_url) as client:
             study = watch_study(client, client.submit(spec).id, console)
             _wait_for_export(client, study.id)
-        if keep:
+        if not keep:
+            console.print(f"all of it stays in {addresses.home}: `samstudy up` (make up) serves it again")
+        else:
             console.print("\nthe service stays up; Ctrl-C stops it")
             with suppress(KeyboardInterrupt):
                 while not stopping.wait(0.2):

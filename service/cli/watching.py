@@ -16,6 +16,8 @@ from service.errors import InvalidSpecError
 from service.spec import parse_spec
 
 POLL_S = 0.5
+PLAIN_POLLS = 10
+"""Where nothing can be redrawn, a line comes only with a new state, or after so many polls."""
 PATIENCE_S = 60.0
 """How long a watcher waits for a service that is away, such as one that is being restarted."""
 
@@ -63,12 +65,14 @@ def _watch_live(client: Client, study: StudyDetail, console: Console, sleep: Cal
 
 
 def _watch_plainly(client: Client, study: StudyDetail, console: Console, sleep: Callable[[float], None]) -> StudyDetail:
-    shown = None
+    shown: tuple[object, ...] = ()
+    polls = 0
     while True:
-        counts = (study.state, study.waiting_reason, study.trial_counts)
-        if counts != shown:
+        news = (study.state, study.waiting_reason, polls // PLAIN_POLLS)
+        if news != shown:
             console.print(rendering.progress_line(study, now=datetime.now(UTC)), soft_wrap=True)
-            shown = counts
+            shown = news
+        polls += 1
         if study.state.is_final:
             return study
         sleep(POLL_S)
