@@ -217,8 +217,9 @@ class TestWatch:
         said = output.getvalue()
         assert study.state is StudyState.SUCCEEDED
         assert "\x1b" not in said
-        for done in range(9):
-            assert f"{done}/40 trials done, 0 running, 0 failed" in said
+        for state, done in (("QUEUED", 0), ("RUNNING", 0), ("SUCCEEDED", 8)):
+            assert f"{state}  {done}/40 trials done, 0 running, 0 failed" in said
+        assert said.count("trials done") == 3
         assert "96.0 ± 1.4 (2) ★" in said.replace("\u00a0", " ")
         assert "ended: SUCCEEDED" in said
         assert f"API:    {running_api.url}/api/v1/studies/{study.id}" in said
