@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo up test test-all check format bench clean
+.PHONY: help install demo up test check format bench clean
 
 help: ## shows this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,10 +23,7 @@ demo: $(INSTALLED) ## starts the service, runs examples/lambda_rho_digits.yaml, 
 up: $(INSTALLED) ## runs the service until Ctrl-C
 	$(BIN)/samstudy up
 
-test: $(INSTALLED) ## every test but the slow ones
-	$(BIN)/pytest -m "not slow"
-
-test-all: $(INSTALLED) ## every test
+test: $(INSTALLED) ## every test, the real service included
 	$(BIN)/pytest
 
 check: $(INSTALLED) ## formatting, lint, types, import rules
@@ -39,7 +36,7 @@ format: $(INSTALLED) ## formats, and mends what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED) ## the service against the plain script that it replaces; takes about eight minutes
+bench: $(INSTALLED) ## the service against the plain script that it replaces; takes about five minutes
 	$(BIN)/python benchmarks/study_overhead.py
 
 clean: ## removes the environment and every cache

@@ -4,7 +4,7 @@
 
 Runs on this machine, one after the other: the same grid of short trials through the service (already up; from the POST
 until every run is complete in MLflow), the plain script, and the plain script with `reuse_actors=True`, each with an
-MLflow server of its own on SQLite. Then it times POST. Takes about seven minutes on two cores.
+MLflow server of its own on SQLite. Then it times POST. Takes about five minutes on two cores.
 """
 
 from __future__ import annotations

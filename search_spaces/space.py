@@ -102,7 +102,7 @@ def structure_problems(parameters: Mapping[str, Parameter], *, unreadable: Colle
     problems = []
     if len(parameters) + len(unreadable) > MAX_PARAMETERS:
         count = len(parameters) + len(unreadable)
-        problems.append(RuleProblem((), f"a space has at most {MAX_PARAMETERS} parameters, got {count}"))
+        return [RuleProblem((), f"a space has at most {MAX_PARAMETERS} parameters, got {count}")]
     for name, parameter in parameters.items():
         if not name.isidentifier() or len(name) > 64:
             message = f"a parameter's name is letters, digits and underscores, at most 64, got {shown(name)}"

@@ -1,12 +1,30 @@
-"""Where a running embedded service is: written by `samstudy up`, read by the client and the command."""
+"""Where a running embedded service is: written by `samstudy up`, read by the client and the command.
+
+A service runs in a home exactly while somebody holds the lock of the home, whatever files a killed one left there.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
+from service.errors import SamstudyError
+
+_PATIENCE_S = 1.0
+"""Looking whether somebody holds the lock takes it for a moment."""
+
+
+class AlreadyRunningError(SamstudyError):
+    """Another `samstudy up` runs with the same home."""
+
+    status = 409
+    code = "already_running"
+    title = "The embedded service runs already"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +44,24 @@ def running_addresses(home: Path) -> Addresses | None:
         addresses = Addresses(**json.loads(_file(home).read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return addresses if psutil.pid_exists(addresses.pid) else None
+    return addresses if _is_held(home) else None
+
+
+@contextmanager
+def holding(home: Path) -> Iterator[None]:
+    """Holds the home for this process. Raises AlreadyRunningError."""
+    deadline = time.monotonic() + _PATIENCE_S
+    with _lock_file(home).open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    message = f"another `samstudy up` uses {home}; set SAMSTUDY_HOME for a second one"
+                    raise AlreadyRunningError(message) from error
+                time.sleep(0.05)
+        yield
 
 
 def publish(addresses: Addresses) -> None:
@@ -37,6 +72,19 @@ def publish(addresses: Addresses) -> None:
 def withdraw(addresses: Addresses) -> None:
     """The service is gone."""
     _file(Path(addresses.home)).unlink(missing_ok=True)
+
+
+def _is_held(home: Path) -> bool:
+    try:
+        with _lock_file(home).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def _lock_file(home: Path) -> Path:
+    return home / "up.lock"
 
 
 def _file(home: Path) -> Path:

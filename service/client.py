@@ -74,7 +74,10 @@ class Client:
 
     def __init__(self, url: str | None = None, *, timeout_s: float = 30.0, patience_s: float = 2.0) -> None:
         self.url = (url or _default_url()).rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=not _is_loopback(self.url))
+        try:
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=not _is_loopback(self.url))
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ServiceUnavailableError(f"{self.url!r} is no address of a service: {error}") from error
         self.patience_s = patience_s
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -33,24 +34,34 @@ _LONGEST_BACKOFF_S = 15.0
 class Controller:
     """One controller; `holder` names it in the lease by which it leads."""
 
-    def __init__(self, store: ReconcilingStore, jobs: DriverJobs, config: Settings, *, holder: str) -> None:
+    def __init__(
+        self,
+        store: ReconcilingStore,
+        jobs: DriverJobs,
+        config: Settings,
+        *,
+        holder: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._jobs = jobs
         self._config = config
         self._holder = holder
-        self._leads = threading.Event()
+        self._clock = clock
+        self._leads_until = float("-inf")
 
     @property
     def leads(self) -> bool:
-        """Whether this controller led at its last look."""
-        return self._leads.is_set()
+        """Whether this controller surely leads: its lease, counted from before it asked for it, has not run out."""
+        return self._clock() < self._leads_until
 
     def reconcile(self) -> None:
         """One look at the store. Raises StoreUnavailableError."""
+        asked_at = self._clock()
         if not self._store.lead(_LEASE_NAME, self._holder, self._config.lease_s):
-            self._leads.clear()
+            self._leads_until = float("-inf")
             return
-        self._leads.set()
+        self._leads_until = asked_at + self._config.lease_s
         for claim in self._store.overdue_drivers():
             self._replace(claim)
         self._end_overdue_cancels()
@@ -58,7 +69,7 @@ class Controller:
 
     def resign(self) -> None:
         """Gives up the lead, so that another controller can take it at once."""
-        self._leads.clear()
+        self._leads_until = float("-inf")
         self._store.give_up_lead(_LEASE_NAME, self._holder)
 
     def _replace(self, claim: DriverClaim) -> None:
@@ -108,7 +119,8 @@ def run_controller(config: Settings) -> None:
     database = Database(config.store_url)
     database.check_schema()
     holder = f"{socket.gethostname()}:{os.getpid()}"
-    controller = Controller(ReconcilingStore(database), DriverJobs(config.ray_jobs_url), config, holder=holder)
+    jobs = DriverJobs(config.ray_jobs_url, token=config.ray_auth_token.get_secret_value())
+    controller = Controller(ReconcilingStore(database), jobs, config, holder=holder)
     exporter = Exporter(
         ExportStore(database),
         StudyStore(database),
@@ -123,8 +135,11 @@ def run_controller(config: Settings) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
 
+    def must_stop() -> bool:
+        return stopping.is_set() or not controller.leads
+
     def export() -> None:
-        while controller.leads and exporter.export_pending(stopping.is_set).more:
+        while controller.leads and exporter.export_pending(must_stop).more:
             pass
 
     exporting = threading.Thread(target=_repeat, args=(export, stopping, config.poll_s), name="exporter", daemon=True)

@@ -5,7 +5,6 @@ Everything is bound to loopback. Usual ports where they are free, others where n
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -19,8 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from service.addresses import Addresses, publish, withdraw
-from service.errors import SamstudyError, ServiceUnavailableError
+from service.addresses import Addresses, holding, publish, withdraw
+from service.errors import ServiceUnavailableError
 from service.settings import Settings
 from service.store.database import Database
 from service.supervision import Part
@@ -29,14 +28,6 @@ PARTS = ("ray", "mlflow", "api", "controller")
 _LOOPBACK = "127.0.0.1"
 _RAY_WORKER_PORTS = range(10_002, 20_000)
 _OBJECT_STORE_BYTES = 100_000_000  # trials exchange no objects; Ray's default would take a third of the memory
-
-
-class AlreadyRunningError(SamstudyError):
-    """Another `samstudy up` runs with the same home."""
-
-    status = 409
-    code = "already_running"
-    title = "The embedded service runs already"
 
 
 def run_embedded(config: Settings, *, on_ready: Callable[[Addresses], None], log: Callable[[str], None] = print) -> int:
@@ -73,7 +64,7 @@ def embedded_service(
     """
     config.home.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
-        cleanup.enter_context(_only_one(config.home))
+        cleanup.enter_context(holding(config.home))
         scratch = tempfile.mkdtemp(prefix="samstudy-")  # short: the paths of Ray's sockets are limited
         cleanup.callback(shutil.rmtree, scratch, ignore_errors=True)
         addresses, parts = _parts(config, Path(scratch))
@@ -189,16 +180,3 @@ def _free_port(usual: int, taken: set[int]) -> int:
             taken.add(port)
             return port
     raise ServiceUnavailableError("there is no free port on the loopback address")
-
-
-@contextmanager
-def _only_one(home: Path) -> Iterator[None]:
-    """Holds the home for this process."""
-    with (home / "up.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise AlreadyRunningError(
-                f"another `samstudy up` uses {home}; set SAMSTUDY_HOME for a second one"
-            ) from error
-        yield

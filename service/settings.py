@@ -1,6 +1,6 @@
 """Everything the service reads from its environment, in one place.
 
-Each setting is read from `SAMSTUDY_<NAME>`; `samstudy doctor` prints them all.
+Each setting is read from `SAMSTUDY_<NAME>`, Ray's token from Ray's own variable; `samstudy doctor` prints them all.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -31,6 +31,10 @@ class Settings(BaseSettings):
     mlflow_public_url: str = Field("", description="MLflow's address in a browser; empty: mlflow_url")
     ray_jobs_url: str = Field("http://127.0.0.1:8265", description="Ray's dashboard, which serves the Jobs API")
 
+    ray_auth_token: SecretStr = Field(
+        SecretStr(""), validation_alias="RAY_AUTH_TOKEN", description="the token of Ray's authentication"
+    )
+
     lease_s: float = Field(10.0, gt=0, description="a driver without a heartbeat for this long is lost")
     heartbeat_s: float = Field(1.0, gt=0, description="time between a driver's heartbeats")
     startup_lease_s: float = Field(60.0, gt=0, description="time a new driver has until its first heartbeat")
@@ -39,8 +43,9 @@ class Settings(BaseSettings):
     export_interval_s: float = Field(2.0, gt=0, description="least time between two exports of a running trial")
 
     def to_environment(self) -> dict[str, str]:
-        """The settings as the environment of a process that shall have the same."""
-        return {f"SAMSTUDY_{name.upper()}": str(getattr(self, name)) for name in type(self).model_fields}
+        """The settings as the environment of a process that shall have the same; Ray's token is Ray's own variable."""
+        ours = [name for name, field in type(self).model_fields.items() if field.validation_alias is None]
+        return {f"SAMSTUDY_{name.upper()}": str(getattr(self, name)) for name in ours}
 
     @property
     def store_url(self) -> str:

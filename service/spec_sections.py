@@ -202,7 +202,7 @@ class Checkpoint(StrictModel):
     """When a trial saves its state, and what stays of it."""
 
     every_epochs: Annotated[Integer, Field(ge=0)] = Field(
-        1, description="epochs between checkpoints; 0: never, a new attempt starts over"
+        1, description="epochs between checkpoints; 0: none at all, whatever `keep` says, and a new attempt starts over"
     )
     keep: Annotated[
         Literal["latest", "none"],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +28,25 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None, *, program: str = "python -m trainers") -> int:
-    """Runs the command; 0 when it finished, 1 when training failed, 2 for bad input.
+    """Runs the command; 0 when it finished, 1 when training failed or its output could not be written, 2 for bad input.
 
     argv: the arguments without the program's name; None takes those of the process.
     Raises SystemExit after --help, and for unknown options.
     """
+    try:
+        try:
+            return _run_command(argv, program)
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:  # who read the output has seen enough: `... | head -1`
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        print(f"{program}: {error}", file=sys.stderr)
+    return 1
+
+
+def _run_command(argv: Sequence[str] | None, program: str) -> int:
     arguments = _parser(program).parse_intermixed_args(argv)
     try:
         config = parse_config(arguments.settings)
@@ -39,7 +55,12 @@ def main(argv: Sequence[str] | None = None, *, program: str = "python -m trainer
             message = problem.message.removeprefix(f"{problem.field} ")
             print(f"{program}: {problem.field}: {message}", file=sys.stderr)
         return 2
-    return _run(config, program, as_json=arguments.json, threads=arguments.threads, path=arguments.checkpoint)
+    path: Path | None = arguments.checkpoint
+    obstacle = _obstacle_to(path) if path is not None else None
+    if obstacle:
+        print(f"{program}: --checkpoint: {obstacle}", file=sys.stderr)
+        return 2
+    return _run(config, program, as_json=arguments.json, threads=arguments.threads, path=path)
 
 
 def parse_config(settings: Iterable[str]) -> TrainConfig:
@@ -51,8 +72,8 @@ def parse_config(settings: Iterable[str]) -> TrainConfig:
     problems = []
     for setting in settings:
         name, equals, text = setting.partition("=")
-        if not equals:
-            problems.append(Problem(setting, "settings are written key=value"))
+        if not (name and equals):
+            problems.append(Problem(setting or "''", "settings are written key=value"))
         elif name in values:
             problems.append(Problem(name, "set twice"))
         else:
@@ -72,7 +93,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, listed below")
     parser.add_argument("--json", action="store_true", help="print one JSON object per epoch")
-    parser.add_argument("--threads", type=_positive, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=_threads, help="CPU threads (default: torch's choice)")
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="saved after each epoch; continued from where it exists"
     )
@@ -88,11 +109,34 @@ def _settings_help() -> str:
     return "\n".join(("settings:", *(f"  {name:<{width}}  {text}" for name, text in rows)))
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+def _threads(text: str) -> int:
+    knob = Knob("int", "CPU threads", low=1, high=1024)
+    value = _value(knob, text)
+    if not isinstance(value, int) or knob.problem_with("threads", value):
+        raise argparse.ArgumentTypeError(f"must be {knob.rule}, got {text!r}")
     return value
+
+
+def _obstacle_to(path: Path) -> str | None:
+    """Why a checkpoint cannot be kept at this path, found out before training rather than after its first epoch."""
+    try:
+        if path.exists() and not path.is_file():
+            return f"must be a file, and {path} is none"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+        if path.exists():
+            path.open("rb").close()
+    except OSError as error:
+        return f"cannot keep a file at {path}: {error.strerror}"
+    return None
+
+
+def _discard_output() -> None:
+    """Sends what is still buffered for stdout to nowhere, so that the interpreter's last flush has nothing to say."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _value(knob: Knob | None, text: str) -> Scalar:
@@ -114,7 +158,7 @@ def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | Non
         training = Training(config, threads=threads)
         if path is not None and path.exists():
             state = checkpoint.load(path)
-            if state["config"] != config.to_mapping():
+            if state.get("config") != config.to_mapping():
                 print(f"{program}: {path} is of another configuration", file=sys.stderr)
                 return 2
             training.load_state_dict(state["training"])

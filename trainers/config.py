@@ -16,6 +16,9 @@ from trainers.catalog import DATASETS, MODELS, SAMPLINGS
 LAMBDA_SCHEDULES = ("1/t", "1-1/t")
 """λ_t as a function of the step t = 1, 2, … (arXiv 2503.02225): from SAM to USAM, and from USAM to SAM."""
 
+LARGEST_FLOAT = 1e30
+"""Bound of every number of kind "float": single precision ends at 3.4e38, and Adam divides the rate by 1 − β."""
+
 Scalar = float | int | str
 """A value that one knob can take on the wire."""
 
@@ -42,6 +45,7 @@ class Knob:
 
     kind: the type on the wire. low, high: the inclusive range of a number, `low_open` makes low exclusive.
     choices: the only strings accepted (for kind "int" or "float": strings accepted beside numbers).
+    Any number of kind "float" is finite and at most `LARGEST_FLOAT` too.
     """
 
     kind: Literal["int", "float", "str"]
@@ -58,16 +62,18 @@ class Knob:
             if value in self.choices:
                 return None
             if self.kind == "str" or self.choices:
-                return f"{name} must be {self.rule}, got {value!r}"
+                return f"{name} must be {self.rule}, got {_shown(value)}"
         number = isinstance(value, int if self.kind == "int" else (int, float))
         if self.kind == "str" or not number or isinstance(value, bool):
-            return f"{name} must be {self.rule}, got {value!r}"
+            return f"{name} must be {self.rule}, got {_shown(value)}"
         assert isinstance(value, (int, float))  # noqa: S101 (narrows the type for mypy)
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return f"{name} must be finite, got {value!r}"
         below = self.low is not None and (value <= self.low if self.low_open else value < self.low)
         if below or (self.high is not None and value > self.high):
-            return f"{name} must be {self.rule}, got {value!r}"
+            return f"{name} must be {self.rule}, got {_shown(value)}"
+        if self.kind == "float" and value > LARGEST_FLOAT:
+            return f"{name} must be at most {LARGEST_FLOAT:g}, what single precision can hold, got {_shown(value)}"
         return None
 
     @property
@@ -85,6 +91,13 @@ class Knob:
         else:
             rule = noun
         return f"{rule} or one of {strings}" if strings else rule
+
+
+def _shown(value: object) -> str:
+    """The value as a message has it; an integer beyond 64 bits by its size, as Python does not write very long ones."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"{'a negative' if value < 0 else 'an'} integer of {value.bit_length()} bits"
+    return repr(value)
 
 
 def _plain(number: float) -> str:
@@ -194,9 +207,9 @@ def _problems(values: Mapping[str, object]) -> list[Problem]:
         message = knob.problem_with(wire, values[_FIELD_BY_WIRE[wire]])
         if message:
             problems.append(Problem(wire, message))
-    dataset = DATASETS.get(str(values["dataset"]))
-    model = MODELS.get(str(values["model"]))
-    sampling = SAMPLINGS.get(str(values["sampling"]))
+    dataset = DATASETS.get(_text(values["dataset"]))
+    model = MODELS.get(_text(values["model"]))
+    sampling = SAMPLINGS.get(_text(values["sampling"]))
     if dataset and model:
         if model.needs_images and not dataset.is_image:
             problems.append(Problem("model", f"{model.name} needs images, and {dataset.name} has none"))
@@ -212,10 +225,14 @@ def _problems(values: Mapping[str, object]) -> list[Problem]:
             Problem(
                 "batch_size",
                 f"batch_size must be at most {dataset.train_size}, the training examples of {dataset.name}, "
-                f"got {batch_size}",
+                f"got {_shown(batch_size)}",
             )
         )
     return problems
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 _FIELD_NAMES = tuple(item.name for item in fields(TrainConfig))

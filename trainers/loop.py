@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.batchnorm import frozen_running_statistics
 from trainers.catalog import DATASETS
 from trainers.config import TrainConfig
 from trainers.datasets import Dataset, load_dataset
@@ -143,7 +141,7 @@ class Training:
             lr = learning_rate_at(config.lr_schedule, self._optimizer.t, lr=config.lr, total_steps=total_steps)
             for group in self._optimizer.param_groups:
                 group["lr"] = lr
-            loss = self._optimizer.step(partial(self._loss_and_gradient, batch))
+            loss = self._optimizer.step(partial(self._loss_and_gradient, batch), model=self._model)
             recorded.append(
                 torch.stack(
                     (
@@ -171,9 +169,7 @@ class Training:
     def _loss_and_gradient(self, batch: MiniBatch) -> Tensor:
         """The optimizer's closure, called at the weights and again at the ascent point, with the same mini-batch."""
         inputs, targets = self._dataset.train.inputs[batch.indices], self._dataset.train.targets[batch.indices]
-        second_pass = self._optimizer.is_perturbed
-        with frozen_running_statistics(self._model) if second_pass else nullcontext():
-            loss = self._dataset.objective.weighted_mean(self._model, inputs, targets, batch.weights)
+        loss = self._dataset.objective.weighted_mean(self._model, inputs, targets, batch.weights)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -224,6 +220,7 @@ def _sampler(config: TrainConfig, dataset: Dataset, model: nn.Module) -> Sampler
             config.batch_size,
             generator,
             presample_factor=config.presample_factor,
+            passes=2 if config.rho > 0 else 1,
             score=partial(_scores, model, dataset),
         )
     return UniformSampler(len(split), config.batch_size, generator)

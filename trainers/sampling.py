@@ -132,12 +132,18 @@ class LipschitzSampler:
 class GradientNormSampler:
     """Importance sampling by an upper bound of the gradients' norms (Katharopoulos and Fleuret 2018, algorithm 1).
 
-    While on, each batch of b: B = presample_factor·b candidates drawn uniformly and scored, b of them drawn with
-    p_i ∝ s_i, weights 1/(B p_i). While off: exactly the uniform sampler's batches. It is on while τ, the variance gain
-    smoothed over the batches (factor 0.9), exceeds 1 + B/(6b): scoring costs one forward pass of B, and a step of two
-    passes costs six of b, counting a backward pass as two forward ones.
+    In an epoch that is on, each batch of b: B = presample_factor·b candidates drawn uniformly and scored, b of them
+    drawn with p_i ∝ s_i, weights 1/(B p_i). In one that is off: exactly the uniform sampler's batches, scored as they
+    pass so that τ can rise. An epoch is on where, as it begins, τ, the variance gain smoothed over the batches (factor
+    0.9), exceeds 1 + B/(3b·passes): scoring costs one forward pass of B, and each pass of a step three of b, counting a
+    backward pass as two forward ones.
 
-    score: maps indices (m,) to the scores (m,) of the current model. Reads τ back to the host once a batch.
+    Why whole epochs: a permutation that is left because of the scores of its first batches leaves its other batches
+    unseen for a reason that depends on them, and the gradient would be biased.
+
+    passes: forward and backward passes of a step, 2 for SAM, 1 where ρ is 0. score: maps indices (m,) to the scores
+    (m,) of the current model. Reads τ back to the host once a batch. A batch of one scores τ = 1, so that batch size 1
+    stays off.
     """
 
     def __init__(
@@ -147,20 +153,25 @@ class GradientNormSampler:
         generator: torch.Generator,
         *,
         presample_factor: int,
+        passes: int,
         score: Callable[[Tensor], Tensor],
     ) -> None:
         self._size, self._batch_size, self._generator = size, batch_size, generator
-        self._factor, self._score = presample_factor, score
+        self._factor, self._passes, self._score = presample_factor, passes, score
         self._tau = 1.0
 
     @property
     def is_on(self) -> bool:
-        """Whether the next batch is drawn by importance."""
-        return self._tau > 1 + self._factor / 6
+        """Whether an epoch that begins now is drawn by importance."""
+        return self._tau > 1 + self._factor / (3 * self._passes)
 
     def batches(self) -> Iterator[MiniBatch]:
-        for indices in torch.split(_permutation(self._size, self._generator), self._batch_size):
-            yield self._draw(len(indices)) if self.is_on else self._observe(indices)
+        if self.is_on:
+            for start in range(0, self._size, self._batch_size):
+                yield self._draw(min(self._batch_size, self._size - start))
+        else:
+            for indices in torch.split(_permutation(self._size, self._generator), self._batch_size):
+                yield self._observe(indices)
 
     def state_dict(self) -> dict[str, object]:
         return {"generator": self._generator.get_state(), "tau": self._tau}

@@ -5,14 +5,17 @@ One optimizer around any base optimizer of torch. λ = 1 is SAM, λ = 0 is USAM,
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from trainers.batchnorm import frozen_running_statistics
 from trainers.schedules import lam_at
 
 
@@ -29,24 +32,29 @@ def ascent_scale(grad_norm: Tensor, *, rho: float, lam: float) -> Tensor:
 class UnifiedSAM(Optimizer):
     """Unified SAM around a base optimizer, which owns learning rate, momentum and weight decay.
 
-    Either `loss = optimizer.step(closure)`, or by hand::
+    Either `loss = optimizer.step(closure, model=model)`, or by hand::
 
         loss_at(batch).backward()
         optimizer.first_step()    # ascends to w + s·g and clears the gradients
-        loss_at(batch).backward()
+        with frozen_running_statistics(model):
+            loss_at(batch).backward()
         optimizer.second_step()   # returns to w exactly, then steps along the second gradient
+
+    Both freeze the running statistics of batch normalisation during the second pass, so that they move once a step;
+    without `model`, or without `trainers.batchnorm.frozen_running_statistics`, they move twice.
 
     The gradients must be those of the mean (weighted) loss, unscaled and unclipped, of the same batch with the same
     weights in both passes; clipping, if any, goes right before `second_step`.
 
     params: parameters, or groups, which may carry their own "rho" and "lam"; all on one device.
     base_optimizer: called as base_optimizer(groups, **base_arguments).
-    rho: radius of the ascent, finite and at least 0. Where it is 0 in every group, `step` makes one pass only.
+    rho: radius of the ascent, a finite number of at least 0. Where it is 0 in every group, `step` makes one pass only.
     lam: λ in [0, 1], "1/t" or "1-1/t"; t counts the steps from 1, skipped ones included.
 
     A gradient that is not finite, in either pass, skips the step: weights and momentum stay as they are and
     `skipped_steps` grows by one. No tensor is read back to the host, except one flag per step, in `second_step`, where
-    the base optimizer cannot be told to skip on the device (it can when built with fused=True, and holds its state).
+    the base optimizer cannot be told to skip on the device (it can when built with fused=True, once it holds the state
+    that it keeps).
 
     The groups and the state are the base optimizer's own, so that learning-rate schedulers act on it.
     Raises ValueError for rho and lam out of range.
@@ -143,12 +151,17 @@ class UnifiedSAM(Optimizer):
         self._restore()
         self.zero_grad()
 
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], Tensor], *, model: nn.Module | None = None
+    ) -> Tensor:
         """One whole step; returns the closure's first loss, the one at the unperturbed weights.
 
         closure: forward and backward of one batch, returns the loss; called once before and once after the ascent
         (once in all where every rho is 0). Gradients are cleared before each call, so it need not do so itself.
         Where the second call raises, the weights are restored before the exception goes on.
+        model: what the closure runs, where it normalises batches: its running statistics stay as they are during the
+        second call. It is an argument here and not of the constructor so that copies and pickles of the optimizer hold
+        no second model.
         """
         self.zero_grad()
         with torch.enable_grad():
@@ -159,7 +172,7 @@ class UnifiedSAM(Optimizer):
             return loss
         self.first_step()
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), nullcontext() if model is None else frozen_running_statistics(model):
                 closure()
         except BaseException:
             self.abandon_step()
@@ -231,7 +244,7 @@ class UnifiedSAM(Optimizer):
         self._skipped_steps = self._skipped_steps.to(is_finite.device) + is_finite.logical_not()
         # As torch.amp.GradScaler does: a fused kernel skips on the device. Not on a parameter's first step, when fused
         # SGD would leave its new momentum buffer uninitialised.
-        if getattr(self.base, "_step_supports_amp_scaling", False) and self._every_gradient_has_state():
+        if getattr(self.base, "_step_supports_amp_scaling", False) and self._holds_its_state():
             self.base.grad_scale = None  # type: ignore[attr-defined]
             self.base.found_inf = is_finite.logical_not().float()  # type: ignore[attr-defined]
             try:
@@ -241,21 +254,35 @@ class UnifiedSAM(Optimizer):
         elif bool(is_finite):
             self.base.step()
 
-    def _every_gradient_has_state(self) -> bool:
+    def _holds_its_state(self) -> bool:
+        """Whether the base optimizer holds what it keeps for every parameter with a gradient."""
         return all(
-            param in self.state for group in self.param_groups for param in group["params"] if param.grad is not None
+            param in self.state
+            for group in self.param_groups
+            if _keeps_state(self.base, group)
+            for param in group["params"]
+            if param.grad is not None
         )
 
 
 def check_rho_and_lam(group: dict[str, Any]) -> None:
     """Raises ValueError with the rule and the value where a group's "rho" or "lam" is out of range."""
     rho, lam = group["rho"], group["lam"]
-    if not (math.isfinite(rho) and rho >= 0):
-        raise ValueError(f"rho must be finite and at least 0, got {rho}")
+    if not (_is_number(rho) and 0 <= rho <= sys.float_info.max):
+        raise ValueError(f"rho must be a finite number of at least 0, got {rho!r}")
     if isinstance(lam, str):
         lam_at(lam, 1)
-    elif not 0 <= lam <= 1:
-        raise ValueError(f"lam must lie in [0, 1] or be '1/t' or '1-1/t', got {lam}")
+    elif not (_is_number(lam) and 0 <= lam <= 1):
+        raise ValueError(f"lam must be a number in [0, 1], '1/t' or '1-1/t', got {lam!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _keeps_state(base: Optimizer, group: dict[str, Any]) -> bool:
+    """False for SGD without momentum, the one base optimizer with fused kernels that keeps none."""
+    return not (isinstance(base, torch.optim.SGD) and group["momentum"] == 0)
 
 
 def _with_gradient(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

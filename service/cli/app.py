@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for detail in error.errors():
             print(f"error: SAMSTUDY_{str(detail['loc'][0]).upper()}: {detail['msg']}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:  # a file that cannot be read, a folder that cannot be made
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as left:

@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A study spec in YAML or JSON.", exists=True)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A study spec in YAML or JSON.", exists=True, dir_okay=False)
+    ],
     follow: Annotated[bool, typer.Option("--watch", help="Stay and show how it goes.")] = False,
     name: Annotated[str | None, typer.Option(help="Instead of the name in the file.")] = None,
     idempotency_key: Annotated[

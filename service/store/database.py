@@ -45,9 +45,13 @@ class Database:
             self._engine: Engine = create_engine(parsed, pool_pre_ping=not self.is_sqlite, **options)
         except ArgumentError as error:
             raise StoreUnavailableError("SAMSTUDY_DATABASE_URL is not a SQLAlchemy URL") from error
+        except ImportError as error:
+            raise StoreUnavailableError(
+                f"the driver of {parsed.drivername} is not installed ({error.name}); the extra `postgres` has psycopg"
+            ) from error
         self._clock = clock
         if self.is_sqlite and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(Path(parsed.database).parent)
         self._writer: Engine = self._engine.execution_options(writes=True)
         if self.is_sqlite:
             event.listen(self._engine, "connect", _set_sqlite_pragmas)
@@ -94,6 +98,13 @@ class Database:
     def dispose(self) -> None:
         """Closes every connection."""
         self._engine.dispose()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailableError(f"the folder of the study store cannot be made: {error}") from error
 
 
 @contextmanager

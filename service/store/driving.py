@@ -98,15 +98,18 @@ class DrivingStore:
         self._study_id = study_id
         self._driver_attempt = driver_attempt
 
-    def heartbeat(self, lease_s: float) -> Intent:
-        """Extends the lease and tells what the user wants by now."""
+    def heartbeat(self, lease_s: float, waiting_reason: str | None = None) -> Intent:
+        """Extends the lease and tells what the user wants by now.
+
+        waiting_reason: why nothing trains, in plain words; None where something does.
+        """
         with self._database.writing() as connection:
             study = self._lock(connection)
             expires_at = self._database.now(connection) + timedelta(seconds=lease_s)
             connection.execute(
                 tables.studies.update()
                 .where(tables.studies.c.id == self._study_id)
-                .values(lease_expires_at=expires_at, waiting_reason=None)
+                .values(lease_expires_at=expires_at, waiting_reason=waiting_reason)
             )
             return Intent(study.intent)
 

@@ -8,7 +8,7 @@ import json
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, or_, select
@@ -308,9 +308,9 @@ def _read_page_token(token: str) -> tuple[datetime, str]:
     try:
         text, study_id = json.loads(base64.urlsafe_b64decode(token.encode()))
         created_at = datetime.fromisoformat(text)
-        if isinstance(study_id, str) and created_at.tzinfo is not None:
-            return created_at, study_id
-    except (binascii.Error, ValueError, TypeError):
+        if created_at.tzinfo is not None and study_id and set(study_id) <= set(_ID_ALPHABET):
+            return created_at.astimezone(UTC), study_id
+    except (binascii.Error, ValueError, TypeError, OverflowError):
         pass
     message = "page_token must be the next_page_token of an earlier answer"
     raise InvalidRequestError(message, problems=[FieldProblem("page_token", message)])

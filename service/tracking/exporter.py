@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.analysis.aggregation import aggregate
-from service.errors import InvalidSpecError, StudyNotFoundError
+from service.errors import InvalidSpecError, StoreUnavailableError, StudyNotFoundError
 from service.spec import parse_spec
 from service.store.exporting import ExportStore, StudyBacklog
 from service.store.studies import StudyStore
@@ -18,7 +18,7 @@ from service.tracking.study_runs import StudyRuns
 
 __all__ = ["ExportReport", "Exporter", "TrackingUnavailableError"]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _MAX_TRIALS = 500  # read of one study at a time
 _REFUSED_PAUSE_S = 60.0
@@ -29,7 +29,7 @@ class ExportReport:
     """What one call of `export_pending` has written.
 
     studies, trials, epochs: parent runs, child runs and results written. more: there is more, so call again at once.
-    refused: what MLflow would not take, by study; tried again later.
+    refused: why a study could not be exported, by study; tried again later.
     """
 
     studies: int = 0
@@ -41,12 +41,21 @@ class ExportReport:
 
 @dataclass(slots=True)
 class _Progress:
-    """What this process knows of one study's export; times by the exporter's clock."""
+    """What this process knows of one study's export; times by the exporter's clock.
+
+    had_trouble: whether a call has failed of which it is unknown if MLflow carries it out, now or later.
+    """
 
     runs: StudyRuns | None = None
     study_written_at: float | None = None
     trials_written_at: dict[str, float] = field(default_factory=dict)
     refused_until: float = float("-inf")
+    had_trouble: bool = False
+
+    def start_over(self) -> None:
+        """Forgets what was written."""
+        self.runs = self.study_written_at = None
+        self.trials_written_at.clear()
 
 
 class Exporter:
@@ -72,8 +81,10 @@ class Exporter:
     def export_pending(self, should_stop: Callable[[], bool] = lambda: False) -> ExportReport:
         """Writes everything that is due of what MLflow lacks, at most some hundred trials of each study.
 
-        should_stop: asked before each run. Raises TrackingUnavailableError where MLflow does not answer; what was
-        written until then stays written, and the next call goes on from there.
+        What fails for one study is tried again after a pause, and the others are exported meanwhile.
+
+        should_stop: asked before each run. Raises TrackingUnavailableError where MLflow does not answer, and
+        StoreUnavailableError; what was written until then stays written, and the next call goes on from there.
         """
         report = ExportReport()
         for study_id in self._store.behind():
@@ -84,18 +95,26 @@ class Exporter:
                 continue
             try:
                 self._export_or_rebuild(study_id, progress, report, should_stop)
-            except TrackingUnavailableError:
+            except (TrackingUnavailableError, StoreUnavailableError):
+                progress.had_trouble = True
                 for known in self._progress.values():
                     known.runs = None  # whether the last call was carried out is unknown: look again afterwards
                 raise
             except StudyNotFoundError:
                 del self._progress[study_id]
             except (RefusedError, RunGoneError, InvalidSpecError) as error:
-                _log.error("study %s cannot be exported to MLflow: %s", study_id, error)
-                report.refused[study_id] = str(error)
-                progress.runs = None
-                progress.refused_until = self._clock() + _REFUSED_PAUSE_S
+                logger.error("study %s cannot be exported to MLflow: %s", study_id, error)
+                self._set_aside(study_id, progress, report, error)
+            except Exception as error:  # the outermost runner of one study: a defect there must not stop the others
+                logger.exception("unexpected: study %s cannot be exported to MLflow", study_id)
+                self._set_aside(study_id, progress, report, error)
         return report
+
+    def _set_aside(self, study_id: str, progress: _Progress, report: ExportReport, error: Exception) -> None:
+        report.refused[study_id] = str(error)
+        progress.had_trouble = True
+        progress.runs = None
+        progress.refused_until = self._clock() + _REFUSED_PAUSE_S
 
     def _export_or_rebuild(
         self, study_id: str, progress: _Progress, report: ExportReport, should_stop: Callable[[], bool]
@@ -103,8 +122,8 @@ class Exporter:
         try:
             self._export(study_id, progress, report, should_stop)
         except RunGoneError as error:
-            _log.warning("the runs of study %s are written anew: %s", study_id, error)
-            self._progress[study_id] = progress = _Progress()
+            logger.warning("the runs of study %s are written anew: %s", study_id, error)
+            progress.start_over()
             self._store.forget(study_id)
             self._export(study_id, progress, report, should_stop)
 
@@ -148,7 +167,8 @@ class Exporter:
             return True
         study = backlog.study
         if progress.runs is None:
-            progress.runs = StudyRuns(self._server, self._store, study, parse_spec(study.spec))
+            run_ids = {trial.mlflow_run_id for trial in self._studies.trials(study.id) if trial.mlflow_run_id}
+            progress.runs = StudyRuns(self._server, self._store, study, parse_spec(study.spec), trial_run_ids=run_ids)
         for item in now.trials:
             if should_stop():
                 return False
@@ -162,6 +182,8 @@ class Exporter:
         if now.study:
             results = aggregate(self._studies.configurations(study.id), self._studies.trials(study.id))
             progress.runs.write_study(study, results)
+            if study.state.is_final and progress.had_trouble:
+                progress.runs.delete_surplus(study)
             progress.study_written_at = self._clock()
             report.studies += 1
         return True

@@ -24,7 +24,6 @@ _PROCESS_SETTINGS = {
 }
 _SEARCH_PAGE = 1_000
 _MAX_NAMESAKES = 100
-_REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "MALFORMED_REQUEST"})
 
 
 class TrackingUnavailableError(SamstudyError):
@@ -40,7 +39,7 @@ class RunGoneError(Exception):
 
 
 class RefusedError(Exception):
-    """MLflow answered, and will not take this whatever the number of times it is offered."""
+    """MLflow does not take this, and answers otherwise: a matter of one study, which must not hold up the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class KnownRun:
 
 
 class TrackingServer:
-    """One tracking server. Every method raises TrackingUnavailableError, and RefusedError for a defect of ours."""
+    """One tracking server. Every method raises TrackingUnavailableError and RefusedError."""
 
     def __init__(self, url: str) -> None:
         os.environ.update(_PROCESS_SETTINGS)  # MLflow reads its settings from there, some of them when imported
@@ -92,7 +91,7 @@ class TrackingServer:
             return False
 
     def runs_of(self, experiment_id: str, study_id: str) -> list[KnownRun]:
-        """Every run of this study that is not deleted, the oldest first."""
+        """Every run of this study that is not deleted, the oldest first; the order is always the same."""
         runs: list[KnownRun] = []
         token = None
         while True:
@@ -144,18 +143,18 @@ class TrackingServer:
             else:
                 self._client.set_terminated(run_id, status=status, end_time=end_ms)
 
+    def delete_run(self, run_id: str) -> None:
+        """Moves the run to those that are deleted, where it may be already; MLflow can restore it from there."""
+        with contextlib.suppress(RunGoneError), self._answers():
+            self._client.delete_run(run_id)
+
     def write_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Writes files beside each other into the run's artifacts. Raises RunGoneError."""
         with tempfile.TemporaryDirectory(prefix="samstudy-") as folder:
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)
             with self._answers_about(run_id):
-                try:
-                    self._client.log_artifacts(run_id, folder)
-                except (
-                    OSError
-                ) as error:  # requests' errors are OSErrors; so are those of a folder that we may not write
-                    raise TrackingUnavailableError(f"MLflow's artifacts cannot be written: {error}") from error
+                self._upload(run_id, folder)
 
     def _upload(self, run_id: str, folder: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -164,11 +163,7 @@ class TrackingServer:
             self._client.log_artifacts(run_id, folder)
         except MlflowException:
             raise
-        except OSError as error:  # those of requests among them
-            raise TrackingUnavailableError(f"MLflow's artifacts cannot be written: {error}") from error
-        except (
-            Exception
-        ) as error:  # an object store's own library, where MLflow lets its clients write there themselves
+        except Exception as error:  # of a folder, or of an object store's library where clients write there themselves
             raise RefusedError(f"MLflow's artifacts cannot be written: {error!r}") from error
 
     def _create_experiment(self, name: str) -> str | None:
@@ -185,7 +180,11 @@ class TrackingServer:
 
     @contextlib.contextmanager
     def _answers(self) -> Iterator[None]:
-        """Turns MLflow's errors into ours."""
+        """Turns MLflow's errors into ours.
+
+        Most of its errors do not tell whether MLflow or what was sent is to blame: with a 500 or a timeout it can be
+        either. So MLflow is asked something else.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
@@ -194,9 +193,18 @@ class TrackingServer:
             code: Any = error.error_code
             if code == "RESOURCE_DOES_NOT_EXIST":
                 raise RunGoneError(str(error)) from error
-            if code in _REFUSALS:
-                raise RefusedError(str(error)) from error
-            raise TrackingUnavailableError(f"MLflow at {self._url} does not answer: {error}") from error
+            if not self._answers_otherwise():
+                raise TrackingUnavailableError(f"MLflow at {self._url} does not answer: {error}") from error
+            raise RefusedError(str(error)) from error
+
+    def _answers_otherwise(self) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.search_experiments(max_results=1)
+        except MlflowException:
+            return False
+        return True
 
     @contextlib.contextmanager
     def _answers_about(self, run_id: str) -> Iterator[None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from service.analysis.aggregation import ConfigurationResult
@@ -13,14 +14,28 @@ from service.tracking import files, runs
 from service.tracking.limits import RunContent
 from service.tracking.server import KnownRun, RunGoneError, TrackingServer
 
+logger = logging.getLogger(__name__)
+
 
 class StudyRuns:
-    """What one process knows of a study's runs. Every method raises TrackingUnavailableError and RunGoneError."""
+    """What one process knows of a study's runs.
 
-    def __init__(self, server: TrackingServer, store: ExportStore, study: Study, spec: StudySpec) -> None:
+    Every method raises TrackingUnavailableError, RefusedError and RunGoneError.
+    """
+
+    def __init__(
+        self,
+        server: TrackingServer,
+        store: ExportStore,
+        study: Study,
+        spec: StudySpec,
+        *,
+        trial_run_ids: Collection[str],
+    ) -> None:
         """Looks for the runs that the study has in MLflow already, whether or not the store remembers them.
 
-        So a run whose id was lost between its creation and its remembering is adopted, not made again.
+        So a run whose id was lost between its creation and its remembering is adopted, not made again, and of several
+        of one trial or of the study one stays. trial_run_ids: the child runs that the store remembers.
         Raises RunGoneError where MLflow lacks what the store remembers: the study's runs are then to be made anew.
         """
         self.spec = spec
@@ -30,12 +45,15 @@ class StudyRuns:
         self._params: dict[str, frozenset[str]] = {}
         self._experiment_id = study.mlflow_experiment_id or server.open_experiment(study.name)
         found = server.runs_of(self._experiment_id, study.id)
-        self._children = self._adopted([run for run in found if run.trial_id])
-        parents = [run for run in found if not run.trial_id]
-        remembered = [run for run in parents if run.run_id == study.mlflow_run_id]
-        if study.mlflow_run_id and not remembered:
+        if study.mlflow_run_id and study.mlflow_run_id not in {run.run_id for run in found}:
             raise RunGoneError(f"run {study.mlflow_run_id} of study {study.id} is gone")
-        self._parent_id = self._known_parent(remembered or parents) or self._new_parent(study)
+        kept = self._one_each(found, {*trial_run_ids, study.mlflow_run_id})
+        for run in kept:
+            self._statuses[run.run_id] = run.status
+            self._params[run.run_id] = run.params
+        self._children = {run.trial_id: run.run_id for run in kept if run.trial_id}
+        parent_id = next((run.run_id for run in kept if not run.trial_id), None)
+        self._parent_id = parent_id or self._new_parent(study)
         if study.mlflow_run_id is None:
             store.set_study_run(study.id, experiment_id=self._experiment_id, run_id=self._parent_id)
 
@@ -76,6 +94,14 @@ class StudyRuns:
             found = files.result_files(study, self.spec, results)
             self._server.write_files(self._parent_id, {**files.spec_files(study), **found})
 
+    def delete_surplus(self, study: Study) -> None:
+        """Looks once more for runs that the study has twice, and deletes those that are not written here.
+
+        A run whose creation timed out may appear at any time after that, and so after the first look.
+        """
+        found = self._server.runs_of(self._experiment_id, study.id)
+        self._one_each(found, {self._parent_id, *self._children.values()})
+
     def _new_parent(self, study: Study) -> str:
         run_id = self._server.create_run(
             self._experiment_id,
@@ -86,17 +112,18 @@ class StudyRuns:
         self._statuses[run_id] = "RUNNING"
         return run_id
 
-    def _known_parent(self, parents: Sequence[KnownRun]) -> str | None:
-        return next(iter(self._adopted(parents[:1]).values()), None)
-
-    def _adopted(self, found: Sequence[KnownRun]) -> dict[str, str]:
-        """Run ids by trial id; of several runs of one trial the first counts."""
-        adopted: dict[str, str] = {}
+    def _one_each(self, found: Iterable[KnownRun], preferred: Collection[str | None]) -> list[KnownRun]:
+        """The parent run and one run of each trial, the preferred or else the oldest; the others are deleted."""
+        by_trial: dict[str | None, list[KnownRun]] = {}
         for run in found:
-            if adopted.setdefault(run.trial_id or "", run.run_id) == run.run_id:
-                self._statuses[run.run_id] = run.status
-                self._params[run.run_id] = run.params
-        return adopted
+            by_trial.setdefault(run.trial_id, []).append(run)
+        kept = [next((run for run in same if run.run_id in preferred), same[0]) for same in by_trial.values()]
+        for one in kept:
+            for run in by_trial[one.trial_id]:
+                if run is not one:
+                    logger.warning("run %s is deleted: it doubles run %s", run.run_id, one.run_id)
+                    self._server.delete_run(run.run_id)
+        return kept
 
     def _write(self, run_id: str, content: RunContent, params: dict[str, str]) -> None:
         missing = self._missing(run_id, params)

@@ -31,6 +31,7 @@ from service.spec import StudySpec, parse_spec
 from service.store.database import Database
 from service.store.driving import DrivingStore
 from service.tuning.algorithms import algorithm_for
+from service.tuning.capacity import waiting_reason
 from service.tuning.checkpoints import TrialCheckpoints
 from service.tuning.orders import TrialOrder
 from service.tuning.progress import IssuedTrial, StudyProgress
@@ -45,8 +46,6 @@ logger = logging.getLogger(__name__)
 def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
     """Runs the study to its end. Raises LeaseLostError where another driver takes it over."""
     store = DrivingStore(Database(config.store_url), study_id, driver_attempt)
-    recorder = Recorder(store, lease_s=config.lease_s, heartbeat_s=config.heartbeat_s)
-    recorder.start()
     snapshot = store.snapshot()
     spec = parse_spec(snapshot.study.spec)
     progress = StudyProgress(
@@ -56,6 +55,13 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
         store,
         clock=lambda: datetime.now(UTC),
     )
+    recorder = Recorder(
+        store,
+        lease_s=config.lease_s,
+        heartbeat_s=config.heartbeat_s,
+        waiting_reason=lambda: None if progress.is_training else waiting_reason(spec.resources_per_trial),
+    )
+    recorder.start()
 
     def order_for(issued: IssuedTrial) -> TrialOrder:
         return _order(spec, study_id, issued, storage_uri=config.storage_uri)
@@ -90,6 +96,8 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
     if searcher.ending is None:
         raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
     store.finish(searcher.ending.state, searcher.ending.reason, searcher.ending.error)
+    for trial_id in progress.open_trials():  # the study's end has cancelled them
+        tidy_checkpoints(trial_id)
     logger.info("study %s ended: %s", study_id, searcher.ending)
 
 

@@ -1,67 +1,80 @@
-"""Drivers as Ray Jobs, submitted over HTTP: a restart of the API or the controller touches no running study."""
+"""Drivers as Ray Jobs, submitted over HTTP: a restart of the API or the controller touches no running study.
+
+Spoken directly, because Ray's own client waits without a limit for a cluster that accepts and does not answer.
+"""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
-from ray.job_submission import JobStatus, JobSubmissionClient
+import httpx
 
 from service.errors import ServiceUnavailableError
 from service.store.reconciling import DriverClaim
 
 DRIVER_COMMAND = ("python", "-m", "service.tuning.driver")
+_OPEN_STATUSES = ("PENDING", "RUNNING")
+_TIMEOUT_S = 10.0
 
 
 class DriverJobs:
     """The drivers of a Ray cluster. A driver's job is named after its study and its number, so it runs at most once.
 
-    It needs no CPU of its own: drivers that hold one would deadlock a small cluster. Errors of the cluster are
-    ServiceUnavailableError.
+    It needs no CPU of its own: drivers that hold one would deadlock a small cluster. Whatever goes wrong with the
+    cluster is a ServiceUnavailableError.
+
+    token: of Ray's authentication; empty where that is off.
     """
 
-    def __init__(self, jobs_url: str, *, command: Sequence[str] = DRIVER_COMMAND) -> None:
+    def __init__(
+        self, jobs_url: str, *, token: str, command: Sequence[str] = DRIVER_COMMAND, timeout_s: float = _TIMEOUT_S
+    ) -> None:
         self._url = jobs_url
         self._command = command
-        self._client: JobSubmissionClient | None = None
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=jobs_url, headers=headers, timeout=timeout_s)
 
     def check(self) -> None:
         """Raises ServiceUnavailableError where the cluster does not answer."""
-        try:
-            self._connected().get_version()
-        except (RuntimeError, OSError) as error:
-            self._client = None
-            raise ServiceUnavailableError(f"the Ray cluster at {self._url} does not answer") from error
+        self._ask("GET", "/api/version")
 
     def start(self, claim: DriverClaim) -> None:
         """Submits the driver; it may take a few seconds until it runs."""
-        try:
-            self._connected().submit_job(
-                entrypoint=shlex.join([*self._command, claim.study_id, str(claim.driver_attempt)]),
-                submission_id=_job_id(claim),
-                entrypoint_num_cpus=0,
-                metadata={"study_id": claim.study_id, "driver_attempt": str(claim.driver_attempt)},
-            )
-        except (RuntimeError, OSError) as error:
-            self._client = None
-            raise ServiceUnavailableError(f"the Ray cluster at {self._url} does not take jobs: {error}") from error
+        self._ask(
+            "POST",
+            "/api/jobs/",
+            json={
+                "entrypoint": shlex.join([*self._command, claim.study_id, str(claim.driver_attempt)]),
+                "submission_id": _job_id(claim),
+                "entrypoint_num_cpus": 0,
+                "metadata": {"study_id": claim.study_id, "driver_attempt": str(claim.driver_attempt)},
+            },
+        )
 
     def stop(self, claim: DriverClaim) -> None:
-        """Ends the driver and with it all of its workers; one that has ended already is none."""
-        try:
-            client = self._connected()
-            if client.get_job_status(_job_id(claim)) in (JobStatus.PENDING, JobStatus.RUNNING):
-                client.stop_job(_job_id(claim))
-        except (RuntimeError, OSError) as error:
-            self._client = None
-            if "404" in str(error) or "does not exist" in str(error):
-                return
-            raise ServiceUnavailableError(f"the Ray cluster at {self._url} does not answer: {error}") from error
+        """Ends the driver and with it all of its workers; one that has ended already, or never was, is none."""
+        path = f"/api/jobs/{_job_id(claim)}"
+        job = self._ask("GET", path, missing_ok=True)
+        if job is not None and job.get("status") in _OPEN_STATUSES:
+            self._ask("POST", f"{path}/stop", missing_ok=True)
 
-    def _connected(self) -> JobSubmissionClient:
-        if self._client is None:
-            self._client = JobSubmissionClient(self._url)
-        return self._client
+    def _ask(self, method: str, path: str, *, missing_ok: bool = False, **request: Any) -> dict[str, Any] | None:
+        try:
+            answer = self._http.request(method, path, **request)
+            if missing_ok and answer.status_code == httpx.codes.NOT_FOUND:
+                return None
+            answer.raise_for_status()
+            return dict(answer.json())
+        except httpx.HTTPStatusError as error:
+            reason = f"{error.response.status_code} {error.response.text.strip()[-500:]}"
+            raise ServiceUnavailableError(
+                f"the Ray cluster at {self._url} refused {method} {path}: {reason}"
+            ) from error
+        except (httpx.HTTPError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            raise ServiceUnavailableError(f"the Ray cluster at {self._url} does not answer: {reason}") from error
 
 
 def _job_id(claim: DriverClaim) -> str:

@@ -155,6 +155,15 @@ class StudyProgress:
         self._learn(trial.configuration_id)
         return trial.objective
 
+    def open_trials(self) -> list[str]:
+        """Ids of the trials that have not ended."""
+        return [trial.trial_id for trial in self._trials.values() if not trial.state.is_final]
+
+    @property
+    def is_training(self) -> bool:
+        """Whether a worker trains one of the trials."""
+        return any(self._trials[trial_id].state is TrialState.RUNNING for trial_id in list(self._running))
+
     def _replay(self, snapshot: StudySnapshot) -> None:
         """Puts everything that the store has into the algorithm; trials that did not end wait again."""
         for configuration in snapshot.configurations:

@@ -25,12 +25,22 @@ class Recorder:
     While the store does not answer, reports wait here and training goes on. Once the lease is lost nothing is written
     any more, and `has_lost_lease` says so; the same where recording fails for another reason, for without its reports a
     driver is of no use. `after_commit` of a report is called when the store has it; an OSError there is only logged.
+
+    waiting_reason: asked at every heartbeat why nothing trains; answers None where something does.
     """
 
-    def __init__(self, store: DrivingStore, *, lease_s: float, heartbeat_s: float) -> None:
+    def __init__(
+        self,
+        store: DrivingStore,
+        *,
+        lease_s: float,
+        heartbeat_s: float,
+        waiting_reason: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._store = store
         self._lease_s = lease_s
         self._heartbeat_s = heartbeat_s
+        self._waiting_reason = waiting_reason
         self._reports: queue.Queue[tuple[Report, Callable[[], None] | None]] = queue.Queue()
         self._closing = threading.Event()
         self._lost = threading.Event()
@@ -40,7 +50,7 @@ class Recorder:
 
     def start(self) -> None:
         """Takes over the lease at once. Raises LeaseLostError, StoreUnavailableError."""
-        self._intent = self._store.heartbeat(self._lease_s)
+        self._intent = self._store.heartbeat(self._lease_s, self._waiting_reason())
         self._thread.start()
 
     @property
@@ -100,7 +110,7 @@ class Recorder:
             return batch
 
     def _heartbeat(self) -> None:
-        self._intent = self._store.heartbeat(self._lease_s)
+        self._intent = self._store.heartbeat(self._lease_s, self._waiting_reason())
 
     def _written(self, write: Callable[[], None]) -> bool:
         """Writes, again and again while the store does not answer; False once the lease is lost."""

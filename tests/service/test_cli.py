@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,18 @@ class TestSubmit:
             "  search_space: is required",
             "  objective.mode: must be one of 'max', 'min', got 'most'",
         ]
+
+    def test_a_folder_is_bad_input(self, environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["submit", str(environment)]) == 2
+        assert "directory" in capsys.readouterr().err
+
+    def test_an_address_that_is_none_is_said_so(
+        self, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("SAMSTUDY_URL", "http://[bad")
+        settings.cache_clear()
+        assert main(["list"]) == 1
+        assert "is no address of a service" in capsys.readouterr().err
 
     def test_a_file_that_is_not_there_is_bad_input(self, environment: Path) -> None:
         assert main(["submit", str(environment / "none.yaml")]) == 2
@@ -450,4 +463,5 @@ def _command(*arguments: str, url: str, **environment: str) -> subprocess.Popen[
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores Ctrl-C
     )

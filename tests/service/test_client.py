@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from service.addresses import Addresses, publish
+from service.addresses import Addresses, holding, publish
 from service.client import Client
 from service.errors import (
     ConfigurationNotFoundError,
@@ -346,8 +346,9 @@ def test_the_address_comes_from_the_settings_else_from_the_running_service_else_
 ) -> None:
     assert Client().url == "http://127.0.0.1:8321"
     clean_settings.mkdir()
-    publish(Addresses("http://127.0.0.1:9", "", "", str(clean_settings), os.getpid()))
-    assert Client().url == "http://127.0.0.1:9"
+    with holding(clean_settings):
+        publish(Addresses("http://127.0.0.1:9", "", "", str(clean_settings), os.getpid()))
+        assert Client().url == "http://127.0.0.1:9"
     monkeypatch.setenv("SAMSTUDY_URL", "http://api.example/")
     settings.cache_clear()
     assert Client().url == "http://api.example"

@@ -255,3 +255,16 @@ def test_an_action_that_fails_is_done_again(wait_until: Callable[..., None]) -> 
     stopping.set()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_controller_that_could_not_renew_its_lease_in_time_leads_no_longer(world: World) -> None:
+    now = 0.0
+    store = ReconcilingStore(world.database)
+    controller = Controller(store, cast(DriverJobs, world.jobs), world.config, holder="a", clock=lambda: now)
+    assert not controller.leads
+    controller.reconcile()
+    assert controller.leads
+    now = world.config.lease_s - 0.001
+    assert controller.leads
+    now = world.config.lease_s
+    assert not controller.leads

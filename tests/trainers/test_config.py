@@ -1,9 +1,10 @@
+import math
 import subprocess
 import sys
 
 import pytest
 
-from trainers.config import InvalidTrainConfigError, TrainConfig, defaults, knobs, problems_with
+from trainers.config import LARGEST_FLOAT, InvalidTrainConfigError, TrainConfig, defaults, knobs, problems_with
 
 
 def test_the_defaults_are_a_valid_configuration_by_wire_name() -> None:
@@ -40,6 +41,31 @@ def test_every_problem_is_reported_at_once_under_its_wire_name() -> None:
 def test_fields_that_do_not_go_together_are_named(values: dict[str, object], field: str, rule: str) -> None:
     found = [problem for problem in problems_with(values) if problem.field == field]
     assert any(rule in problem.message for problem in found)
+
+
+@pytest.mark.parametrize("name", [name for name, knob in knobs().items() if knob.kind != "str"])
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), 1 << 20_000, math.nan, math.inf, None, True, [], {}],
+    ids=lambda value: type(value).__name__,
+)
+def test_no_value_is_beyond_a_rule(name: str, value: object) -> None:
+    (problem,) = problems_with({name: value})
+    assert problem.field == name
+    assert "got" in problem.message
+
+
+@pytest.mark.parametrize("name", list(knobs()))
+@pytest.mark.parametrize("value", [1 << 20_000, [], {}, None], ids=lambda value: type(value).__name__)
+def test_nothing_but_a_knobs_own_kind_is_looked_up(name: str, value: object) -> None:
+    assert name in {problem.field for problem in problems_with({name: value})}
+
+
+@pytest.mark.parametrize("name", ["lr", "rho", "weight_decay"])
+def test_numbers_end_where_single_precision_does(name: str) -> None:
+    assert problems_with({name: 1e18}) == problems_with({name: LARGEST_FLOAT}) == []
+    (problem,) = problems_with({name: 1e300})
+    assert problem.message == f"{name} must be at most 1e+30, what single precision can hold, got 1e+300"
 
 
 def test_declaring_a_configuration_imports_no_torch() -> None:

@@ -2,13 +2,14 @@ import itertools
 import math
 import pickle
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import torch
 
 from trainers import checkpoint, loop
 from trainers.catalog import DATASETS, MODELS, SAMPLINGS
-from trainers.config import TrainConfig, reported_metrics
+from trainers.config import LARGEST_FLOAT, TrainConfig, reported_metrics
 from trainers.datasets.ridge import ridge_problem
 from trainers.loop import DeviceUnavailableError, DivergedError, EpochResult, Training, train
 
@@ -171,6 +172,24 @@ def test_running_statistics_move_once_per_step(sampling: str) -> None:
     training = Training(a_config(model="small_cnn", sampling=sampling))
     training.run_epoch()
     assert int(training.state_dict()["model"]["1.num_batches_tracked"]) == math.ceil(1149 / 100)
+
+
+@pytest.mark.parametrize(("rho", "is_on"), [(0.0, False), (0.1, True)])
+def test_gradient_norm_sampling_knows_how_many_passes_a_step_takes(rho: float, is_on: bool) -> None:
+    """τ = 1.7 pays for two passes (above 1 + 3/6), not for one (below 1 + 3/3)."""
+    training = Training(a_config(sampling="gradient_norm", rho=rho, epochs=1))
+    state = training.state_dict()
+    state["sampler"]["tau"] = 1.7
+    training.load_state_dict(state)
+    whole_batches = 1149 / math.ceil(1149 / 100)
+    assert (training.run_epoch().metrics["effective_sample_size"] < whole_batches - 1) is is_on
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("names", [("lr",), ("rho",), ("weight_decay",), ("lr", "rho", "weight_decay")])
+def test_the_largest_numbers_diverge_or_skip_steps_and_nothing_worse(optimizer: str, names: tuple[str, ...]) -> None:
+    with suppress(DivergedError):
+        list(train(a_config(optimizer=optimizer, **dict.fromkeys(names, LARGEST_FLOAT))))
 
 
 def test_a_run_that_diverges_says_in_which_epoch_and_of_what() -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,76 @@ def test_bad_input_is_named_on_stderr_and_exits_with_2() -> None:
     assert "rho: must be a number of at least 0, got -1.0" in done.stderr
     assert "Traceback" not in done.stderr
     assert "| torch" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("epochs=" + 400 * "9", "epochs: must be an integer in [1, 100000], got an integer of 1329 bits"),
+        ("epochs=" + 5000 * "9", "epochs: must be an integer in [1, 100000], got '999"),
+        ("batch_size=" + 400 * "9", "batch_size: must be at most 1149"),
+        ("batch_size=0", "batch_size: must be an integer of at least 1, got 0"),
+        ("seed=-1", "seed: must be an integer in [0, 4294967295], got -1"),
+        ("lr=1e300", "lr: must be at most 1e+30"),
+        ("lr=1e999", "lr: must be finite, got inf"),
+        ("rho=nan", "rho: must be finite, got nan"),
+        ("weight_decay=-1e-9", "weight_decay: must be a number of at least 0"),
+        ("lambda=", "lambda: must be a number in [0, 1] or one of '1/t', '1-1/t', got ''"),
+        ("lam=0.5", "lam: unknown field"),
+        ("=3", "=3: settings are written key=value"),
+        ("=", "=: settings are written key=value"),
+        ("", "'': settings are written key=value"),
+        ("model=\udcff", "model: must be one of"),
+    ],
+)
+def test_a_bad_setting_is_answered_with_its_rule(setting: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([setting]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-1", "1.5", "", 400 * "9"])
+def test_bad_threads_are_answered_with_their_rule(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([f"--threads={text}"])
+    assert caught.value.code == 2
+    assert f"argument --threads: must be an integer in [1, 1024], got '{text}'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_kept_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for path, words in (
+        (tmp_path, "must be a file"),
+        (Path("/dev/zero"), "must be a file"),
+        (tmp_path / "file" / "run.ckpt", "cannot keep a file at"),
+        (Path("/proc/x/y"), "cannot keep a file at"),
+        (tmp_path / ("x" * 250), "cannot keep a file at"),
+        (tmp_path / ("x" * 300), "cannot keep a file at"),
+    ):
+        assert main([*QUICK, "--checkpoint", str(path)]) == 2
+        output = capsys.readouterr()
+        assert f"--checkpoint: {words}" in output.err
+        assert output.out == ""
+    assert main([*QUICK, "--checkpoint", str(tmp_path / "new" / "run.ckpt")]) == 0
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trainers import checkpoint
+
+    checkpoint.save({"model": {}}, tmp_path / "other")
+    assert main([*QUICK, "--checkpoint", str(tmp_path / "other")]) == 2
+    assert "is of another configuration" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        command = [sys.executable, "-m", "trainers", *QUICK, "--json"]
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == ""
 
 
 def test_help_lists_every_setting_and_imports_no_torch() -> None:

@@ -30,7 +30,7 @@ def skewed_scores(indices: Tensor) -> Tensor:
 
 
 def switched_on(seed: int = 0) -> GradientNormSampler:
-    sampler = GradientNormSampler(N, B, a_generator(seed), presample_factor=3, score=skewed_scores)
+    sampler = GradientNormSampler(N, B, a_generator(seed), presample_factor=3, passes=2, score=skewed_scores)
     sampler.load_state_dict({**sampler.state_dict(), "tau": 100.0})
     return sampler
 
@@ -105,7 +105,7 @@ def test_an_example_that_would_never_be_drawn_is_refused() -> None:
 
 
 def test_gradient_norm_is_uniform_until_the_scores_promise_enough() -> None:
-    flat = GradientNormSampler(N, B, a_generator(), presample_factor=3, score=lambda i: torch.ones(len(i)))
+    flat = GradientNormSampler(N, B, a_generator(), presample_factor=3, passes=2, score=lambda i: torch.ones(len(i)))
     uniform = UniformSampler(N, B, a_generator())
     for _ in range(5):
         for ours, theirs in zip(flat.batches(), uniform.batches(), strict=True):
@@ -113,12 +113,66 @@ def test_gradient_norm_is_uniform_until_the_scores_promise_enough() -> None:
             assert torch.equal(ours.weights, theirs.weights)
         assert not flat.is_on
 
-    peaked = GradientNormSampler(N, B, a_generator(), presample_factor=3, score=lambda i: 0.01 + (i % 5 == 0).float())
+    peaked = GradientNormSampler(
+        N, B, a_generator(), presample_factor=3, passes=2, score=lambda i: 0.01 + (i % 5 == 0).float()
+    )
     assert not peaked.is_on
     weights = torch.cat([batch.weights for _ in range(5) for batch in peaked.batches()])
     assert peaked.is_on
     assert float(weights[:B].min()) == float(weights[:B].max()) == 1
     assert float(weights.min()) < 0.9
+
+
+def near_the_threshold(seed: int, tau: float) -> tuple[GradientNormSampler, Tensor]:
+    """Eight examples, one of which has most of the gradient; the scores are the values that are averaged."""
+    values = torch.tensor([10.0] + 7 * [0.1])
+    sampler = GradientNormSampler(8, 4, a_generator(seed), presample_factor=2, passes=2, score=lambda i: values[i])
+    sampler.load_state_dict({**sampler.state_dict(), "tau": tau})
+    return sampler, values
+
+
+@pytest.mark.parametrize("tau", [1.3, 1.35])
+def test_gradient_norm_is_unbiased_where_it_turns_on_and_off(tau: float) -> None:
+    """Each batch of two epochs agrees with the mean 1.3375 within four standard errors of at most 0.04.
+
+    Leaving a permutation after its first batch because of that batch's scores gives 1.96 for the second one.
+    """
+    estimates, was_on = [], []
+    for seed in range(2500):
+        sampler, values = near_the_threshold(seed, tau)
+        row = []
+        for _ in range(2):
+            was_on.append(sampler.is_on)
+            row += [float((batch.weights * values[batch.indices]).mean()) for batch in sampler.batches()]
+        estimates.append(row)
+    assert 0 < sum(was_on[1::2]) < 2500
+    table = torch.tensor(estimates)
+    standard_errors = table.std(0) / math.sqrt(len(table))
+    assert bool((standard_errors < 0.04).all())
+    assert bool(((table.mean(0) - 1.3375).abs() < 4 * standard_errors).all())
+
+
+def test_an_epoch_that_begins_uniform_ends_uniform() -> None:
+    """Also where τ crosses the threshold on the way."""
+    crossed_early = 0
+    for seed in range(10):
+        sampler, _ = near_the_threshold(seed, 1.33)
+        indices = []
+        for batch in sampler.batches():
+            crossed_early += sampler.is_on and not indices
+            indices += batch.indices.tolist()
+        assert sorted(indices) == list(range(8))
+        assert sampler.is_on
+    assert crossed_early > 0
+
+
+@pytest.mark.parametrize(("passes", "threshold"), [(1, 2.0), (2, 1.5)])
+def test_the_variance_must_fall_by_more_where_a_step_is_cheaper(passes: int, threshold: float) -> None:
+    """1 + B/(3b) for one pass a step, 1 + B/(6b) for two."""
+    sampler = GradientNormSampler(N, B, a_generator(), presample_factor=3, passes=passes, score=skewed_scores)
+    for tau, expected in ((threshold - 1e-9, False), (threshold + 1e-9, True)):
+        sampler.load_state_dict({**sampler.state_dict(), "tau": tau})
+        assert sampler.is_on is expected
 
 
 @pytest.mark.parametrize("scores", [[0.0, 0.0, 0.0], [1.0, math.nan, 1.0], [1.0, math.inf, 1.0]])

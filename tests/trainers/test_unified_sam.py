@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainers.batchnorm import frozen_running_statistics
 from trainers.unified_sam import UnifiedSAM, ascent_scale
 
 Closure = Callable[[], Tensor]
@@ -323,10 +324,98 @@ def test_a_step_reads_nothing_back_to_the_host_with_a_fused_base_and_one_flag_wi
     assert reads.count == expected
 
 
+def test_a_fused_base_that_keeps_no_state_reads_nothing_back_either() -> None:
+    model, twin = a_model(), a_model()
+    build = {"rho": 0.1, "lam": 0.5, "lr": 0.1, "momentum": 0.0}
+    fused = UnifiedSAM(model.parameters(), torch.optim.SGD, fused=True, **build)
+    plain = UnifiedSAM(twin.parameters(), torch.optim.SGD, **build)
+    with HostReads() as reads:
+        for number in range(3):
+            fused.step(closure_for(model, a_batch(number)))
+    assert reads.count == 0
+    for number in range(3):
+        plain.step(closure_for(twin, a_batch(number)))
+    for one, other in zip(weights_of(model), weights_of(twin), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+    before = weights_of(model)
+    for param in model.parameters():
+        param.grad = torch.full_like(param, math.nan)
+    fused.first_step()
+    closure_for(model, a_batch(3))()
+    fused.second_step()
+    assert same(weights_of(model), before)
+    assert int(fused.skipped_steps) == 1
+
+
+def test_momentum_that_is_turned_on_later_starts_from_a_whole_step() -> None:
+    model, twin = a_model(), a_model()
+    for net, fused in ((model, True), (twin, False)):
+        optimizer = UnifiedSAM(net.parameters(), torch.optim.SGD, rho=0.1, lam=0.5, lr=0.1, fused=fused)
+        for number in range(4):
+            optimizer.param_groups[0]["momentum"] = 0.9 if number >= 1 else 0.0
+            optimizer.step(closure_for(net, a_batch(number)))
+    for one, other in zip(weights_of(model), weights_of(twin), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("rho", [0.0, 0.2])
+def test_running_statistics_move_once_per_step_from_the_first_pass(rho: float, by_hand: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3)).double()
+    optimizer = UnifiedSAM(model.parameters(), torch.optim.SGD, rho=rho, lam=0.5, lr=0.1)
+    for number in range(4):
+        closure = closure_for(model, a_batch(number))
+        expected = copy.deepcopy(model)
+        expected(a_batch(number)[0])
+        if by_hand:
+            closure()
+            optimizer.first_step()
+            with frozen_running_statistics(model):
+                closure()
+            optimizer.second_step()
+            optimizer.zero_grad()
+        else:
+            optimizer.step(closure, model=model)
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            assert torch.equal(getattr(model[1], name), getattr(expected[1], name))
+    assert int(model[1].num_batches_tracked) == optimizer.t == 4
+
+
+def test_running_statistics_thaw_where_the_second_pass_raises() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+    optimizer = UnifiedSAM(model.parameters(), torch.optim.SGD, rho=0.2, lam=0.5, lr=0.1)
+    closure = closure_for(model, a_batch(0))
+
+    def breaking() -> Tensor:
+        if optimizer.is_perturbed:
+            raise MemoryError
+        return closure()
+
+    with pytest.raises(MemoryError):
+        optimizer.step(breaking, model=model)
+    optimizer.step(closure, model=model)
+    assert int(model[0].num_batches_tracked) == 2
+
+
+@pytest.mark.parametrize("rho", ["0.1", None, True, [0.1], 10**400])
+def test_a_rho_that_is_no_finite_number_is_refused(rho: object) -> None:
+    with pytest.raises(ValueError, match=r"rho must be a finite number of at least 0, got ") as caught:
+        UnifiedSAM([nn.Parameter(torch.ones(2))], torch.optim.SGD, rho=rho, lr=0.1)  # type: ignore[arg-type]
+    assert str(caught.value).endswith(repr(rho))
+
+
+@pytest.mark.parametrize("lam", ["0.5", None, True, False, [0.5]])
+def test_a_lambda_that_is_neither_number_nor_schedule_is_refused(lam: object) -> None:
+    with pytest.raises(ValueError, match=r"lam must be a number in \[0, 1\], '1/t' or '1-1/t', got ") as caught:
+        UnifiedSAM([nn.Parameter(torch.ones(2))], torch.optim.SGD, lam=lam, lr=0.1)  # type: ignore[arg-type]
+    assert str(caught.value).endswith(repr(lam))
+
+
 def test_rho_and_lambda_are_checked_at_construction_and_for_added_groups() -> None:
     weight = nn.Parameter(torch.ones(2))
     for rho in (-0.1, math.inf, math.nan):
-        with pytest.raises(ValueError, match=f"rho must be finite and at least 0, got {rho}"):
+        with pytest.raises(ValueError, match=f"rho must be a finite number of at least 0, got {rho}"):
             UnifiedSAM([weight], torch.optim.SGD, rho=rho, lam=1.0, lr=0.1)
     for lam in (-0.1, 1.5, math.nan, "t"):
         with pytest.raises(ValueError, match="lam must"):

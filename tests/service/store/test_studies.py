@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -103,6 +105,15 @@ def test_a_full_last_page_has_no_next_one(stores: Any) -> None:
 def test_a_page_token_that_is_none_is_refused(stores: Any, token: str) -> None:
     with pytest.raises(InvalidRequestError, match="page_token"):
         stores.studies.page(StudyFilter(), page_size=1, page_token=token)
+
+
+@pytest.mark.parametrize(
+    "content", [["0001-01-01T00:00:00+14:00", "a"], ["2026-01-01T00:00:00+00:00", "\ud800"], ["2026-01-01Z", "a\0"]]
+)
+def test_a_page_token_that_somebody_made_up_is_refused(stores: Any, content: list[str]) -> None:
+    token = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
+    with pytest.raises(InvalidRequestError, match="page_token"):
+        stores.studies.page(StudyFilter(), page_size=10, page_token=token)
 
 
 def test_a_page_token_with_a_naive_time_is_refused(stores: Any) -> None:

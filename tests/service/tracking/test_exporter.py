@@ -15,48 +15,28 @@ import pytest
 import requests
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
 
 from service.spec import parse_spec
 from service.store.database import Database
 from service.store.driving import EpochReported, TrialEnded
 from service.store.exporting import ExportStore
-from service.store.studies import NewStudy
-from service.study import Reason, Study, StudyState, TrialState
+from service.store.studies import NewStudy, StudyStore
+from service.study import Configuration, Reason, StudyState, TrialState
 from service.tracking.exporter import Exporter, TrackingUnavailableError
 from tests.service.conftest import Life
 from tests.service.mlflow_server import MlflowServer
-
-NAMES = (f"study-{number}" for number in range(1_000))
-
-
-@pytest.fixture
-def a_spec(a_spec: dict[str, Any]) -> dict[str, Any]:
-    """Every test has an experiment of its own."""
-    return {**a_spec, "name": next(NAMES)}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(database: Database) -> ExportStore:
-    return ExportStore(database)
-
-
-@pytest.fixture
-def exporter(store: ExportStore, life: Life, mlflow_server: MlflowServer, clock: Clock) -> Exporter:
-    return Exporter(store, life.studies, mlflow_server.url, min_interval_s=2.0, clock=clock)
+from tests.service.tracking.shown import (
+    NAMES,
+    Clock,
+    Network,
+    Send,
+    answer,
+    artifact,
+    children_of,
+    history,
+    parent_of,
+    runs_of,
+)
 
 
 @pytest.fixture
@@ -71,31 +51,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
     monkeypatch.setattr(requests.Session, "request", counted)
     return counts
-
-
-def runs_of(client: MlflowClient, study: Study, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
-    experiments = [found.experiment_id for found in client.search_experiments(ViewType.ALL)]
-    return list(client.search_runs(experiments, f"tags.`samstudy.study_id` = '{study.id}'", view, max_results=1_000))
-
-
-def parent_of(client: MlflowClient, study: Study) -> Run:
-    (parent,) = [run for run in runs_of(client, study) if "samstudy.trial_id" not in run.data.tags]
-    return parent
-
-
-def children_of(client: MlflowClient, study: Study) -> dict[str, Run]:
-    found = [run for run in runs_of(client, study) if "samstudy.trial_id" in run.data.tags]
-    by_trial = {run.data.tags["samstudy.trial_id"]: run for run in found}
-    assert len(by_trial) == len(found)
-    return by_trial
-
-
-def history(client: MlflowClient, run: Run, key: str) -> list[tuple[int, float]]:
-    return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
-
-
-def artifact(client: MlflowClient, run: Run, name: str, folder: Path) -> bytes:
-    return Path(client.download_artifacts(run.info.run_id, name, str(folder))).read_bytes()
 
 
 GRID = {(0.5, 0.1): (0.90, 0.92), ("1/t", 0.1): (0.80, 0.82), (0.5, 0.2): (0.70, 0.74), ("1/t", 0.2): (0.60, 0.62)}
@@ -255,36 +210,6 @@ def test_writing_again_changes_nothing(
     assert len(history(client, parent_of(client, study), "val_accuracy_mean")) == 1
 
 
-class CrashError(Exception):
-    """What ends the process between two lines."""
-
-
-@pytest.mark.parametrize("lost", ["set_study_run", "set_trial_run", "trial_exported", "study_exported"])
-def test_a_crash_doubles_no_run(
-    lost: str,
-    life: Life,
-    store: ExportStore,
-    database: Database,
-    client: MlflowClient,
-    mlflow_server: MlflowServer,
-) -> None:
-    study = life.finished({(0.5, 0.1): (0.9, 0.8)})
-
-    def crash(*_: object, **__: object) -> None:
-        raise CrashError
-
-    dying = type("Dying", (ExportStore,), {lost: crash})(database)
-    with pytest.raises(CrashError):
-        Exporter(dying, life.studies, mlflow_server.url, min_interval_s=2.0).export_pending()
-    Exporter(store, life.studies, mlflow_server.url, min_interval_s=2.0).export_pending()
-    assert store.behind() == []
-    assert len(children_of(client, study)) == 2
-    assert parent_of(client, study).info.status == "FINISHED"
-    for run in children_of(client, study).values():
-        assert [step for step, _ in history(client, run, "val_loss")] == [1, 2, 3]
-        assert run.data.params["epochs"] == "3"
-
-
 def test_what_runs_is_written_now_and_then_and_what_ends_at_once(
     life: Life, exporter: Exporter, client: MlflowClient, clock: Clock
 ) -> None:
@@ -332,68 +257,6 @@ def test_studies_of_one_name_share_an_experiment(life: Life, exporter: Exporter,
     assert parents[0].info.run_id != parents[1].info.run_id
 
 
-@pytest.mark.parametrize("deleted", ["child", "parent"])
-def test_a_deleted_run_is_made_anew_once_there_is_something_to_write(
-    deleted: str, life: Life, exporter: Exporter, client: MlflowClient, clock: Clock
-) -> None:
-    study = life.create()
-    driver = life.start(study)
-    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
-    life.train(driver, first, 0.9)
-    life.begin(driver, second)
-    exporter.export_pending()
-    run = parent_of(client, study) if deleted == "parent" else children_of(client, study)[second.id]
-    client.delete_run(run.info.run_id)
-    driver.record([EpochReported(second.id, 1, 1, {"val_accuracy": 0.7})])
-    driver.record([TrialEnded(second.id, 1, TrialState.SUCCEEDED, 0.7)])
-    life.succeed(driver)
-    clock.now = 5.0
-    exporter.export_pending()
-    parent, children = parent_of(client, study), children_of(client, study)
-    assert run.info.run_id not in {parent.info.run_id, *(child.info.run_id for child in children.values())}
-    assert {child.data.tags["mlflow.parentRunId"] for child in children.values()} == {parent.info.run_id}
-    assert [len(history(client, children[trial.id], "val_accuracy")) for trial in (first, second)] == [3, 1]
-    assert parent.info.status == "FINISHED"
-
-
-def test_a_deleted_experiment_stays_deleted(life: Life, exporter: Exporter, client: MlflowClient) -> None:
-    first = life.finished({(0.5, 0.1): (0.9, 0.8)})
-    exporter.export_pending()
-    client.delete_experiment(parent_of(client, first).info.experiment_id)
-    second = life.finished({(0.5, 0.1): (0.9, 0.8)})
-    exporter.export_pending()
-    assert client.get_experiment(parent_of(client, second).info.experiment_id).name == f"{first.name} (2)"
-    assert runs_of(client, first) == []
-
-
-def test_an_experiment_deleted_while_its_study_runs_is_followed_by_another(
-    life: Life, exporter: Exporter, client: MlflowClient, clock: Clock
-) -> None:
-    study = life.create()
-    driver = life.start(study)
-    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
-    life.train(driver, first, 0.9)
-    exporter.export_pending()
-    client.delete_experiment(parent_of(client, study).info.experiment_id)
-    life.train(driver, second, 0.8)
-    clock.now = 5.0
-    exporter.export_pending()
-    assert len(children_of(client, study)) == 2
-    assert client.get_experiment(parent_of(client, study).info.experiment_id).name == f"{study.name} (2)"
-
-
-def test_a_lost_database_of_mlflow_is_filled_again(
-    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore
-) -> None:
-    study = life.finished(GRID)
-    store.set_study_run(study.id, experiment_id="0", run_id="0123456789abcdef0123456789abcdef")
-    for trial in life.studies.trials(study.id):
-        store.set_trial_run(trial.id, "fedcba9876543210fedcba9876543210")
-    exporter.export_pending()
-    assert len(children_of(client, study)) == 8
-    assert store.behind() == []
-
-
 def test_hostile_names_and_values_get_through(life: Life, exporter: Exporter, client: MlflowClient) -> None:
     labels = {"a@b": "x", "a%b": "y", "../../etc": "|z|", "λ/": "ok"}
     study = life.create(labels=labels, name=f"{next(NAMES)} '; DROP 研究", description="| a | <script>")
@@ -425,6 +288,80 @@ def test_a_study_that_cannot_be_exported_is_not_in_the_way_of_others(
     assert list(report.refused) == [broken.id]
     assert len(children_of(client, sound)) == 2
     assert exporter.export_pending().refused == {}  # not tried again at once
+
+
+@pytest.mark.parametrize("failure", [requests.ReadTimeout("too slow"), answer(500), answer(429), answer(403)])
+def test_a_study_whose_calls_fail_is_not_in_the_way_of_newer_ones(
+    failure: requests.Response | Exception,
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    store: ExportStore,
+    clock: Clock,
+    network: Network,
+) -> None:
+    first, *others = [life.finished({(0.5, 0.1): (0.9, 0.8)}, name=next(NAMES)) for _ in range(3)]
+
+    def fails_for_the_first(path: str, body: str, send: Send) -> requests.Response:
+        if path != "log-batch" or first.id not in body:
+            return send()
+        if isinstance(failure, Exception):
+            raise failure
+        return failure
+
+    network.append(fails_for_the_first)
+    report = exporter.export_pending()
+    assert list(report.refused) == store.behind() == [first.id]
+    assert [len(children_of(client, study)) for study in others] == [2, 2]
+    network.clear()
+    assert exporter.export_pending().studies == 0  # not tried again at once
+    clock.now = 60.0
+    exporter.export_pending()
+    assert store.behind() == []
+    assert len(children_of(client, first)) == 2
+
+
+def test_a_study_whose_artifacts_cannot_be_written_is_not_in_the_way_of_newer_ones(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, tmp_path: Path
+) -> None:
+    first = life.finished({(0.5, 0.1): (0.9, 0.8)}, name=next(NAMES))
+    (tmp_path / "file").touch()
+    client.create_experiment(first.name, artifact_location=str(tmp_path / "file" / "artifacts"))
+    second = life.finished({(0.5, 0.1): (0.9, 0.8)}, name=next(NAMES))
+    report = exporter.export_pending()
+    assert list(report.refused) == store.behind() == [first.id]
+    assert "artifacts cannot be written" in report.refused[first.id]
+    assert len(children_of(client, first)) == len(children_of(client, second)) == 2
+
+
+def test_a_defect_of_ours_in_one_study_is_not_in_the_way_of_newer_ones(
+    life: Life, store: ExportStore, database: Database, mlflow_server: MlflowServer
+) -> None:
+    first, _ = (life.finished({(0.5, 0.1): (0.9, 0.8)}, name=next(NAMES)) for _ in range(2))
+
+    class Studies(StudyStore):
+        def configurations(self, study_id: str) -> list[Configuration]:
+            if study_id == first.id:
+                raise ValueError("a defect")
+            return super().configurations(study_id)
+
+    report = Exporter(store, Studies(database), mlflow_server.url, min_interval_s=2.0).export_pending()
+    assert report.refused == {first.id: "a defect"}
+    assert store.behind() == [first.id]
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_server_that_answers_nothing_but_errors_stops_the_round(
+    status: int, life: Life, exporter: Exporter, store: ExportStore, network: Network
+) -> None:
+    studies = [life.finished({(0.5, 0.1): (0.9, 0.8)}, name=next(NAMES)) for _ in range(2)]
+    network.append(lambda path, body, send: answer(status))
+    with pytest.raises(TrackingUnavailableError, match="does not answer"):
+        exporter.export_pending()
+    network.clear()
+    exporter.export_pending()  # at once
+    assert store.behind() == []
+    assert len(studies) == 2
 
 
 def test_an_export_can_be_stopped_and_goes_on_later(

@@ -18,6 +18,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.batches: list[list[Report]] = []
         self.heartbeats: list[float] = []
+        self.waiting_reasons: list[str | None] = []
         self.intent = Intent.RUN
         self.failures: list[Exception] = []
         self.is_lost = False
@@ -33,9 +34,10 @@ class FakeStore:
         self._fail()
         self.batches.append(list(reports))
 
-    def heartbeat(self, lease_s: float) -> Intent:
+    def heartbeat(self, lease_s: float, waiting_reason: str | None) -> Intent:
         self._fail()
         self.heartbeats.append(lease_s)
+        self.waiting_reasons.append(waiting_reason)
         return self.intent
 
     def _fail(self) -> None:
@@ -69,6 +71,17 @@ def test_starting_takes_over_the_lease(recorder: Recorder, store: FakeStore) -> 
     recorder.start()
     assert store.heartbeats[0] == 10
     assert recorder.intent is Intent.RUN
+
+
+def test_every_heartbeat_says_why_nothing_trains(store: FakeStore, wait_until: Callable[..., None]) -> None:
+    reasons = iter(["its driver is starting", "every place is taken"])
+    recorder = Recorder(
+        cast(DrivingStore, store), lease_s=10, heartbeat_s=0.01, waiting_reason=lambda: next(reasons, None)
+    )
+    recorder.start()
+    wait_until(lambda: len(store.waiting_reasons) >= 3)
+    recorder.close()
+    assert store.waiting_reasons[:3] == ["its driver is starting", "every place is taken", None]
 
 
 def test_a_driver_without_a_lease_does_not_start(recorder: Recorder, store: FakeStore) -> None:

@@ -1,0 +1,193 @@
+"""The runs of a study are found again, made anew and never doubled, against MLflow's real server."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+from service.store.database import Database
+from service.store.driving import EpochReported, TrialEnded
+from service.store.exporting import ExportStore
+from service.study import TrialState
+from service.tracking.exporter import Exporter
+from tests.service.conftest import Life
+from tests.service.mlflow_server import MlflowServer
+from tests.service.tracking.shown import (
+    Clock,
+    Network,
+    Send,
+    children_of,
+    history,
+    parent_of,
+    runs_of,
+)
+
+GRID = {(0.5, 0.1): (0.90, 0.92), ("1/t", 0.1): (0.80, 0.82), (0.5, 0.2): (0.70, 0.74), ("1/t", 0.2): (0.60, 0.62)}
+
+
+class CrashError(BaseException):
+    """What ends the process between two lines."""
+
+
+@pytest.mark.parametrize("lost", ["set_study_run", "set_trial_run", "trial_exported", "study_exported"])
+def test_a_crash_doubles_no_run(
+    lost: str,
+    life: Life,
+    store: ExportStore,
+    database: Database,
+    client: MlflowClient,
+    mlflow_server: MlflowServer,
+) -> None:
+    study = life.finished({(0.5, 0.1): (0.9, 0.8)})
+
+    def crash(*_: object, **__: object) -> None:
+        raise CrashError
+
+    dying = type("Dying", (ExportStore,), {lost: crash})(database)
+    with pytest.raises(CrashError):
+        Exporter(dying, life.studies, mlflow_server.url, min_interval_s=2.0).export_pending()
+    Exporter(store, life.studies, mlflow_server.url, min_interval_s=2.0).export_pending()
+    assert store.behind() == []
+    assert len(children_of(client, study)) == 2
+    assert parent_of(client, study).info.status == "FINISHED"
+    for run in children_of(client, study).values():
+        assert [step for step, _ in history(client, run, "val_loss")] == [1, 2, 3]
+        assert run.data.params["epochs"] == "3"
+
+
+def doubled(client: MlflowClient, run: Run) -> str:
+    """A second run with the same identity, which sorts before the first: it starts earlier."""
+    tags = {name: value for name, value in run.data.tags.items() if name.startswith(("samstudy.", "mlflow.parent"))}
+    return str(client.create_run(run.info.experiment_id, start_time=1, tags=tags).info.run_id)
+
+
+def test_surplus_runs_are_deleted_and_those_that_the_store_remembers_stay(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, mlflow_server: MlflowServer
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.train(driver, first, 0.9)
+    exporter.export_pending()
+    parent, child = parent_of(client, study), children_of(client, study)[first.id]
+    surplus = {doubled(client, parent), doubled(client, child)}
+    life.train(driver, second, 0.8)
+    life.succeed(driver)
+    Exporter(store, life.studies, mlflow_server.url, min_interval_s=2.0).export_pending()
+    assert parent_of(client, study).info.run_id == parent.info.run_id
+    assert children_of(client, study)[first.id].info.run_id == child.info.run_id
+    assert {run.info.run_id for run in runs_of(client, study, ViewType.DELETED_ONLY)} == surplus
+    assert store.behind() == []
+
+
+def test_of_runs_that_the_store_does_not_remember_the_oldest_stays(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, mlflow_server: MlflowServer
+) -> None:
+    study = life.finished({(0.5, 0.1): (0.9, 0.8)})
+    exporter.export_pending()
+    parent, children = parent_of(client, study), children_of(client, study)
+    older = {doubled(client, run) for run in (parent, *children.values())}
+    store.forget(study.id)
+    Exporter(store, life.studies, mlflow_server.url, min_interval_s=2.0).export_pending()
+    kept = {parent_of(client, study).info.run_id, *(run.info.run_id for run in children_of(client, study).values())}
+    assert kept == older
+    assert parent_of(client, study).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("late", ["parent", "child"])
+def test_a_run_whose_creation_timed_out_and_came_true_later_is_deleted(
+    late: str,
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    store: ExportStore,
+    clock: Clock,
+    network: Network,
+) -> None:
+    study = life.finished({(0.5, 0.1): (0.9, 0.8)})
+    pending: list[Send] = []
+
+    def times_out_once(path: str, body: str, send: Send) -> requests.Response:
+        if path != "create" or study.id not in body or ("samstudy.trial_id" in body) != (late == "child"):
+            return send()
+        if not pending:
+            pending.append(send)
+            raise requests.ReadTimeout("too slow")
+        created = send()
+        pending[0]()  # after the look for what is there
+        network.clear()
+        return created
+
+    network.append(times_out_once)
+    exporter.export_pending()
+    assert store.behind() == [study.id]
+    clock.now = 60.0
+    exporter.export_pending()
+    assert store.behind() == []
+    assert len(children_of(client, study)) == 2
+    assert parent_of(client, study).info.run_id == life.studies.get(study.id).mlflow_run_id
+    assert len(runs_of(client, study, ViewType.DELETED_ONLY)) == 1
+
+
+@pytest.mark.parametrize("deleted", ["child", "parent"])
+def test_a_deleted_run_is_made_anew_once_there_is_something_to_write(
+    deleted: str, life: Life, exporter: Exporter, client: MlflowClient, clock: Clock
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.train(driver, first, 0.9)
+    life.begin(driver, second)
+    exporter.export_pending()
+    run = parent_of(client, study) if deleted == "parent" else children_of(client, study)[second.id]
+    client.delete_run(run.info.run_id)
+    driver.record([EpochReported(second.id, 1, 1, {"val_accuracy": 0.7})])
+    driver.record([TrialEnded(second.id, 1, TrialState.SUCCEEDED, 0.7)])
+    life.succeed(driver)
+    clock.now = 5.0
+    exporter.export_pending()
+    parent, children = parent_of(client, study), children_of(client, study)
+    assert run.info.run_id not in {parent.info.run_id, *(child.info.run_id for child in children.values())}
+    assert {child.data.tags["mlflow.parentRunId"] for child in children.values()} == {parent.info.run_id}
+    assert [len(history(client, children[trial.id], "val_accuracy")) for trial in (first, second)] == [3, 1]
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_deleted_experiment_stays_deleted(life: Life, exporter: Exporter, client: MlflowClient) -> None:
+    first = life.finished({(0.5, 0.1): (0.9, 0.8)})
+    exporter.export_pending()
+    client.delete_experiment(parent_of(client, first).info.experiment_id)
+    second = life.finished({(0.5, 0.1): (0.9, 0.8)})
+    exporter.export_pending()
+    assert client.get_experiment(parent_of(client, second).info.experiment_id).name == f"{first.name} (2)"
+    assert runs_of(client, first) == []
+
+
+def test_an_experiment_deleted_while_its_study_runs_is_followed_by_another(
+    life: Life, exporter: Exporter, client: MlflowClient, clock: Clock
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.train(driver, first, 0.9)
+    exporter.export_pending()
+    client.delete_experiment(parent_of(client, study).info.experiment_id)
+    life.train(driver, second, 0.8)
+    clock.now = 5.0
+    exporter.export_pending()
+    assert len(children_of(client, study)) == 2
+    assert client.get_experiment(parent_of(client, study).info.experiment_id).name == f"{study.name} (2)"
+
+
+def test_a_lost_database_of_mlflow_is_filled_again(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore
+) -> None:
+    study = life.finished(GRID)
+    store.set_study_run(study.id, experiment_id="0", run_id="0123456789abcdef0123456789abcdef")
+    for trial in life.studies.trials(study.id):
+        store.set_trial_run(trial.id, "fedcba9876543210fedcba9876543210")
+    exporter.export_pending()
+    assert len(children_of(client, study)) == 8
+    assert store.behind() == []
