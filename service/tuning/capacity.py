@@ -14,13 +14,12 @@ def waiting_reason(needed: Resources) -> str:
         return "its driver is starting"
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        free = ray.available_resources()
     except (RayError, RuntimeError, OSError):
         return "the Ray cluster does not answer"
-    return _reason(needed, nodes, free)
+    return _reason(needed, nodes)
 
 
-def _reason(needed: Resources, nodes: list[dict[str, float]], free: dict[str, float]) -> str:
+def _reason(needed: Resources, nodes: list[dict[str, float]]) -> str:
     wanted = {"CPU": needed.cpu, "GPU": needed.gpu}
     if not any(all(node.get(kind, 0.0) >= amount for kind, amount in wanted.items()) for node in nodes):
         largest = {kind: max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in wanted}
@@ -28,6 +27,4 @@ def _reason(needed: Resources, nodes: list[dict[str, float]], free: dict[str, fl
             f"a trial needs {needed.cpu:g} CPUs and {needed.gpu:g} GPUs on one node; "
             f"the largest of the cluster's {len(nodes)} nodes have {largest['CPU']:g} CPUs and {largest['GPU']:g} GPUs"
         )
-    if any(free.get(kind, 0.0) < amount for kind, amount in wanted.items() if amount):
-        return "every place in the cluster that could run a trial is taken"
-    return "its first workers are starting"
+    return "its workers are starting, or wait for a place in the cluster"
