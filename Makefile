@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo up test check format bench clean
+.PHONY: help install demo up test soak check format bench clean
 
 help: ## shows this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,8 +23,11 @@ demo: $(INSTALLED) ## starts the service, runs examples/lambda_rho_digits.yaml, 
 up: $(INSTALLED) ## runs the service until Ctrl-C
 	$(BIN)/samstudy up
 
-test: $(INSTALLED) ## every test, the real service included
-	$(BIN)/pytest
+test: $(INSTALLED) ## every test but the long ones, the real service included
+	$(BIN)/pytest -m "not soak"
+
+soak: $(INSTALLED) ## the long tests: kill -9 of each process in mid-study
+	$(BIN)/pytest -m soak
 
 check: $(INSTALLED) ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .
