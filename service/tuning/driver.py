@@ -93,12 +93,13 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
             ),
         ).fit()
     recorder.close()
-    if searcher.ending is None:
+    ending = searcher.ending
+    if ending is None:
         raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
-    store.finish(searcher.ending.state, searcher.ending.reason, searcher.ending.error)
+    store.finish(ending.state, ending.reason, ending.error)
     for trial_id in progress.open_trials():  # the study's end has cancelled them
         tidy_checkpoints(trial_id)
-    logger.info("study %s ended: %s", study_id, searcher.ending)
+    logger.info("study %s ended: %s", study_id, ending)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -41,7 +41,7 @@ class StudySearcher(_Unsaved, Searcher):
         self._recorder = recorder
         self._order_for = order_for
         self._issued: dict[str, IssuedTrial] = {}
-        self.ending: Ending | None = None
+        self._decided: Ending | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.must_stop():
@@ -54,7 +54,7 @@ class StudySearcher(_Unsaved, Searcher):
         except LeaseLostError:
             return str(Searcher.FINISHED)
         if isinstance(issued, Ending):
-            self.ending = issued
+            self._decided = issued
             return str(Searcher.FINISHED)
         if issued is None:
             return None
@@ -63,12 +63,18 @@ class StudySearcher(_Unsaved, Searcher):
 
     def must_stop(self) -> bool:
         """Whether the study ends now, whatever runs: cancelled, out of budget, too many failures, or lease lost."""
-        if self._recorder.intent is Intent.CANCEL:
-            self.ending = Ending(StudyState.CANCELLED, Reason.USER)
-        elif self.ending is None:
-            self.ending = self._progress.must_end_now()
-            return self.ending is not None or self._recorder.has_lost_lease
-        return self.ending.state is not StudyState.SUCCEEDED or self.ending.reason is Reason.BUDGET_EXHAUSTED
+        return self._is_cancelled or self._recorder.has_lost_lease or self._progress.must_end_now() is not None
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the study ends; None while there is more to run."""
+        if self._is_cancelled:
+            return Ending(StudyState.CANCELLED, Reason.USER)
+        return self._decided or self._progress.must_end_now()
+
+    @property
+    def _is_cancelled(self) -> bool:
+        return self._recorder.intent is Intent.CANCEL
 
     def issued(self, trial_id: str) -> IssuedTrial:
         """Our trial behind a Tune trial's id."""
