@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from search_spaces import GridNeedsStepError, Parameter, Scalar, SearchSpace
 from search_spaces.checking import near_miss, shown
@@ -20,15 +21,14 @@ from service.spec_sections import (
     Resources,
 )
 from trainers.catalog import DATASETS
-from trainers.config import Knob, defaults, knobs, problems_with, reported_metrics
+from trainers.config import Knob, Problem, defaults, knobs
+from trainers.metrics import METRIC_FIELDS, epoch_metrics, reported_metrics
+from trainers.rules import RULES
 
 MAX_WHOLE_GRID_TRIALS = 10_000
 """A larger grid needs a max_trials: nobody means to start so many trials unseen."""
 
 MAX_COMBINATIONS = 20_000
-
-COMBINED = ("dataset", "model", "sampling", "batch_size")
-"""The fields between which TrainConfig has rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,33 +116,49 @@ def _combination_problems(parts: Parts) -> Iterator[FieldProblem]:
     """Values that are fine one by one and do not go together, over every combination that the space allows."""
     if parts.train is None or parts.parameters is None:
         return
-    fixed = {key: value for key, value in parts.train.items() if key in COMBINED}
-    searched = [key for key in COMBINED if key in parts.parameters]
-    if not searched:
-        yield from _problems_together(fixed, searched)
-    elif parts.space is not None:
-        seen = set()
-        for count, corner in enumerate(islice(parts.space.corners(searched), MAX_COMBINATIONS + 1)):
-            if count == MAX_COMBINATIONS:
-                message = f"the combinations of {', '.join(searched)} are too many to check"
-                yield FieldProblem("search_space", f"{message}: more than {MAX_COMBINATIONS:,}")
-            chosen = {key: value for key, value in corner.items() if key in COMBINED}
-            if repr(chosen) not in seen:
-                seen.add(repr(chosen))
-                yield from _problems_together({**fixed, **chosen}, searched)
+    for rule in RULES:
+        searched = [key for key in rule.fields if key in parts.parameters]
+        for values in _combinations(parts, rule.fields):
+            if _are_sound(values, rule.fields):
+                for problem in rule.problems(values):
+                    yield _problem_together(problem, parts, searched)
+        if searched and parts.space is not None and _too_many_combinations(parts.space, searched):
+            message = f"the combinations of {', '.join(searched)} are too many to check"
+            yield FieldProblem("search_space", f"{message}: more than {MAX_COMBINATIONS:,}")
 
 
-def _problems_together(values: Mapping[str, object], searched: list[str]) -> Iterator[FieldProblem]:
-    for problem in problems_with(values):
-        value = values.get(problem.field, defaults()[problem.field])
-        if problem.message == knobs()[problem.field].problem_with(problem.field, value):
-            continue
-        if searched:
-            key = problem.field if problem.field in searched else searched[0]
-            yield FieldProblem(f"search_space.{key}", problem.message)
-        else:
-            default = "" if problem.field in values else f" ({value} is the default)"
-            yield FieldProblem(f"train.{problem.field}", problem.message + default)
+def _problem_together(problem: Problem, parts: Parts, searched: Sequence[str]) -> FieldProblem:
+    if problem.field in searched or (searched and problem.field not in (parts.train or {})):
+        key = problem.field if problem.field in searched else searched[0]
+        return FieldProblem(f"search_space.{key}", problem.message)
+    default = "" if problem.field in (parts.train or {}) else f" ({defaults()[problem.field]} is the default)"
+    return FieldProblem(f"train.{problem.field}", problem.message + default)
+
+
+def _combinations(parts: Parts, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Complete values for every combination that the trials can have of these fields, each once.
+
+    At most MAX_COMBINATIONS of them; none where a broken section decides one of the fields.
+    """
+    if parts.train is None or parts.parameters is None:
+        return
+    fixed = {key: value for key, value in parts.train.items() if key in fields}
+    searched = [key for key in fields if key in parts.parameters]
+    if None in fixed.values() or (searched and parts.space is None):
+        return
+    if not searched or parts.space is None:
+        yield {**defaults(), **fixed}
+        return
+    seen = set()
+    for corner in islice(parts.space.corners(searched), MAX_COMBINATIONS):
+        chosen = {key: value for key, value in corner.items() if key in fields}
+        if repr(chosen) not in seen:
+            seen.add(repr(chosen))
+            yield {**defaults(), **fixed, **chosen}
+
+
+def _too_many_combinations(space: SearchSpace, searched: Sequence[str]) -> bool:
+    return next(islice(space.corners(searched), MAX_COMBINATIONS, None), None) is not None
 
 
 def _device_problems(parts: Parts) -> Iterator[FieldProblem]:
@@ -156,27 +172,38 @@ def _objective_problems(parts: Parts) -> Iterator[FieldProblem]:
     objective, field = parts.objective, "objective.metric"
     if objective is None:
         return
-    names = [str(value) for value in _values_in_play(parts, "dataset") if value in DATASETS]
-    everywhere = (
-        [metric for metric in reported_metrics(names[0]) if all(metric in reported_metrics(name) for name in names)]
-        if names
-        else []
-    )
-    if names and objective.metric not in everywhere:
-        message = f"trials on {' and '.join(names)} do not report {shown(objective.metric)}"
+    sound = [_with_defaults_for_unsound(values) for values in _combinations(parts, METRIC_FIELDS)]
+    sound = [values for values in sound if values["dataset"] in DATASETS]
+    reported = list(dict.fromkeys(reported_metrics(values) for values in sound))
+    everywhere = [metric for metric in reported[0] if all(metric in names for names in reported)] if reported else []
+    if reported and objective.metric not in everywhere:
+        datasets = list(dict.fromkeys(values["dataset"] for values in sound))
+        message = f"trials on {' and '.join(datasets)} do not report {shown(objective.metric)}"
         hint = near_miss(objective.metric, everywhere)
         yield FieldProblem(field, f"{message}{hint}; the metrics are {', '.join(everywhere)}")
+    at_the_end = {metric for values in sound for metric in set(reported_metrics(values)) - set(epoch_metrics(values))}
+    if objective.metric in at_the_end:
+        if objective.at == "best":
+            message = f"{objective.metric} is measured once, at a trial's end: at must be last, got 'best'"
+            yield FieldProblem("objective.at", message)
+        if isinstance(parts.scheduler, AshaScheduler):
+            message = f"asha compares trials while they train, and {objective.metric} is measured once, at the end"
+            yield FieldProblem(field, message)
     if not objective.metric.startswith("test_"):
         return
     if parts.allow_test_objective is False:
         message = f"to optimise {objective.metric} is to search on the test split"
         yield FieldProblem(field, f"{message}: say allow_test_objective: true, or take a validation metric")
-    if objective.at == "best":
-        message = f"{objective.metric} is measured once, at a trial's end: at must be last, got 'best'"
-        yield FieldProblem("objective.at", message)
-    if isinstance(parts.scheduler, AshaScheduler):
-        message = f"asha compares trials while they train, and {objective.metric} is measured once, at the end"
-        yield FieldProblem(field, message)
+
+
+def _with_defaults_for_unsound(values: Mapping[str, Any]) -> dict[str, Any]:
+    """So that one wrong field does not hide that a metric is not reported; the dataset is left as it is."""
+    sound = {key: value for key, value in values.items() if not knobs()[key].problem_with(key, value)}
+    return {**defaults(), **sound, "dataset": values["dataset"]}
+
+
+def _are_sound(values: Mapping[str, Any], fields: Sequence[str]) -> bool:
+    return not any(knobs()[key].problem_with(key, values[key]) for key in fields)
 
 
 def _grid_problems(parts: Parts) -> Iterator[FieldProblem]:

@@ -20,11 +20,26 @@ from trainers.config import (
     defaults,
     knobs,
     problems_with,
-    reported_metrics,
 )
+from trainers.metrics import epoch_metrics, reported_metrics
 
 if TYPE_CHECKING:
     from trainers.loop import EpochResult
+
+_COLUMNS = (
+    "train_loss",
+    "val_loss",
+    "val_accuracy",
+    "suboptimality",
+    "bound",
+    "grad_norm",
+    "perturbation_norm",
+    "lr",
+    "rho",
+    "lambda",
+    "samples_per_s",
+)
+"""Of the metrics of an epoch those that a line has room for; --json prints all of them."""
 
 
 def main(argv: Sequence[str] | None = None, *, program: str = "python -m trainers") -> int:
@@ -51,9 +66,7 @@ def _run_command(argv: Sequence[str] | None, program: str) -> int:
     try:
         config = parse_config(arguments.settings)
     except InvalidTrainConfigError as error:
-        for problem in error.problems:
-            message = problem.message.removeprefix(f"{problem.field} ")
-            print(f"{program}: {problem.field}: {message}", file=sys.stderr)
+        _print_problems(error, program)
         return 2
     path: Path | None = arguments.checkpoint
     obstacle = _obstacle_to(path) if path is not None else None
@@ -61,6 +74,12 @@ def _run_command(argv: Sequence[str] | None, program: str) -> int:
         print(f"{program}: --checkpoint: {obstacle}", file=sys.stderr)
         return 2
     return _run(config, program, as_json=arguments.json, threads=arguments.threads, path=path)
+
+
+def _print_problems(error: InvalidTrainConfigError, program: str) -> None:
+    for problem in error.problems:
+        message = problem.message.removeprefix(f"{problem.field} ")
+        print(f"{program}: {problem.field}: {message}", file=sys.stderr)
 
 
 def parse_config(settings: Iterable[str]) -> TrainConfig:
@@ -92,7 +111,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, listed below")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per epoch")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per epoch, with every metric")
     parser.add_argument("--threads", type=_threads, help="CPU threads (default: torch's choice)")
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="saved after each epoch; continued from where it exists"
@@ -165,10 +184,13 @@ def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | Non
         if not as_json and training.epochs_done < config.epochs:
             print(_header(config), flush=True)
         while training.epochs_done < config.epochs:
-            result = training.run_epoch()
+            result = training.next_result()
             if path is not None:
                 checkpoint.save({"config": config.to_mapping(), "training": training.state_dict()}, path)
             print(_json_line(result) if as_json else _table_line(config, result), flush=True)
+    except InvalidTrainConfigError as error:
+        _print_problems(error, program)
+        return 2
     except (
         DivergedError,
         DatasetUnavailableError,
@@ -191,12 +213,13 @@ def _header(config: TrainConfig) -> str:
 def _table_line(config: TrainConfig, result: EpochResult) -> str:
     cells = [f"{result.metrics[name]:>{_width(name)}.4g}" for name in _columns(config)]
     line = "  ".join((f"{result.epoch:>5}", *cells))
-    test = [f"{name} {value:.4g}" for name, value in result.metrics.items() if name.startswith("test_")]
-    return "\n".join((line, *test))
+    once = set(reported_metrics(config.to_mapping())) - set(epoch_metrics(config.to_mapping()))
+    at_the_end = [f"{name} {value:.4g}" for name, value in result.metrics.items() if name in once]
+    return "\n".join((line, *at_the_end))
 
 
 def _columns(config: TrainConfig) -> list[str]:
-    return [name for name in reported_metrics(config.dataset) if not name.startswith("test_")]
+    return [name for name in _COLUMNS if name in epoch_metrics(config.to_mapping())]
 
 
 def _width(name: str) -> int:

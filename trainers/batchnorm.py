@@ -5,18 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 @contextmanager
 def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
-    """Within, batches are normalised by their own statistics as ever, and no running statistic moves."""
-    tracking = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    """Within, batches are normalised by their own statistics as ever, and no running statistic moves.
+
+    That holds for every kind of batch normalisation, also synchronised, lazy or with a cumulative average, whose count
+    of batches stands still too, and for instance normalisation. Modules in evaluation mode stay as they are.
+    """
+    tracking = [
+        module
+        for module in model.modules()
+        if isinstance(module, (_BatchNorm, _InstanceNorm)) and module.training and module.track_running_stats
+    ]
+    hidden: list[tuple[_InstanceNorm, Tensor | None, Tensor | None]] = []
     for module in tracking:
         module.track_running_stats = False
+        if isinstance(module, _InstanceNorm):  # which moves the statistics that it has, whatever it tracks
+            hidden.append((module, module.running_mean, module.running_var))
+            module.running_mean = module.running_var = None
     try:
         yield
     finally:
         for module in tracking:
             module.track_running_stats = True
+        for instance_norm, mean, var in hidden:
+            instance_norm.running_mean, instance_norm.running_var = mean, var

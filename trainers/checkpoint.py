@@ -1,4 +1,4 @@
-"""Checkpoints: a training state as bytes that notice damage, and as a file that is never half written.
+"""Checkpoints: a training state as bytes that notice damage, and as a file that always has a whole one behind it.
 
 Format: 8 bytes of magic, 2 bytes of format version, the SHA-256 of what follows, then torch's own serialisation.
 """
@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
+import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 _MAGIC = b"SAMSTUDY"
 _VERSION = 1
@@ -25,10 +30,12 @@ class DamagedCheckpointError(ValueError):
 
 def dumps(state: dict[str, Any]) -> bytes:
     """The state, of tensors, numbers, strings and containers of these, as bytes."""
-    buffer = io.BytesIO()
+    buffer = io.BytesIO(bytes(_HEADER_SIZE))
+    buffer.seek(_HEADER_SIZE)
     torch.save(state, buffer)
-    payload = buffer.getvalue()
-    return b"".join((_MAGIC, _VERSION.to_bytes(2, "big"), hashlib.sha256(payload).digest(), payload))
+    with buffer.getbuffer() as view:
+        view[:_HEADER_SIZE] = _header(view[_HEADER_SIZE:])
+    return buffer.getvalue()
 
 
 def loads(data: bytes) -> dict[str, Any]:
@@ -36,31 +43,49 @@ def loads(data: bytes) -> dict[str, Any]:
 
     Nothing but tensors and plain values is ever built. Raises DamagedCheckpointError.
     """
-    if len(data) < _HEADER_SIZE or not data.startswith(_MAGIC):
-        raise DamagedCheckpointError(f"not a samstudy checkpoint ({len(data)} bytes)")
-    version = int.from_bytes(data[len(_MAGIC) : len(_MAGIC) + 2], "big")
-    if version != _VERSION:
-        raise DamagedCheckpointError(f"checkpoint format must be {_VERSION}, got {version}")
-    payload = data[_HEADER_SIZE:]
-    if hashlib.sha256(payload).digest() != data[len(_MAGIC) + 2 : _HEADER_SIZE]:
-        raise DamagedCheckpointError(f"damaged checkpoint: the checksum of its {len(payload)} bytes is wrong")
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    _check(data)
+    payload = io.BytesIO(memoryview(data)[_HEADER_SIZE:])
+    state: dict[str, Any] = torch.load(payload, map_location="cpu", weights_only=True)
     return state
 
 
+def previous(path: Path) -> Path:
+    """Where `save` keeps the checkpoint before the one at `path`."""
+    return path.with_name(f"{path.name}.previous")
+
+
 def save(state: dict[str, Any], path: Path) -> None:
-    """Writes the state; a reader of `path` sees the previous file or the new one, whole, also after a crash."""
+    """Writes the state to `path`, and keeps the checkpoint that was there, if it is whole, at `previous(path)`.
+
+    A reader of either path sees a whole file, the old or the new one, at every moment, and what was saved last can be
+    loaded wherever the process or the machine is cut. For this the new file is written and synced under another name,
+    the old one gets a second name, then the new one is moved over the old, and the second name over the file before.
+    A damaged old file never pushes out the whole one before it; where there is none, the one before belongs to a run
+    that somebody has removed, and goes.
+
+    One process at a time may save to a path. Raises OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    _remove_leftovers(path)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}~")
+    new, old = Path(name), path.with_name(f".{path.name}~previous")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(dumps(state))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        is_first = not path.exists()
+        keeps_old = _is_whole(path)
+        if keeps_old:
+            _give_second_name(path, old)
+        new.replace(path)
+        if keeps_old:
+            old.replace(previous(path))
+        elif is_first:
+            previous(path).unlink(missing_ok=True)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
@@ -70,8 +95,65 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads what `save` wrote. Raises DamagedCheckpointError, FileNotFoundError."""
+    """The state that was saved last to `path`; where that file is damaged, the one before, with a warning in the log.
+
+    Raises FileNotFoundError, and DamagedCheckpointError where neither file is whole.
+    """
+    try:
+        return _load_one(path)
+    except DamagedCheckpointError as error:
+        damage = error
+    try:
+        state = _load_one(previous(path))
+    except FileNotFoundError:
+        raise damage from None
+    except DamagedCheckpointError as error:
+        raise DamagedCheckpointError(f"{damage}; {error}") from error
+    logger.warning("%s; continuing with the one before, %s", damage, previous(path).name)
+    return state
+
+
+def _load_one(path: Path) -> dict[str, Any]:
     try:
         return loads(path.read_bytes())
     except DamagedCheckpointError as error:
         raise DamagedCheckpointError(f"{path}: {error}") from error
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _check(path.read_bytes())
+    except (DamagedCheckpointError, FileNotFoundError):
+        return False
+    return True
+
+
+def _check(data: bytes) -> None:
+    """Raises DamagedCheckpointError where these are not the bytes that `dumps` made."""
+    if len(data) < _HEADER_SIZE or not data.startswith(_MAGIC):
+        raise DamagedCheckpointError(f"not a samstudy checkpoint ({len(data)} bytes)")
+    version = int.from_bytes(data[len(_MAGIC) : len(_MAGIC) + 2], "big")
+    if version != _VERSION:
+        raise DamagedCheckpointError(f"checkpoint format must be {_VERSION}, got {version}")
+    payload = memoryview(data)[_HEADER_SIZE:]
+    if data[:_HEADER_SIZE] != _header(payload):
+        raise DamagedCheckpointError(f"damaged checkpoint: the checksum of its {len(payload)} bytes is wrong")
+
+
+def _header(payload: memoryview) -> bytes:
+    return b"".join((_MAGIC, _VERSION.to_bytes(2, "big"), hashlib.sha256(payload).digest()))
+
+
+def _give_second_name(path: Path, name: Path) -> None:
+    try:
+        name.hardlink_to(path)
+    except OSError:  # a file system without hard links, or one that forbids them
+        shutil.copyfile(path, name)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes the unfinished files of processes that were killed while they saved to this path."""
+    unfinished = re.compile(rf"\.{re.escape(path.name)}~[a-z0-9_]{{8}}")
+    for item in path.parent.iterdir():
+        if unfinished.fullmatch(item.name):
+            item.unlink(missing_ok=True)

@@ -1,34 +1,36 @@
 """TrainConfig: every knob of one training run, declared once.
 
 The declaration serves the training loop, the command line, the study spec, the check of a search space, MLflow's
-parameters and the documentation. It imports no torch, so that none of them has to.
+parameters and the documentation. It imports no torch, so that none of them has to. The rules between fields are in
+`trainers.rules`, the metrics that a run reports in `trainers.metrics`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from trainers.catalog import DATASETS, MODELS, SAMPLINGS
+from trainers import rules
+from trainers.catalog import DATASETS, MODELS, OPTIMIZERS, SAMPLINGS
+from trainers.knob import LARGEST_FLOAT, Knob, Problem, Scalar
+from trainers.problem_settings import MAX_CONDITION_NUMBER, SPECTRA, TARGETS
+
+__all__ = [
+    "LAMBDA_SCHEDULES",
+    "LARGEST_FLOAT",
+    "InvalidTrainConfigError",
+    "Knob",
+    "Problem",
+    "Scalar",
+    "TrainConfig",
+    "defaults",
+    "knobs",
+    "problems_with",
+]
 
 LAMBDA_SCHEDULES = ("1/t", "1-1/t")
-"""λ_t as a function of the step t = 1, 2, … (arXiv 2503.02225): from SAM to USAM, and from USAM to SAM."""
-
-LARGEST_FLOAT = 1e30
-"""Bound of every number of kind "float": single precision ends at 3.4e38, and Adam divides the rate by 1 − β."""
-
-Scalar = float | int | str
-"""A value that one knob can take on the wire."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong with a value: the field by its wire name, and the rule with the value."""
-
-    field: str
-    message: str
+"""λ_t as a function of t = 1, 2, … (arXiv 2503.02225): from SAM to USAM, and from USAM to SAM."""
 
 
 class InvalidTrainConfigError(ValueError):
@@ -37,71 +39,6 @@ class InvalidTrainConfigError(ValueError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
         self.problems = problems
-
-
-@dataclass(frozen=True, slots=True)
-class Knob:
-    """What one field of TrainConfig accepts.
-
-    kind: the type on the wire. low, high: the inclusive range of a number, `low_open` makes low exclusive.
-    choices: the only strings accepted (for kind "int" or "float": strings accepted beside numbers).
-    Any number of kind "float" is finite and at most `LARGEST_FLOAT` too.
-    """
-
-    kind: Literal["int", "float", "str"]
-    description: str
-    low: float | None = None
-    high: float | None = None
-    low_open: bool = False
-    choices: tuple[str, ...] = ()
-    wire_name: str | None = None
-
-    def problem_with(self, name: str, value: object) -> str | None:
-        """The rule that `value` breaks, with the value; None where it breaks none."""
-        if isinstance(value, str):
-            if value in self.choices:
-                return None
-            if self.kind == "str" or self.choices:
-                return f"{name} must be {self.rule}, got {_shown(value)}"
-        number = isinstance(value, int if self.kind == "int" else (int, float))
-        if self.kind == "str" or not number or isinstance(value, bool):
-            return f"{name} must be {self.rule}, got {_shown(value)}"
-        assert isinstance(value, (int, float))  # noqa: S101 (narrows the type for mypy)
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"{name} must be finite, got {value!r}"
-        below = self.low is not None and (value <= self.low if self.low_open else value < self.low)
-        if below or (self.high is not None and value > self.high):
-            return f"{name} must be {self.rule}, got {_shown(value)}"
-        if self.kind == "float" and value > LARGEST_FLOAT:
-            return f"{name} must be at most {LARGEST_FLOAT:g}, what single precision can hold, got {_shown(value)}"
-        return None
-
-    @property
-    def rule(self) -> str:
-        """What the knob accepts, in words: "one of …", "a number in [0, 1]"."""
-        strings = ", ".join(repr(choice) for choice in self.choices)
-        if self.kind == "str":
-            return f"one of {strings}"
-        noun = "an integer" if self.kind == "int" else "a number"
-        if self.low is not None and self.high is not None:
-            opening = "(" if self.low_open else "["
-            rule = f"{noun} in {opening}{_plain(self.low)}, {_plain(self.high)}]"
-        elif self.low is not None:
-            rule = f"{noun} {'above' if self.low_open else 'of at least'} {_plain(self.low)}"
-        else:
-            rule = noun
-        return f"{rule} or one of {strings}" if strings else rule
-
-
-def _shown(value: object) -> str:
-    """The value as a message has it; an integer beyond 64 bits by its size, as Python does not write very long ones."""
-    if isinstance(value, int) and value.bit_length() > 64:
-        return f"{'a negative' if value < 0 else 'an'} integer of {value.bit_length()} bits"
-    return repr(value)
-
-
-def _plain(number: float) -> str:
-    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 def _knob(default: Any, kind: Literal["int", "float", "str"], description: str, **limits: Any) -> Any:
@@ -116,28 +53,128 @@ class TrainConfig:
     together.
     """
 
+    # What is learned, by what, for how long.
     dataset: str = _knob("digits", "str", "what is learned", choices=tuple(DATASETS))
-    model: str = _knob("mlp", "str", "what learns it", choices=tuple(MODELS))
+    model: str = _knob("mlp", "str", "what learns it; torchvision's classifiers by their names", choices=tuple(MODELS))
     epochs: int = _knob(20, "int", "passes over the training split", low=1, high=100_000)
     batch_size: int = _knob(64, "int", "examples in a step; the last, smaller batch of an epoch is used too", low=1)
-    optimizer: str = _knob("sgd", "str", "the base optimizer", choices=("sgd", "adam", "adamw"))
-    lr: float = _knob(0.1, "float", "learning rate γ", low=0, low_open=True)
-    momentum: float = _knob(0.9, "float", "momentum of sgd; adam and adamw do not read it", low=0, high=1)
+    train_examples: int | str = _knob(
+        "all", "int", "of a dataset's training split only so many, always the same ones", low=1, choices=("all",)
+    )
+    augmentation: str = _knob(
+        "none",
+        "str",
+        "of training images, drawn anew for each: random crop after reflect-padding, horizontal flip, cutout",
+        choices=("none", "crop", "crop_flip", "crop_flip_cutout"),
+    )
+
+    # The synthetic problems, which datasets that are loaded do not read.
+    n_samples: int | str = _knob(
+        "auto", "int", "ridge, logistic: rows n; auto is 100 and 200", low=2, high=4096, choices=("auto",)
+    )
+    n_features: int | str = _knob(
+        "auto", "int", "ridge, logistic: columns d; auto is 100 and 10", low=1, high=4096, choices=("auto",)
+    )
+    condition_number: float = _knob(
+        10.0,
+        "float",
+        "ridge, logistic: largest over smallest singular value of the rows' matrix",
+        low=1,
+        high=MAX_CONDITION_NUMBER,
+    )
+    spectrum: str = _knob(
+        "outlier",
+        "str",
+        "ridge, logistic: singular values 1, condition_number and the rest from U[1, 2], or spread geometrically",
+        choices=SPECTRA,
+    )
+    targets: str = _knob(
+        "independent",
+        "str",
+        "ridge, logistic: drawn independently of the rows, or consistent with one solution (interpolation)",
+        choices=TARGETS,
+    )
+    regulariser: float | str = _knob(
+        "auto", "float", "ridge, logistic: r in (r/2)‖x‖²; auto is 3/n and 1/n", low=0, high=1e6, choices=("auto",)
+    )
+
+    # The base optimizer and its learning rate.
+    optimizer: str = _knob("sgd", "str", "the base optimizer, torch's of that name", choices=tuple(OPTIMIZERS))
+    lr: float | str = _knob(
+        0.1,
+        "float",
+        "learning rate γ; theory is γ* of Theorem 3.2 (ridge, logistic)",
+        low=0,
+        low_open=True,
+        choices=("theory",),
+    )
+    momentum: float = _knob(0.9, "float", "momentum of sgd and rmsprop; others do not read it", low=0, high=1)
     weight_decay: float = _knob(0.0, "float", "of the base optimizer; it does not enter the ascent step", low=0)
     lr_schedule: str = _knob(
-        "constant", "str", "how lr falls over the epochs, stepped per batch", choices=("constant", "cosine")
+        "constant",
+        "str",
+        "how lr falls, batch by batch; step is ×0.1 at 75 % and 90 %, decreasing is Theorem 3.5 (ridge, logistic)",
+        choices=("constant", "cosine", "linear", "step", "decreasing"),
     )
+    lr_warmup_epochs: int = _knob(0, "int", "epochs over which lr rises linearly to its schedule", low=0, high=100_000)
+    gradient_clip: float | str = _knob(
+        "none", "float", "largest norm of the gradient that is descended along", low=0, low_open=True, choices=("none",)
+    )
+
+    # Unified SAM.
     lam: float | str = _knob(
         1.0,
         "float",
-        "λ: 1 is SAM, 0 is USAM; a schedule counts steps",
+        "λ: 1 is SAM, 0 is USAM; 1/t and 1-1/t are the paper's schedules",
         low=0,
         high=1,
         choices=LAMBDA_SCHEDULES,
         wire_name="lambda",
     )
-    rho: float = _knob(0.05, "float", "radius ρ of the ascent step; 0 is the base optimizer", low=0)
+    lambda_schedule: str = _knob(
+        "constant", "str", "how a number λ moves to lambda_end over the run", choices=("constant", "linear", "cosine")
+    )
+    lambda_end: float = _knob(0.0, "float", "λ at the end of a linear or cosine lambda_schedule", low=0, high=1)
+    t_counts: str = _knob("steps", "str", "what t is in λ = 1/t and 1-1/t", choices=("steps", "epochs"))
+    rho: float | str = _knob(
+        0.05,
+        "float",
+        "radius ρ of the ascent step; 0 is the base optimizer, theory is ρ*/2 of Theorem 3.2 (ridge, logistic)",
+        low=0,
+        choices=("theory",),
+    )
+    rho_schedule: str = _knob(
+        "constant",
+        "str",
+        "how ρ moves to rho_end over the run; decreasing is min(ρ, 1/(2t+1)) of Theorem 3.5",
+        choices=("constant", "linear", "cosine", "decreasing"),
+    )
+    rho_end: float = _knob(0.0, "float", "ρ at the end of a linear or cosine rho_schedule", low=0)
+    rho_warmup_epochs: int = _knob(0, "int", "epochs over which ρ rises linearly from 0", low=0, high=100_000)
+    perturbation: str = _knob(
+        "l2", "str", "shape of the ascent: a ball, or scaled by each weight's size (ASAM)", choices=("l2", "adaptive")
+    )
+    max_perturbation: float | str = _knob(
+        "none", "float", "largest norm of the ascent, for λ < 1", low=0, low_open=True, choices=("none",)
+    )
+    micro_batch_size: int | str = _knob(
+        "none",
+        "int",
+        "m of m-sharpness: every so many examples of a batch ascend by their own gradient",
+        low=1,
+        choices=("none",),
+    )
+
+    # How mini-batches are drawn.
     sampling: str = _knob("uniform", "str", "how mini-batches are drawn, always unbiased", choices=tuple(SAMPLINGS))
+    uniform_share: float | str = _knob(
+        "auto",
+        "float",
+        "importance samplings: α of the mixture (1 − α)·p + α/n; auto is 0.5 for loss, 0.1 for gradient_norm",
+        low=0,
+        high=1,
+        choices=("auto",),
+    )
     presample_factor: int = _knob(
         3,
         "int",
@@ -145,11 +182,45 @@ class TrainConfig:
         low=2,
         high=64,
     )
-    seed: int = _knob(0, "int", "of initialisation and sampling", low=0, high=2**32 - 1)
+
+    # What is measured.
+    landscape: str = _knob(
+        "last",
+        "str",
+        "when sharpness, Hessian and the loss along the gradient are measured",
+        choices=("none", "last", "every_epoch"),
+    )
+    landscape_rho: float = _knob(
+        0.05, "float", "radius within which sharpness is measured", low=0, low_open=True, high=1e6
+    )
+    landscape_examples: int = _knob(
+        128, "int", "training examples over which the landscape is measured, as many as there are", low=1, high=100_000
+    )
+    report_every_epochs: int = _knob(
+        1, "int", "epochs from one result to the next; the last epoch always has one", low=1, high=100_000
+    )
+
+    # On what, and how fast.
+    precision: str = _knob(
+        "float32",
+        "str",
+        "of the passes; the lower ones by autocast, float16 with loss scaling; ridge and logistic take float64",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    memory_format: str = _knob(
+        "contiguous", "str", "of images and their convolutions", choices=("contiguous", "channels_last")
+    )
+    compile: str = _knob(
+        "none",
+        "str",
+        "mode of torch.compile for the model",
+        choices=("none", "default", "reduce-overhead", "max-autotune"),
+    )
+    seed: int = _knob(0, "int", "of initialisation, sampling and augmentation", low=0, high=2**32 - 1)
     device: str = _knob("auto", "str", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
 
     def __post_init__(self) -> None:
-        problems = _problems({name: getattr(self, name) for name in _FIELD_NAMES})
+        problems = problems_with(self.to_mapping())
         if problems:
             raise InvalidTrainConfigError(problems)
 
@@ -171,71 +242,38 @@ class TrainConfig:
 
 def knobs() -> dict[str, Knob]:
     """What each field accepts, by wire name, in the order of declaration."""
-    return {item.metadata["knob"].wire_name or item.name: item.metadata["knob"] for item in fields(TrainConfig)}
+    return dict(_KNOBS)
 
 
 def defaults() -> dict[str, Scalar]:
     """Each field's default by wire name."""
-    return TrainConfig().to_mapping()
+    return dict(_DEFAULTS)
 
 
 def problems_with(values: Mapping[str, object]) -> list[Problem]:
-    """Everything that is wrong with these values, by wire name, before anything is built from them."""
-    unknown = [
-        Problem(name, f"unknown field; the fields are {', '.join(_FIELD_BY_WIRE)}")
-        for name in values
-        if name not in _FIELD_BY_WIRE
+    """Everything that is wrong with these values, by wire name, before anything is built from them.
+
+    Fields that are wrong by themselves are left out of the rules between fields.
+    """
+    problems = [
+        Problem(name, f"unknown field; the fields are {', '.join(_KNOBS)}") for name in values if name not in _KNOBS
     ]
-    known = {_FIELD_BY_WIRE[wire]: value for wire, value in values.items() if wire in _FIELD_BY_WIRE}
-    complete = {name: known.get(name, _DEFAULTS[name]) for name in _FIELD_NAMES}
-    return unknown + _problems(complete)
-
-
-def reported_metrics(dataset: str) -> tuple[str, ...]:
-    """Names of the metrics that a training run on this dataset reports, the once-at-the-end test metrics last."""
-    classification = DATASETS[dataset].task == "classification"
-    every_epoch = ["train_loss", "val_loss", *(["val_accuracy"] if classification else [])]
-    every_epoch += ["grad_norm", "perturbation_norm", "lr", "rho", "lambda", "samples_per_s"]
-    every_epoch += ["effective_sample_size"]
-    return (*every_epoch, "test_loss", *(["test_accuracy"] if classification else []))
-
-
-def _problems(values: Mapping[str, object]) -> list[Problem]:
-    """Problems of a complete set of values by field name: each field alone, then fields that do not go together."""
-    problems = []
-    for wire, knob in _KNOBS.items():
-        message = knob.problem_with(wire, values[_FIELD_BY_WIRE[wire]])
+    complete: dict[str, Any] = {name: values.get(name, default) for name, default in _DEFAULTS.items()}
+    for name, knob in _KNOBS.items():
+        message = knob.problem_with(name, complete[name])
         if message:
-            problems.append(Problem(wire, message))
-    dataset = DATASETS.get(_text(values["dataset"]))
-    model = MODELS.get(_text(values["model"]))
-    sampling = SAMPLINGS.get(_text(values["sampling"]))
-    if dataset and model:
-        if model.needs_images and not dataset.is_image:
-            problems.append(Problem("model", f"{model.name} needs images, and {dataset.name} has none"))
-        if dataset.task not in model.tasks:
-            problems.append(Problem("model", f"{model.name} does not do {dataset.task}, the task of {dataset.name}"))
-    if dataset and sampling and dataset.task not in sampling.tasks:
-        problems.append(
-            Problem("sampling", f"{sampling.name} does not score {dataset.task}, the task of {dataset.name}")
-        )
-    batch_size = values["batch_size"]
-    if dataset and isinstance(batch_size, int) and batch_size > dataset.train_size:
-        problems.append(
-            Problem(
-                "batch_size",
-                f"batch_size must be at most {dataset.train_size}, the training examples of {dataset.name}, "
-                f"got {_shown(batch_size)}",
-            )
-        )
-    return problems
+            problems.append(Problem(name, message))
+    unsound = {problem.field for problem in problems}
+    for rule in rules.RULES:
+        if unsound.isdisjoint(rule.fields):
+            problems += rule.problems(complete)
+    return list(dict.fromkeys(problems))
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-_FIELD_NAMES = tuple(item.name for item in fields(TrainConfig))
-_DEFAULTS: dict[str, object] = {item.name: item.default for item in fields(TrainConfig)}
-_KNOBS = knobs()
-_FIELD_BY_WIRE = dict(zip(_KNOBS, _FIELD_NAMES, strict=True))
+_KNOBS: dict[str, Knob] = {
+    item.metadata["knob"].wire_name or item.name: item.metadata["knob"] for item in fields(TrainConfig)
+}
+_FIELD_BY_WIRE = dict(zip(_KNOBS, (item.name for item in fields(TrainConfig)), strict=True))
+_DEFAULTS: dict[str, Scalar] = dict(
+    zip(_KNOBS, (cast(Scalar, item.default) for item in fields(TrainConfig)), strict=True)
+)

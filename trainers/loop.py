@@ -5,32 +5,28 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
-from trainers.catalog import DATASETS
+from trainers import assembly
+from trainers.assembly import DeviceUnavailableError
+from trainers.augmentation import augment
 from trainers.config import TrainConfig
-from trainers.datasets import Dataset, load_dataset
 from trainers.evaluation import evaluate
-from trainers.models import build_model
-from trainers.sampling import (
-    GradientNormSampler,
-    LipschitzSampler,
-    MiniBatch,
-    Sampler,
-    UniformSampler,
-    effective_sample_size,
-    gradient_norm_scores,
-    smoothness_constants,
-)
-from trainers.schedules import lam_at, learning_rate_at
-from trainers.unified_sam import UnifiedSAM
+from trainers.landscape import landscape
+from trainers.sampling import MiniBatch, output_gradient_norms
+from trainers.schedules import value_at
+
+__all__ = ["DeviceUnavailableError", "DivergedError", "EpochResult", "Training", "train"]
+
+_SAMPLING, _AUGMENTATION, _LAYERS, _LANDSCAPE = 1, 2, 3, 4  # the random streams of a run
 
 
 class DivergedError(RuntimeError):
@@ -44,17 +40,14 @@ class DivergedError(RuntimeError):
         return type(self), (self.epoch, self.metric, self.value)
 
 
-class DeviceUnavailableError(RuntimeError):
-    """The device asked for is not on this machine."""
-
-
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """What one epoch came to.
+    """What the epochs since the last result came to.
 
-    epoch: from 1. metrics: those of `trainers.config.reported_metrics`, the test ones in the last epoch only. Means
-    are over the epoch's steps; lr, rho and lambda are those of its last step; effective_sample_size is a count, at
-    most the batch size. All are finite.
+    epoch: the last of them, counted from 1. metrics: those of `trainers.metrics`, the test ones in the last epoch only.
+    Means are over the steps of these epochs, largest_weight is over all of them; lr, rho and lambda are those of the
+    last step. skipped_steps counts from the start of the run. suboptimality and bound are relative to the initial
+    suboptimality. All are finite.
     """
 
     epoch: int
@@ -63,48 +56,76 @@ class EpochResult:
 
 
 def train(config: TrainConfig, *, threads: int | None = None) -> Iterator[EpochResult]:
-    """Trains from start to end, one result per epoch; see `Training` for the errors and for resuming."""
+    """Trains from start to end, one result every `report_every_epochs`; see `Training` for errors and resuming."""
     training = Training(config, threads=threads)
     while training.epochs_done < config.epochs:
-        yield training.run_epoch()
+        yield training.next_result()
 
 
 class Training:
-    """One training run between two epochs.
+    """One training run between two results.
 
     threads: CPU threads of torch, for the whole process; None leaves them as they are. On one machine's CPU and with
     the same number of threads, the same configuration gives the same numbers bit for bit, resumed or not.
-    Raises DatasetUnavailableError and DeviceUnavailableError.
+    Raises DatasetUnavailableError, DeviceUnavailableError, and InvalidTrainConfigError where rho is too large for the
+    theorems to have a learning rate.
     """
 
     def __init__(self, config: TrainConfig, *, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        device = _device(config.device)
+        device = assembly.device_of(config.device)
         self.config = config
         self.epochs_done = 0
-        self._dataset = load_dataset(config.dataset).to(device)
-        self._model = build_model(config.model, DATASETS[config.dataset], seed=config.seed).to(device)
-        self._optimizer = _optimizer(config, self._model, is_fused=device.type == "cuda")
-        self._sampler = _sampler(config, self._dataset, self._model)
+        self._device = device
+        self._problem = assembly.problem_of(config)
+        self._dataset = assembly.dataset_of(config, self._problem).to(device)
+        self._steps_per_epoch = math.ceil(len(self._dataset.train) / config.batch_size)
+        self._sizes = assembly.step_sizes_of(config, self._problem, steps_per_epoch=self._steps_per_epoch)
+        self._model = assembly.model_of(config, self._dataset, device)
+        self._has_random_layers = any(map(_is_random, self._model.modules()))
+        self._forward: Callable[[Tensor], Tensor] = self._model
+        if config.compile != "none":
+            self._forward = torch.compile(self._model, mode=config.compile)
+        self._autocast = assembly.autocast_of(config, device)
+        self._memory_format = assembly.memory_format_of(config)
+        self._scaler = assembly.scaler_of(config, device)
+        self._optimizer = assembly.optimizer_of(config, self._model, self._sizes, device)
+        sampling = assembly.generator_of(config, _SAMPLING, device)
+        self._sampler = assembly.sampler_of(config, self._dataset, self._scores, sampling)
+        self._augmentation = assembly.generator_of(config, _AUGMENTATION, device)
+        self._fill = None if config.augmentation == "none" else self._dataset.fill
+        self._layers = assembly.generator_of(config, _LAYERS, device)
+        self._initial_suboptimality = self._suboptimality() if self._problem is not None else 1.0
+        self._bound = self._initial_suboptimality
 
-    def run_epoch(self) -> EpochResult:
-        """Trains for one epoch, evaluates, and counts it.
+    def next_result(self) -> EpochResult:
+        """Trains up to the next epoch that is reported, evaluates, and counts.
 
         Raises DivergedError where a loss or another metric is no longer finite, and RuntimeError after the last epoch.
         """
-        if self.epochs_done >= self.config.epochs:
-            raise RuntimeError(f"all {self.config.epochs} epochs are done")
-        metrics = self._train_one_epoch()
-        self.epochs_done += 1
-        is_last = self.epochs_done == self.config.epochs
-        metrics.update(self._evaluate("val"))
+        config = self.config
+        if self.epochs_done >= config.epochs:
+            raise RuntimeError(f"all {config.epochs} epochs are done")
+        every = config.report_every_epochs
+        until = min(config.epochs, (self.epochs_done // every + 1) * every)
+        with self._own_random_layers():
+            metrics = self._train_epochs(until - self.epochs_done)
+        self.epochs_done = until
+        is_last = until == config.epochs
+        metrics |= self._evaluate("val")
+        if self._problem is not None:
+            metrics["suboptimality"] = self._suboptimality() / self._initial_suboptimality
+        if self._sizes.bounding is not None:
+            metrics["bound"] = self._bound / self._initial_suboptimality
+        if config.landscape == "every_epoch" or (config.landscape == "last" and is_last):
+            metrics |= self._landscape()
         if is_last:
-            metrics.update(self._evaluate("test"))
+            metrics |= self._evaluate("test")
         for name, value in metrics.items():
             if not math.isfinite(value):
-                raise DivergedError(self.epochs_done, name, value)
-        return EpochResult(self.epochs_done, metrics, is_last)
+                raise DivergedError(until, name, value)
+        return EpochResult(until, metrics, is_last)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything that the next epoch depends on, fit for `trainers.checkpoint`."""
@@ -114,6 +135,10 @@ class Training:
                 "model": self._model.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
                 "sampler": self._sampler.state_dict(),
+                "augmentation": self._augmentation.get_state(),
+                "layers": self._layers.get_state(),
+                "scaler": self._scaler.state_dict() if self._scaler else {},
+                "bound": self._bound,
             }
         )
 
@@ -124,117 +149,187 @@ class Training:
         """
         state = copy.deepcopy(state)
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
+        limits = (self._optimizer.max_perturbation, self._optimizer.clip_norm)
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self._optimizer.param_groups, settings, strict=True):
             group.update(own)
+        self._optimizer.max_perturbation, self._optimizer.clip_norm = limits
         self._sampler.load_state_dict(state["sampler"])
+        self._augmentation.set_state(state["augmentation"].cpu())
+        self._layers.set_state(state["layers"].cpu())
+        if self._scaler and state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
+        self._bound = state["bound"]
         self.epochs_done = state["epochs_done"]
 
-    def _train_one_epoch(self) -> dict[str, float]:
-        train_split, config = self._dataset.train, self.config
-        steps_per_epoch = math.ceil(len(train_split) / config.batch_size)
-        total_steps = config.epochs * steps_per_epoch
-        recorded: list[Tensor] = []  # read back once an epoch, not once a step
+    def _train_epochs(self, epochs: int) -> dict[str, float]:
+        """Trains for so many epochs, reading back from the device once an epoch and never once a step."""
+        totals = torch.zeros(3, dtype=torch.float64, device=self._device)
+        sampled: list[dict[str, float]] = []
+        lr = rho = 0.0
         started = time.perf_counter()
-        for batch in self._sampler.batches():
-            lr = learning_rate_at(config.lr_schedule, self._optimizer.t, lr=config.lr, total_steps=total_steps)
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
-            loss = self._optimizer.step(partial(self._loss_and_gradient, batch), model=self._model)
-            recorded.append(
-                torch.stack(
-                    (
-                        loss.detach() * len(batch.indices),
-                        self._optimizer.last_grad_norm,
-                        self._optimizer.last_perturbation_norm,
-                        effective_sample_size(batch.weights),
-                    )
-                )
-            )
-        totals = torch.stack(recorded).sum(0, dtype=torch.float64).tolist()
+        for _ in range(epochs):
+            for batch in self._sampler.batches():
+                lr = self._sizes.learning_rate(self._optimizer.t)
+                rho = value_at(self._sizes.rho, self._optimizer.t + 1)
+                for group in self._optimizer.param_groups:
+                    group["lr"] = lr
+                loss = self._step(batch)
+                norms = (self._optimizer.last_grad_norm, self._optimizer.last_perturbation_norm)
+                totals += torch.stack((loss * len(batch.indices), *norms))
+                if self._sizes.bounding is not None:
+                    self._bound = self._sizes.bounding.next_bound(self._bound, lr, rho)
+            sampled.append(self._sampler.diagnostics())
+        loss_sum, grad_norm_sum, perturbation_norm_sum = totals.tolist()
         duration_s = time.perf_counter() - started
-        loss_sum, grad_norm_sum, perturbation_norm_sum, sample_size_sum = totals
+        steps, examples = epochs * self._steps_per_epoch, epochs * len(self._dataset.train)
         return {
-            "train_loss": loss_sum / len(train_split),
-            "grad_norm": grad_norm_sum / steps_per_epoch,
-            "perturbation_norm": perturbation_norm_sum / steps_per_epoch,
-            "lr": float(lr),
-            "rho": float(config.rho),
-            "lambda": float(lam_at(config.lam, self._optimizer.t)),
-            "samples_per_s": len(train_split) / duration_s,
-            "effective_sample_size": sample_size_sum / steps_per_epoch,
+            "train_loss": loss_sum / examples,
+            "grad_norm": grad_norm_sum / steps,
+            "perturbation_norm": perturbation_norm_sum / steps,
+            "skipped_steps": float(self._optimizer.skipped_steps),
+            "lr": lr,
+            "rho": rho,
+            "lambda": float(value_at(self._sizes.lam, self._optimizer.t)),
+            "samples_per_s": examples / duration_s,
+            **{name: sum(one[name] for one in sampled) / epochs for name in sampled[0]},
+            "largest_weight": max(one["largest_weight"] for one in sampled),
         }
 
-    def _loss_and_gradient(self, batch: MiniBatch) -> Tensor:
-        """The optimizer's closure, called at the weights and again at the ascent point, with the same mini-batch."""
-        inputs, targets = self._dataset.train.inputs[batch.indices], self._dataset.train.targets[batch.indices]
-        loss = self._dataset.objective.weighted_mean(self._model, inputs, targets, batch.weights)
-        loss.backward()  # type: ignore[no-untyped-call]
+    def _step(self, batch: MiniBatch) -> Tensor:
+        """One step of Unified SAM; (), the mean loss at the weights.
+
+        Both passes see the same inputs and weights, and layers such as dropout draw the same in both, so that they are
+        of one and the same function.
+        """
+        inputs, targets = self._inputs(batch.indices), self._dataset.train.targets.index_select(0, batch.indices)
+        size = self.config.micro_batch_size
+        losses: list[Tensor] = []
+        if isinstance(size, str):
+            closure = self._closure(inputs, targets, batch.weights, losses)
+            loss = self._optimizer.step(closure, model=self._model, scaler=self._scaler)
+            first_losses = losses[0]
+        else:
+            parts = list(zip(*(torch.split(part, size) for part in (inputs, targets, batch.weights)), strict=True))
+            closures = [self._closure(*part, losses) for part in parts]
+            shares = [len(part[1]) / len(targets) for part in parts]
+            loss = self._optimizer.step_micro_batches(closures, shares, model=self._model, scaler=self._scaler)
+            first_losses = torch.cat(losses[:: len(losses) // len(parts)])
+        self._sampler.observe(batch, first_losses)
+        return loss.detach()
+
+    def _closure(self, *batch: Any) -> Callable[[], Tensor]:
+        """What the optimizer calls twice: `_pass` on this batch, with the same draws of the layers both times."""
+        once = partial(self._pass, *batch)
+        if not self._has_random_layers:
+            return once
+        states: list[Tensor] = []
+
+        def again() -> Tensor:
+            if states:
+                self._set_random_state(states[0])
+            else:
+                states.append(self._random_state())
+            return once()
+
+        return again
+
+    def _pass(self, inputs: Tensor, targets: Tensor, weights: Tensor, losses: list[Tensor]) -> Tensor:
+        """The backward pass of the mean weighted loss, which it returns; adds the examples' own losses to `losses`."""
+        with self._autocast():
+            outputs = self._forward(inputs)
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        objective = self._dataset.objective
+        per_example = objective.losses(outputs, targets)
+        losses.append(per_example.detach())
+        loss = (weights * objective.regularised(self._model, per_example)).mean()
+        scaled = loss if self._scaler is None else self._scaler.scale(loss)
+        scaled.backward()  # type: ignore[no-untyped-call]
         return loss
 
+    def _inputs(self, indices: Tensor) -> Tensor:
+        """(b, …): these training examples, augmented and prepared for the model."""
+        inputs = self._dataset.train.inputs.index_select(0, indices)  # ten times faster than inputs[indices]
+        if self._fill is not None:
+            inputs = augment(inputs, self.config.augmentation, self._augmentation, fill=self._fill)
+        return self._prepare(inputs)
+
+    def _prepare(self, inputs: Tensor) -> Tensor:
+        inputs = self._dataset.prepare(inputs)
+        return inputs.contiguous(memory_format=self._memory_format) if inputs.dim() == 4 else inputs
+
+    @torch.no_grad()
+    def _scores(self, indices: Tensor) -> Tensor:
+        """(m,): gradient-norm scores of these training examples, in evaluation mode so that no running statistic moves.
+
+        In pieces of the batch size, which caches hold better and a compiled model knows already.
+        """
+        self._model.eval()
+        outputs = []
+        for piece in torch.split(indices, self.config.batch_size):
+            with self._autocast():
+                outputs.append(self._forward(self._prepare(self._dataset.train.inputs.index_select(0, piece))))
+        self._model.train()
+        targets = self._dataset.train.targets[indices]
+        return output_gradient_norms(self._dataset.objective.task, torch.cat(outputs), targets)
+
     def _evaluate(self, prefix: str) -> dict[str, float]:
-        split = self._dataset.validation if prefix == "val" else self._dataset.test
-        evaluation = evaluate(self._model, split, self._dataset.objective)
+        evaluation = evaluate(
+            self._model,
+            self._dataset.validation if prefix == "val" else self._dataset.test,
+            self._dataset.objective,
+            prepare=self._dataset.prepare,
+            autocast=self._autocast,
+            memory_format=self._memory_format,
+        )
         metrics = {f"{prefix}_loss": evaluation.loss}
-        if evaluation.accuracy is not None:
+        if evaluation.accuracy is not None and evaluation.calibration_error is not None:
             metrics[f"{prefix}_accuracy"] = evaluation.accuracy
+            metrics[f"{prefix}_calibration_error"] = evaluation.calibration_error
         return metrics
 
-
-_BASE_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
-
-
-def _device(name: str) -> torch.device:
-    has_cuda = torch.cuda.is_available()
-    if name == "cuda" and not has_cuda:
-        raise DeviceUnavailableError("device is cuda, and torch finds no CUDA device here; use auto or cpu")
-    return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
-
-
-def _optimizer(config: TrainConfig, model: nn.Module, *, is_fused: bool) -> UnifiedSAM:
-    """The base optimizer in Unified SAM; fused kernels skip a step without asking the host."""
-    arguments: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": is_fused}
-    if config.optimizer == "sgd":
-        arguments["momentum"] = config.momentum
-    base = _BASE_OPTIMIZERS[config.optimizer]
-    return UnifiedSAM(model.parameters(), base, rho=config.rho, lam=config.lam, **arguments)
-
-
-def _sampler(config: TrainConfig, dataset: Dataset, model: nn.Module) -> Sampler:
-    """The sampler of the configuration, with a random stream of its own, apart from the initialisation's."""
-    split = dataset.train
-    device = split.inputs.device
-    generator = torch.Generator(device).manual_seed(_sampling_seed(config.seed))
-    if config.sampling == "lipschitz":
-        objective = dataset.objective
-        smoothness = smoothness_constants(split.inputs, objective.task, regulariser=objective.regulariser)
-        return LipschitzSampler(smoothness, config.batch_size, generator)
-    if config.sampling == "gradient_norm":
-        return GradientNormSampler(
-            len(split),
-            config.batch_size,
-            generator,
-            presample_factor=config.presample_factor,
-            passes=2 if config.rho > 0 else 1,
-            score=partial(_scores, model, dataset),
+    def _landscape(self) -> dict[str, float]:
+        """Measured in full precision, on the first training examples, without augmentation."""
+        split, examples = self._dataset.train, self.config.landscape_examples
+        return landscape(
+            self._model,
+            self._dataset.objective,
+            self._prepare(split.inputs[:examples]),
+            split.targets[:examples],
+            rho=self.config.landscape_rho,
+            generator=assembly.generator_of(self.config, _LANDSCAPE, self._device),
         )
-    return UniformSampler(len(split), config.batch_size, generator)
+
+    def _suboptimality(self) -> float:
+        """f(x) − f* of the synthetic problem."""
+        assert self._problem is not None  # noqa: S101 (narrows the type for mypy)
+        (weight,) = self._model.parameters()
+        return float(self._problem.suboptimality(weight.detach().flatten().cpu()))
+
+    @contextmanager
+    def _own_random_layers(self) -> Iterator[None]:
+        """Within, layers such as dropout draw from this run's own stream; the process' own goes on untouched."""
+        if not self._has_random_layers:
+            yield
+            return
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            self._set_random_state(self._layers.get_state())
+            yield
+            self._layers.set_state(self._random_state())
+
+    def _random_state(self) -> Tensor:
+        return torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else torch.get_rng_state()
+
+    def _set_random_state(self, state: Tensor) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(state, self._device)
+        else:
+            torch.set_rng_state(state)
 
 
-@torch.no_grad()
-def _scores(model: nn.Module, dataset: Dataset, indices: Tensor) -> Tensor:
-    """Gradient-norm scores of these training examples, in evaluation mode so that no running statistic moves."""
-    model.eval()
-    logits = model(dataset.train.inputs[indices])
-    model.train()
-    return gradient_norm_scores(logits, dataset.train.targets[indices])
-
-
-def _sampling_seed(seed: int) -> int:
-    """Another seed than the initialisation's, of 32 bits: torch's CPU generator ignores higher ones."""
-    return int(np.random.SeedSequence((seed, 1)).generate_state(1)[0])
+def _is_random(layer: nn.Module) -> bool:
+    """Whether it draws at random in training: dropout of any kind, stochastic depth, attention with dropout."""
+    name = type(layer).__name__
+    is_attention = isinstance(layer, nn.MultiheadAttention) and layer.dropout > 0
+    return isinstance(layer, _DropoutNd) or name == "StochasticDepth" or is_attention

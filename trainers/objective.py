@@ -12,8 +12,10 @@ from trainers.catalog import Task
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """f_i(x) = loss_i + (regulariser/2)·‖x‖², the loss being cross-entropy or half the squared error.
+    """f_i(x) = loss_i + (regulariser/2)·‖x‖².
 
+    The loss of a classification is the cross-entropy, of a binary target y ∈ {−1, 1} with output z the logistic loss
+    log(1 + exp(−y z)), of a regression half the squared error.
     The regulariser belongs to every f_i, hence to its smoothness constant L_i and under its importance weight.
     """
 
@@ -21,19 +23,24 @@ class Objective:
     regulariser: float = 0.0
 
     def per_example(self, model: nn.Module, outputs: Tensor, targets: Tensor) -> Tensor:
-        """(b,): f_i for every example of a batch.
+        """(b,): f_i for every example of a batch; arguments as in `losses`."""
+        return self.regularised(model, self.losses(outputs, targets))
 
-        outputs: (b, classes) logits or (b, 1) predictions. targets: (b,) classes or values.
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(b,): the loss of every example, without the regulariser.
+
+        outputs: (b, classes) logits, or (b, 1) logits or predictions. targets: (b,) classes or values.
         """
         if self.task == "classification":
-            losses = F.cross_entropy(outputs, targets, reduction="none")
-        else:
-            losses = 0.5 * (outputs.squeeze(1) - targets).square()
-        if self.regulariser:
-            squared_norms = [param.square().sum() for param in model.parameters()]
-            losses = losses + 0.5 * self.regulariser * sum(squared_norms)
-        return losses
+            return F.cross_entropy(outputs, targets, reduction="none")
+        predictions = outputs.squeeze(1)
+        if self.task == "binary":
+            return -F.logsigmoid(targets * predictions)  # softplus is cut off above 20
+        return 0.5 * (predictions - targets).square()
 
-    def weighted_mean(self, model: nn.Module, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """(): (1/b) Σ w_i f_i over a mini-batch, whose gradient is g_S(x)."""
-        return (weights * self.per_example(model, model(inputs), targets)).mean()
+    def regularised(self, model: nn.Module, losses: Tensor) -> Tensor:
+        """(b,): the losses (b,), each with the regulariser of the model's weights."""
+        if not self.regulariser:
+            return losses
+        squared_norms = [param.square().sum() for param in model.parameters()]
+        return losses + 0.5 * self.regulariser * sum(squared_norms)

@@ -1,32 +1,37 @@
-"""Unified SAM: x⁺ = x − γ_t · g_S(x + ρ (1 − λ_t + λ_t/‖g_S(x)‖) · g_S(x))   (arXiv 2503.02225, eq. 2).
+"""Unified SAM: x⁺ = x − γ_t · g_S(x + ρ_t (1 − λ_t + λ_t/‖g_S(x)‖) · g_S(x))   (arXiv 2503.02225, eq. 2).
 
 One optimizer around any base optimizer of torch. λ = 1 is SAM, λ = 0 is USAM, between lies their convex combination.
+`trainers.ascent` has the formulas, `trainers.schedules` λ_t and ρ_t.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from contextlib import nullcontext
-from numbers import Real
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from trainers.ascent import SETTINGS, Ascent, ascend, ascent_at, check_limit, check_settings, clip_factor, global_norm
+from trainers.base_optimizer import check_base, load_exactly, settings_beside_ours, settings_of_base, step_unless
 from trainers.batchnorm import frozen_running_statistics
-from trainers.schedules import lam_at
+from trainers.distributed import local_gradients, mean_over_replicas
+from trainers.gradients import GradientMean, check_params, check_shares, clear_gradients, with_gradient
+from trainers.loss_scaling import unscale, update_scale
+from trainers.saved_weights import SavedWeights
+from trainers.schedules import Setting, from_plain, to_plain
 
+Closure = Callable[[], Tensor]
 
-def ascent_scale(grad_norm: Tensor, *, rho: float, lam: float) -> Tensor:
-    """Factor s of the ascent step w + s·g; lam = 0 is USAM (s = rho), lam = 1 is SAM (s = rho / ‖g‖).
-
-    grad_norm: (), the global L2 norm of g. Where it is zero, so small that its reciprocal overflows, or not finite,
-    s is 0: there is no direction to ascend along.
-    """
-    has_direction = (grad_norm >= torch.finfo(grad_norm.dtype).tiny) & torch.isfinite(grad_norm)
-    return torch.where(has_direction, rho * (1 - lam + lam / grad_norm), 0.0)
+_OWN_ATTRIBUTES = (
+    *("base", "max_perturbation", "clip_norm", "synchronise", "_contested"),
+    *("_t", "_skipped_steps", "_last_grad_norm", "_last_perturbation_norm"),
+)
+"""What a copy or a pickle carries beside torch's own; the memory of the saved weights stays behind."""
 
 
 class UnifiedSAM(Optimizer):
@@ -43,41 +48,72 @@ class UnifiedSAM(Optimizer):
     Both freeze the running statistics of batch normalisation during the second pass, so that they move once a step;
     without `model`, or without `trainers.batchnorm.frozen_running_statistics`, they move twice.
 
-    The gradients must be those of the mean (weighted) loss, unscaled and unclipped, of the same batch with the same
-    weights in both passes; clipping, if any, goes right before `second_step`.
+    The gradients must be those of the mean (weighted) loss, unclipped, of the same batch with the same weights in both
+    passes. A closure may add them up over several backward passes.
 
-    params: parameters, or groups, which may carry their own "rho" and "lam"; all on one device.
-    base_optimizer: called as base_optimizer(groups, **base_arguments).
-    rho: radius of the ascent, a finite number of at least 0. Where it is 0 in every group, `step` makes one pass only.
-    lam: λ in [0, 1], "1/t" or "1-1/t"; t counts the steps from 1, skipped ones included.
+    params: parameters, or groups, which may carry their own "rho", "lam", "adaptive" and "eta"; these may be changed
+        between steps. All parameters are real and on one device, and their gradients dense.
+    base_optimizer: called as base_optimizer(groups, **base_arguments). A setting of it that is called like one of ours
+        has the prefix "base_" here: `base_rho` is the ρ of Adadelta.
+    rho: radius of the ascent, a finite number of at least 0 or a `Schedule`. Where it is 0 in every group, a step makes
+        one pass only.
+    lam: λ in [0, 1], "1/t", "1-1/t" or a `Schedule`; t counts the steps from 1, skipped ones included.
+    adaptive: scale the ascent by |w| + η, as ASAM does; eta: its η, at least 0. See `trainers.ascent`.
+    max_perturbation: the largest radius of the ascent, over all groups together, above 0; None for no bound. With λ < 1
+        the radius grows with the gradient.
+    clip_norm: the largest global norm, above 0, of the gradient that the base optimizer steps along; None for no bound.
+        The gradient of the ascent is never clipped.
+    synchronise: where `model` is a DistributedDataParallel, ascend along the mean gradient of all replicas (True: what
+        one process with the whole batch does), or each replica along its own (False: m-sharpness, and only the second
+        gradient is communicated). The descent is along the mean either way, and replicas stay equal bit for bit.
 
-    A gradient that is not finite, in either pass, skips the step: weights and momentum stay as they are and
-    `skipped_steps` grows by one. No tensor is read back to the host, except one flag per step, in `second_step`, where
-    the base optimizer cannot be told to skip on the device (it can when built with fused=True, once it holds the state
-    that it keeps).
+    A gradient that is not finite, in either pass, on any replica, skips the step: weights and momentum stay as they are
+    and `skipped_steps` grows by one. No tensor is read back to the host, except one flag per step where the base
+    optimizer cannot be told to skip on the device (it can when built with fused=True, once it holds the state that it
+    keeps).
+
+    Autocast to bfloat16 needs nothing more. For float16 give a step a GradScaler as `scaler`, and have the closure call
+    `scaler.scale(loss).backward()`: the step unscales, skips where a pass overflows, and updates the scaler once.
 
     The groups and the state are the base optimizer's own, so that learning-rate schedulers act on it.
-    Raises ValueError for rho and lam out of range.
+    Raises ValueError for settings out of range and for a base optimizer that evaluates the loss itself (LBFGS).
     """
+
+    base: Optimizer
 
     def __init__(
         self,
         params: ParamsT,
         base_optimizer: Callable[..., Optimizer],
         *,
-        rho: float = 0.05,
-        lam: float | str = 1.0,
+        rho: Setting = 0.05,
+        lam: Setting = 1.0,
+        adaptive: bool = False,
+        eta: float = 0.01,
+        max_perturbation: float | None = None,
+        clip_norm: float | None = None,
+        synchronise: bool = True,
         **base_arguments: Any,
     ) -> None:
-        super().__init__(params, {**base_arguments, "rho": rho, "lam": lam})
-        self.base = base_optimizer(self.param_groups, **base_arguments)
-        self.defaults.update(self.base.defaults)
+        self.max_perturbation = max_perturbation
+        self.clip_norm = clip_norm
+        self.synchronise = synchronise
+        self._check_limits()
+        super().__init__(params, {"rho": rho, "lam": lam, "adaptive": adaptive, "eta": eta})
+        own = [{name: group[name] for name in SETTINGS} for group in self.param_groups]
+        groups = [settings_of_base(group) for group in self.param_groups]
+        self.base = base_optimizer(groups, **settings_of_base(base_arguments))
+        check_base(self.base)
+        self._contested = tuple(name for name in SETTINGS if name in self.base.defaults)
+        self.defaults.update(settings_beside_ours(self.base.defaults))
+        for group, settings in zip(self.base.param_groups, own, strict=True):
+            group.update({**settings_beside_ours(group), **settings})
         self._share_with_base()
         self._t = 0
         self._skipped_steps = torch.zeros((), dtype=torch.int64)
         self._last_grad_norm = torch.zeros(())
         self._last_perturbation_norm = torch.zeros(())
-        self._originals: list[tuple[list[Tensor], list[Tensor]]] | None = None
+        self._saved = SavedWeights()
 
     @property
     def t(self) -> int:
@@ -91,103 +127,122 @@ class UnifiedSAM(Optimizer):
 
     @property
     def last_grad_norm(self) -> Tensor:
-        """(), L2 norm of the last first-pass gradient over all parameters."""
+        """(), L2 norm of the last first-pass gradient over all parameters, not finite where the pass overflowed.
+
+        Over micro-batches, and over replicas that ascend each along its own gradient, the mean of the norms.
+        """
         return self._last_grad_norm
 
     @property
     def last_perturbation_norm(self) -> Tensor:
-        """(), L2 norm of the last ascent s·g over all parameters."""
+        """(), the radius of the last ascent s·g: its L2 norm over all parameters, adaptive ones divided by |w| + η.
+
+        Over micro-batches and replicas as `last_grad_norm`.
+        """
         return self._last_perturbation_norm
 
     @property
     def is_perturbed(self) -> bool:
         """Whether the weights are at the ascent point, between `first_step` and `second_step`."""
-        return self._originals is not None
+        return self._saved.is_holding
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, with its own "rho" and "lam" or the defaults. Raises ValueError where they are out of range."""
-        check_rho_and_lam({**self.defaults, **param_group})
+        """Adds a group, with its own settings or the defaults. Raises ValueError where they are out of range."""
+        check_settings({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        try:
+            check_params([param for group in self.param_groups for param in group["params"]])
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     @torch.no_grad()
-    def first_step(self) -> None:
+    def first_step(self, *, scaler: GradScaler | None = None) -> None:
         """Ascends along the gradients that the parameters hold, and clears them.
 
-        Raises RuntimeError where the weights are already at an ascent point.
+        scaler: what scaled their loss.
+        Raises RuntimeError where the weights are already at an ascent point, ValueError for settings out of range.
         """
         if self.is_perturbed:
             raise RuntimeError("first_step() called twice: call second_step() or abandon_step() in between")
-        groups = [_with_gradient(group["params"]) for group in self.param_groups]
-        norms = [_global_norm(gradients) for _, gradients in groups]
-        self._last_grad_norm = _norm_of_norms(norms)
-        self._originals = []
-        perturbation_norms = []
-        for group, (params, gradients), norm in zip(self.param_groups, groups, norms, strict=True):
-            lam = lam_at(group["lam"], self._t + 1)
-            scale = ascent_scale(self._last_grad_norm, rho=group["rho"], lam=lam)
-            perturbation_norms.append(scale * norm)
-            if params and group["rho"] > 0:
-                self._originals.append((params, [param.clone() for param in params]))
-                torch._foreach_add_(params, torch._foreach_mul(gradients, scale))
-        self._last_perturbation_norm = _norm_of_norms(perturbation_norms)
-        self.zero_grad()
+        self._last_grad_norm, self._last_perturbation_norm = self._ascend(self._ascents(), scaler)
 
     @torch.no_grad()
-    def second_step(self) -> None:
+    def second_step(self, *, model: nn.Module | None = None, scaler: GradScaler | None = None) -> None:
         """Returns to the weights before the ascent, bit for bit, and steps the base optimizer from there.
 
+        model: the DistributedDataParallel module, where replicas ascended each along its own gradient.
+        scaler: what scaled the loss of the second gradient; it is updated.
         Raises RuntimeError where no `first_step` came before.
         """
-        self._restore()
-        gradients = [_with_gradient(group["params"])[1] for group in self.param_groups]
-        second_norm = _norm_of_norms([_global_norm(of_group) for of_group in gradients])
-        self._descend(torch.isfinite(self._last_grad_norm) & torch.isfinite(second_norm))
+        self._return()
+        unscale(self._gradients()[1], scaler)
+        self._agree(model)
+        self._descend(self._last_grad_norm, scaler)
 
     def abandon_step(self) -> None:
         """Returns to the weights before the ascent, bit for bit, without a step, and clears the gradients.
 
         Raises RuntimeError where no `first_step` came before.
         """
-        self._restore()
-        self.zero_grad()
+        self._return()
+        clear_gradients(self.param_groups)
 
     def step(  # type: ignore[override]
-        self, closure: Callable[[], Tensor], *, model: nn.Module | None = None
+        self, closure: Closure, *, model: nn.Module | None = None, scaler: GradScaler | None = None
     ) -> Tensor:
         """One whole step; returns the closure's first loss, the one at the unperturbed weights.
 
         closure: forward and backward of one batch, returns the loss; called once before and once after the ascent
         (once in all where every rho is 0). Gradients are cleared before each call, so it need not do so itself.
         Where the second call raises, the weights are restored before the exception goes on.
-        model: what the closure runs, where it normalises batches: its running statistics stay as they are during the
-        second call. It is an argument here and not of the constructor so that copies and pickles of the optimizer hold
-        no second model.
+        model: what the closure runs, where it normalises batches or is a DistributedDataParallel: its running
+        statistics stay as they are during the second call. It is an argument here and not of the constructor so that
+        copies and pickles of the optimizer hold no second model.
+        scaler: what the closure scales the loss with before its backward pass; it returns the loss unscaled.
         """
-        self.zero_grad()
-        with torch.enable_grad():
-            loss = closure()
-        two_passes = any(group["rho"] > 0 for group in self.param_groups)
-        if not two_passes:
-            self._step_along_first_gradient()
-            return loss
-        self.first_step()
-        try:
-            with torch.enable_grad(), nullcontext() if model is None else frozen_running_statistics(model):
-                closure()
-        except BaseException:
-            self.abandon_step()
-            raise
-        self.second_step()
-        return loss
+        return self._step([closure], [1.0], model, scaler)
+
+    @Optimizer.profile_hook_step
+    def step_micro_batches(
+        self,
+        closures: Sequence[Closure],
+        shares: Sequence[float],
+        *,
+        model: nn.Module | None = None,
+        scaler: GradScaler | None = None,
+    ) -> Tensor:
+        """One whole step over a batch in micro-batches, each of which ascends by its own gradient (m-sharpness).
+
+        The descent is along the mean of the second gradients, Σ share_i · g_i(w + ε_i). Where every rho is 0 this is
+        gradient accumulation. Running statistics move at the first pass of each micro-batch.
+
+        closures: as `step` takes it, one a micro-batch, of its own mean loss.
+        shares: of each micro-batch in the batch, at least 0 and 1 in all.
+        Returns the mean of the first losses, Σ share_i · loss_i.
+        Raises ValueError for shares that are no such numbers.
+        """
+        check_shares(shares, len(closures))
+        return self._step(closures, shares, model, scaler)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state with rho and lam in its groups, the step counter and the count of skipped steps.
+        """The base optimizer's state with our settings in its groups, the limits, the step counter and the skips.
 
-        Raises RuntimeError between `first_step` and `second_step`, when the weights are not those to be saved.
+        All of it is plain data and tensors. Raises RuntimeError between `first_step` and `second_step`, when the
+        weights are not those to be saved.
         """
         self._refuse_while_perturbed("saved")
-        counters = {"t": self._t, "skipped_steps": self._skipped_steps.clone()}
-        return {**self.base.state_dict(), "unified_sam": counters}
+        state = self.base.state_dict()
+        groups = [
+            {**group, "rho": to_plain(group["rho"]), "lam": to_plain(group["lam"])} for group in state["param_groups"]
+        ]
+        own = {
+            "t": self._t,
+            "skipped_steps": self._skipped_steps.clone(),
+            "max_perturbation": self.max_perturbation,
+            "clip_norm": self.clip_norm,
+        }
+        return {**state, "param_groups": groups, "unified_sam": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken.
@@ -198,20 +253,28 @@ class UnifiedSAM(Optimizer):
         self._refuse_while_perturbed("loaded")
         if "unified_sam" not in state_dict:
             raise ValueError("not a state of UnifiedSAM: it has no key 'unified_sam'")
-        for group in state_dict["param_groups"]:
-            check_rho_and_lam(group)
-        self.base.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        own = state_dict["unified_sam"]
+        groups = [
+            {**group, "rho": from_plain(group["rho"]), "lam": from_plain(group["lam"])}
+            for group in state_dict["param_groups"]
+        ]
+        for group in groups:
+            check_settings(group)
+        check_limit("max_perturbation", own["max_perturbation"])
+        check_limit("clip_norm", own["clip_norm"])
+        load_exactly(self.base, {"state": state_dict["state"], "param_groups": groups})
         self._share_with_base()
-        self._t = state_dict["unified_sam"]["t"]
-        self._skipped_steps = state_dict["unified_sam"]["skipped_steps"].clone()
+        self._t = own["t"]
+        self._skipped_steps = own["skipped_steps"].clone()
+        self.max_perturbation, self.clip_norm = own["max_perturbation"], own["clip_norm"]
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_while_perturbed("saved")
-        own = ("base", "_t", "_skipped_steps", "_last_grad_norm", "_last_perturbation_norm", "_originals")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OWN_ATTRIBUTES}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._saved = SavedWeights()
         self._share_with_base()
 
     def _share_with_base(self) -> None:
@@ -222,90 +285,111 @@ class UnifiedSAM(Optimizer):
         if self.is_perturbed:
             raise RuntimeError(f"the state cannot be {what} between first_step() and second_step()")
 
-    def _restore(self) -> None:
-        if self._originals is None:
-            raise RuntimeError("no ascent to return from: call first_step() before")
-        with torch.no_grad():
-            for params, originals in self._originals:
-                torch._foreach_copy_(params, originals)
-        self._originals = None
+    def _check_limits(self) -> None:
+        check_limit("max_perturbation", self.max_perturbation)
+        check_limit("clip_norm", self.clip_norm)
+
+    def _ascents(self) -> list[Ascent]:
+        """Each group's ascent at the step to come."""
+        self._check_limits()
+        return [ascent_at(group, self._t + 1) for group in self.param_groups]
+
+    def _gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """All parameters that hold a gradient, and those gradients."""
+        return with_gradient([param for group in self.param_groups for param in group["params"]])
 
     @torch.no_grad()
-    def _step_along_first_gradient(self) -> None:
-        gradients = [_with_gradient(group["params"])[1] for group in self.param_groups]
-        self._last_grad_norm = _norm_of_norms([_global_norm(of_group) for of_group in gradients])
-        self._last_perturbation_norm = torch.zeros_like(self._last_grad_norm)
-        self._descend(torch.isfinite(self._last_grad_norm))
+    def _step(
+        self, closures: Sequence[Closure], shares: Sequence[float], model: nn.Module | None, scaler: GradScaler | None
+    ) -> Tensor:
+        if self.is_perturbed:
+            raise RuntimeError("the weights are at an ascent point: call second_step() or abandon_step() before a step")
+        ascents = self._ascents()
+        ascends = any(ascent.rho > 0 for ascent in ascents)
+        is_local = ascends and not self.synchronise
+        gradient_mean = GradientMean() if len(closures) > 1 else None
+        losses, norms = [], []
+        for closure, share in zip(closures, shares, strict=True):
+            clear_gradients(self.param_groups)
+            with torch.enable_grad(), local_gradients(model) if is_local else nullcontext():
+                losses.append(closure())
+            if ascends:
+                try:
+                    norms.append(self._ascend(ascents, scaler))
+                    with torch.enable_grad(), _second_pass(model):
+                        closure()
+                except BaseException:
+                    if self.is_perturbed:
+                        self.abandon_step()
+                    raise
+                self._return()
+            params, gradients = self._gradients()
+            unscale(gradients, scaler)
+            if gradient_mean is not None:
+                gradient_mean.add(params, gradients, share)
+        if gradient_mean is not None:
+            gradient_mean.assign()
+        if ascends:
+            self._last_grad_norm = _mean([grad_norm for grad_norm, _ in norms], shares)
+            self._last_perturbation_norm = _mean([radius for _, radius in norms], shares)
+            self._agree(model)
+            self._descend(self._last_grad_norm, scaler)
+        else:
+            self._descend(None, scaler)
+        return _mean(losses, shares)
 
-    def _descend(self, is_finite: Tensor) -> None:
-        """Steps the base optimizer where is_finite, (), bool; counts the step either way."""
+    def _ascend(self, ascents: list[Ascent], scaler: GradScaler | None) -> tuple[Tensor, Tensor]:
+        """Saves the weights and moves them to the ascent point; returns the gradient's norm and the ascent's radius."""
+        parts: dict[Ascent, tuple[list[Tensor], list[Tensor]]] = {}
+        for group, ascent in zip(self.param_groups, ascents, strict=True):
+            params, gradients = with_gradient(group["params"])
+            of_ascent = parts.setdefault(ascent, ([], []))
+            of_ascent[0].extend(params)
+            of_ascent[1].extend(gradients)
+        for _, gradients in parts.values():
+            unscale(gradients, scaler)
+        self._saved.save([param for ascent, (params, _) in parts.items() if ascent.rho > 0 for param in params])
+        norms = ascend(parts, max_perturbation=self.max_perturbation)
+        clear_gradients(self.param_groups)
+        torch.clear_autocast_cache()  # an autocast around the whole step would go on with the weights it has cast
+        return norms
+
+    def _return(self) -> None:
+        self._saved.restore()
+        torch.clear_autocast_cache()
+
+    def _agree(self, model: nn.Module | None) -> None:
+        """Makes replicas that ascended each on its own report the same norms, and skip the same steps."""
+        if not self.synchronise:
+            norms = torch.stack((self._last_grad_norm, self._last_perturbation_norm))
+            self._last_grad_norm, self._last_perturbation_norm = mean_over_replicas(norms, model)
+
+    @torch.no_grad()
+    def _descend(self, first_norm: Tensor | None, scaler: GradScaler | None) -> None:
+        """Steps the base optimizer where both norms are finite; counts the step either way.
+
+        first_norm: (), that of the ascent's gradient; None where there was no ascent.
+        """
+        gradients = self._gradients()[1]
+        norm = global_norm(gradients)
+        if first_norm is None:
+            self._last_grad_norm, self._last_perturbation_norm = norm, torch.zeros_like(norm)
+        is_skipped = torch.logical_not((norm if first_norm is None else norm + first_norm) < math.inf)
+        if self.clip_norm is not None and gradients:
+            torch._foreach_mul_(gradients, clip_factor(norm, self.clip_norm))
         self._t += 1
         self._opt_called = True  # what learning-rate schedulers look at to know that a step came before theirs
-        self._skipped_steps = self._skipped_steps.to(is_finite.device) + is_finite.logical_not()
-        # As torch.amp.GradScaler does: a fused kernel skips on the device. Not on a parameter's first step, when fused
-        # SGD would leave its new momentum buffer uninitialised.
-        if getattr(self.base, "_step_supports_amp_scaling", False) and self._holds_its_state():
-            self.base.grad_scale = None  # type: ignore[attr-defined]
-            self.base.found_inf = is_finite.logical_not().float()  # type: ignore[attr-defined]
-            try:
-                self.base.step()
-            finally:
-                del self.base.grad_scale, self.base.found_inf  # type: ignore[attr-defined]
-        elif bool(is_finite):
-            self.base.step()
-
-    def _holds_its_state(self) -> bool:
-        """Whether the base optimizer holds what it keeps for every parameter with a gradient."""
-        return all(
-            param in self.state
-            for group in self.param_groups
-            if _keeps_state(self.base, group)
-            for param in group["params"]
-            if param.grad is not None
-        )
+        self._skipped_steps = self._skipped_steps.to(is_skipped.device) + is_skipped
+        step_unless(is_skipped, self.base, contested=self._contested)
+        update_scale(scaler, is_skipped)
 
 
-def check_rho_and_lam(group: dict[str, Any]) -> None:
-    """Raises ValueError with the rule and the value where a group's "rho" or "lam" is out of range."""
-    rho, lam = group["rho"], group["lam"]
-    if not (_is_number(rho) and 0 <= rho <= sys.float_info.max):
-        raise ValueError(f"rho must be a finite number of at least 0, got {rho!r}")
-    if isinstance(lam, str):
-        lam_at(lam, 1)
-    elif not (_is_number(lam) and 0 <= lam <= 1):
-        raise ValueError(f"lam must be a number in [0, 1], '1/t' or '1-1/t', got {lam!r}")
+def _second_pass(model: nn.Module | None) -> AbstractContextManager[None]:
+    return nullcontext() if model is None else frozen_running_statistics(model)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _keeps_state(base: Optimizer, group: dict[str, Any]) -> bool:
-    """False for SGD without momentum, the one base optimizer with fused kernels that keeps none."""
-    return not (isinstance(base, torch.optim.SGD) and group["momentum"] == 0)
-
-
-def _with_gradient(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters that hold a gradient, and those gradients."""
-    held = [(param, param.grad) for param in params if param.grad is not None]
-    return [param for param, _ in held], [gradient for _, gradient in held]
-
-
-def _global_norm(tensors: list[Tensor]) -> Tensor:
-    """L2 norm over all elements, in float32, or in float64 where there is a float64 tensor; 0 for no tensors."""
-    if not tensors:
-        return torch.zeros(())
-    precise = any(tensor.dtype == torch.float64 for tensor in tensors)
-    dtype = torch.float64 if precise else torch.float32
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype)))
-    return norm
-
-
-def _norm_of_norms(norms: list[Tensor]) -> Tensor:
-    """L2 norm of several parts' norms, on the device and in the precision of the most precise."""
-    if len(norms) == 1:
-        return norms[0]
-    dtype = max((norm.dtype for norm in norms), key=lambda item: item.itemsize)
-    device = next((norm.device for norm in norms if norm.device.type != "cpu"), norms[0].device)
-    norm: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(device, dtype) for norm in norms]))
-    return norm
+def _mean(values: list[Tensor], shares: Sequence[float]) -> Tensor:
+    """Σ share_i · value_i, the value itself where it is the only one."""
+    if len(values) == 1:
+        return values[0]
+    return torch.stack([value.detach() * share for value, share in zip(values, shares, strict=True)]).sum()

@@ -1,4 +1,8 @@
-"""The one colour scale of every surface: viridis, readable without colour vision and in grey; the best is bright."""
+"""The colours of every figure, readable without colour vision.
+
+Surfaces have one scale, viridis, whose best end is bright; curves have colours that are told apart, or a part of
+viridis where they stand in an order.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,10 @@ BEST = "#d1004b"
 """Outline of the best cell or point."""
 MISSING = "#e4e4e4"
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#ececec"
+
+CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Colours without an order, for curves (Okabe and Ito 2008)."""
+_DARKEST, _BRIGHTEST = 0.0, 0.9  # of viridis; its bright end is too pale for a line on white
 
 Rgb = tuple[float, float, float]
 
@@ -31,6 +39,13 @@ def colour(mean: float, ends: tuple[float, float], mode: Literal["max", "min"]) 
     share = min(1.0, max(0.0, (mean - ends[0]) / (ends[1] - ends[0])))
     red, green, blue = unlabel_rgb(sample_colorscale("Viridis", [share if mode == "max" else 1 - share])[0])
     return red / 255, green / 255, blue / 255
+
+
+def ordered(count: int) -> list[str]:
+    """So many colours in an order, from dark to bright, as #rrggbb."""
+    steps = [_DARKEST + (_BRIGHTEST - _DARKEST) * index / max(1, count - 1) for index in range(count)]
+    rgbs = [unlabel_rgb(text) for text in sample_colorscale("Viridis", steps)]
+    return ["#" + "".join(f"{round(channel):02x}" for channel in rgb) for rgb in rgbs]
 
 
 def ink_on(background: Rgb) -> str:

@@ -138,14 +138,14 @@ class _Canvas:
     def _label(self, axes: Axes, panel: Panel, *, is_first: bool) -> None:
         surface = self._surface
         style: dict[str, Any] = {"fontsize": _LABEL_FONT, "color": colours.INK}
-        axes.set_xlabel(_drawable(symbol(surface.x)), **style)
+        axes.set_xlabel(drawable(symbol(surface.x)), **style)
         axes.tick_params(labelsize=_CELL_FONT, colors=colours.INK, labelleft=is_first, which="both")
         if is_first:
-            name = _drawable(symbol(surface.y))
+            name = drawable(symbol(surface.y))
             axes.set_ylabel(name, rotation=0 if len(name) < 3 else 90, va="center", labelpad=10, **style)
         if surface.panel:
             label = f"{symbol(surface.panel)} = {value_label(panel.label)}"
-            axes.set_title(_drawable(label), loc="left", parse_math=False, **style)
+            axes.set_title(drawable(label), loc="left", parse_math=False, **style)
 
     def _text(self, text: str, from_top: float, size: float, colour: str, weight: str) -> None:
         width = 0.66 if weight == "bold" else 0.52  # of a letter, in em
@@ -153,7 +153,7 @@ class _Canvas:
         short = text if len(text) <= room else text[: room - 1] + "…"
         place = 0.2 / self._width, 1 - from_top / self._height
         style: dict[str, Any] = {"fontsize": size, "color": colour, "fontweight": weight, "va": "top", "ha": "left"}
-        self._figure.text(*place, _drawable(short), parse_math=False, **style)
+        self._figure.text(*place, drawable(short), parse_math=False, **style)
 
     def _draw_bar(self, axes: Axes) -> None:
         norm = Normalize(self._ends[0] * self.unit.factor, self._ends[1] * self.unit.factor)
@@ -172,7 +172,7 @@ def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
             scale("log")
         limit(axis.low, axis.high)
         if axis.ticks is not None:
-            shown.set_ticks(axis.ticks, labels=[_drawable(label) for label in axis.labels])
+            shown.set_ticks(axis.ticks, labels=[drawable(label) for label in axis.labels])
             shown.set_ticks([], minor=True)
 
 
@@ -194,7 +194,7 @@ def _draw_cell(axes: Axes, cell: Cell, x: float, y: float, canvas: _Canvas) -> N
     axes.text(x, y + 0.22, small, fontsize=_SMALL_FONT * min(1.0, 19 / len(small)), **style)
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """The text on one line, with □ for every character that the font lacks, which matplotlib would warn about."""
     return "".join(letter if ord(letter) in _charmap() else "□" for letter in " ".join(text.split()))
 

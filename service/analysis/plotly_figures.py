@@ -18,7 +18,7 @@ from service.analysis.surface import Cell, Panel, Surface
 
 _MAX_WIDTH = 1_150  # pixels of panels side by side; further panels go below
 _BAR = {"displaylogo": False, "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]]}
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
 def heat_map_html(surface: Surface, *, title: str, metric: str) -> str:
@@ -52,7 +52,7 @@ def heat_map_html(surface: Surface, *, title: str, metric: str) -> str:
                 corners = {"x0": left - 0.47, "x1": left + 0.47, "y0": top - 0.46, "y1": top + 0.46}
                 line = {"color": colours.BEST, "width": 3}
                 figure.add_shape(type="rect", **corners, line=line, row=row, col=column)
-    return _page(figure)
+    return page_of(figure)
 
 
 def scatter_html(surface: Surface, *, title: str, metric: str) -> str:
@@ -90,7 +90,7 @@ def scatter_html(surface: Surface, *, title: str, metric: str) -> str:
     grid = {"showgrid": True, "gridcolor": colours.GRID, "linecolor": "#bbbbbb"}
     figure.update_xaxes(grid)
     figure.update_yaxes(grid)
-    return _page(figure)
+    return page_of(figure)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Drawing:
                 "y": 1 - 24 / (inner_height + 170),
                 "yanchor": "top",
             },
-            font={"family": _FONT, "size": 13, "color": colours.INK},
+            font={"family": FONT, "size": 13, "color": colours.INK},
             width=max(inner_width, 420) + margin["l"] + margin["r"],
             height=inner_height + margin["t"] + margin["b"],
             margin=margin,
@@ -225,6 +225,7 @@ def _axis_options(axis: Axis) -> dict[str, Any]:
     return options
 
 
-def _page(figure: go.Figure) -> str:
+def page_of(figure: go.Figure) -> str:
+    """The figure as a page of its own that needs no network."""
     page: str = figure.to_html(include_plotlyjs=True, full_html=True, config=_BAR)
     return page

@@ -25,15 +25,18 @@ class TrialExecution:
         self._order = order
         self._training: Training | None = None
 
-    def next_epoch(self) -> TrialReport:
-        """Trains for one epoch, from the newest usable checkpoint on, and saves what the order wants saved."""
+    def next_result(self) -> TrialReport:
+        """Trains up to the next epoch that is reported, from the newest usable checkpoint on.
+
+        Saves what the order wants saved.
+        """
         epoch = 0
         try:
             training = self._training or self._begin()
             self._training = training
             epoch = training.epochs_done
-            result = training.run_epoch()
-            self._save(training, is_last=result.is_last)
+            result = training.next_result()
+            self._save(training, since=epoch, is_last=result.is_last)
         except Exception:  # noqa: BLE001  # the outermost runner: whatever ended the training is recorded on the trial
             self._training = None
             return self._report(epoch, {}, is_last=False, error=traceback.format_exc())
@@ -53,9 +56,10 @@ class TrialExecution:
                     logger.warning("trial %s: the checkpoint of epoch %d is %s", order.trial_id, epoch, error)
         return training
 
-    def _save(self, training: Training, *, is_last: bool) -> None:
+    def _save(self, training: Training, *, since: int, is_last: bool) -> None:
+        """Saves after each multiple of the order's epochs, or after the first result that comes behind one."""
         every = self._order.checkpoint_every_epochs
-        due = every and training.epochs_done % every == 0
+        due = every and training.epochs_done // every > since // every
         if self._order.keep_last_checkpoint if is_last else due:
             self._checkpoints().save(training.epochs_done, dumps(training.state_dict()))
 

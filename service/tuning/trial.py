@@ -31,4 +31,4 @@ class StudyTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        return self._execution.next_epoch().to_tune_result()
+        return self._execution.next_result().to_tune_result()

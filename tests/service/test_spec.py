@@ -64,7 +64,7 @@ def test_every_problem_comes_in_one_answer() -> None:
         "search_space.lamda": "unknown field 'lamda'; did you mean 'lambda'?",
         "objective.targt": "unknown key 'targt'; did you mean 'target'?",
         "train.epoch": "unknown field 'epoch'; did you mean 'epochs'?",
-        "train.lr": "lr must be a number above 0, got 0",
+        "train.lr": "lr must be a number above 0 or 'theory', got 0",
         "algorithm.name": "algorithm 'gp' is not there yet; those that are: grid, random, tpe",
         "replicates.seeds[2]": "every seed must be there once, and 0 is there before",
         "budget.max_trials": "must be at least 1, got 0",
@@ -142,7 +142,7 @@ def test_a_problem_is_named_with_its_field_and_rule(changes: dict[str, Any], fie
     ("parameters", "field", "words"),
     [
         ({"seed": choice(1, 2)}, "search_space.seed", "replicates.seeds"),
-        ({"rho": {**FLOAT, "low": -1}}, "search_space.rho.low", "at least 0, got -1.0"),
+        ({"rho": {**FLOAT, "low": -1}}, "search_space.rho.low", "at least 0 or 'theory', got -1.0"),
         ({"lambda": {**FLOAT, "high": 1.5}}, "search_space.lambda.high", "got 1.5"),
         ({"lambda": choice(0.5, "2/t")}, "search_space.lambda.choices[1]", "got '2/t'"),
         ({"epochs": FLOAT}, "search_space.epochs.type", "takes integers"),

@@ -16,8 +16,8 @@ from trainers.__main__ import main
 
 assert vision.models is not None
 for arguments in (
-    ["dataset=digits", "model=small_cnn", "sampling=gradient_norm", "epochs=1", "--json"],
-    ["dataset=ridge", "model=linear", "sampling=lipschitz", "epochs=1", "--json"],
+    ["dataset=digits", "model=small_cnn", "sampling=gradient_norm", "epochs=1", "--json", "--threads", "1"],
+    ["dataset=ridge", "model=linear", "sampling=lipschitz", "epochs=1", "--json", "--threads", "1"],
 ):
     assert main(arguments) == 0
 """

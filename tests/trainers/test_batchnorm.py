@@ -1,26 +1,71 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainers.batchnorm import frozen_running_statistics
 
+KINDS = {
+    "1d": (lambda: nn.BatchNorm1d(3), (16, 3)),
+    "2d": (lambda: nn.BatchNorm2d(3), (16, 3, 4, 4)),
+    "3d": (lambda: nn.BatchNorm3d(3), (16, 3, 2, 2, 2)),
+    "synchronised": (lambda: nn.SyncBatchNorm(3), (16, 3, 4, 4)),
+    "cumulative": (lambda: nn.BatchNorm1d(3, momentum=None), (16, 3)),
+    "instance": (lambda: nn.InstanceNorm2d(3, track_running_stats=True), (16, 3, 4, 4)),
+    "without statistics": (lambda: nn.BatchNorm1d(3, track_running_stats=False), (16, 3)),
+    "instance without statistics": (lambda: nn.InstanceNorm2d(3), (16, 3, 4, 4)),
+}
 
-def test_frozen_statistics_normalise_by_the_batch_and_do_not_move() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False))
-    twin = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False))
-    inputs = 5 + 3 * torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with frozen_running_statistics(model):
+
+def some(shape: tuple[int, ...], seed: int) -> Tensor:
+    return 5 + 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frozen_statistics_normalise_by_the_batch_and_do_not_move(kind: str) -> None:
+    build, shape = KINDS[kind]
+    model, twin = nn.Sequential(build()), nn.Sequential(build())
+    for number in range(3):
+        inputs = some(shape, number)
         outputs = model(inputs)
-    assert torch.equal(outputs, twin(inputs))
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    model(inputs)
-    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in model.state_dict().items())
-    assert int(model.state_dict()["0.num_batches_tracked"]) == 1
+        assert torch.equal(outputs, twin(inputs))
+        after_the_first_pass = {name: value.clone() for name, value in model.state_dict().items()}
+        with frozen_running_statistics(model):
+            second = some(shape, 100 + number)
+            assert torch.equal(model(second), build()(second))
+        state = model.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in after_the_first_pass.items())
+        assert all(torch.equal(state[name], value) for name, value in twin.state_dict().items())
+        if "0.num_batches_tracked" in state:
+            assert int(state["0.num_batches_tracked"]) == (0 if "instance" in kind else number + 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_modules_in_evaluation_mode_go_on_using_their_statistics(kind: str) -> None:
+    build, shape = KINDS[kind]
+    model = build()
+    model(some(shape, 0))
+    model.eval()
+    expected = model(some(shape, 1))
+    with frozen_running_statistics(model):
+        assert torch.equal(model(some(shape, 1)), expected)
 
 
 def test_an_exception_thaws_them() -> None:
-    model = nn.BatchNorm1d(3)
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.InstanceNorm1d(3, track_running_stats=True))
     with pytest.raises(MemoryError), frozen_running_statistics(model):
         raise MemoryError
-    assert model.track_running_stats
+    assert all(module.track_running_stats for module in model)
+    assert model[1].running_mean is not None
+
+
+def test_a_compiled_or_wrapped_model_is_frozen_too() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    compiled = torch.compile(model, backend="eager")
+    for _ in range(2):
+        compiled(some((16, 3), 0))
+        with frozen_running_statistics(compiled):
+            compiled(some((16, 3), 1))
+    twin = nn.BatchNorm1d(3)
+    twin(some((16, 3), 0))
+    twin(some((16, 3), 0))
+    assert torch.equal(model[0].running_mean, twin.running_mean)

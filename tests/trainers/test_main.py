@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from trainers.__main__ import main, parse_config
-from trainers.config import InvalidTrainConfigError, TrainConfig, knobs, reported_metrics
+from trainers.checkpoint import previous
+from trainers.config import InvalidTrainConfigError, TrainConfig, defaults, knobs
+from trainers.metrics import LANDSCAPE, reported_metrics
 
 QUICK = ["epochs=2", "batch_size=128", "--threads", "1"]
 
@@ -32,7 +34,7 @@ def test_json_is_one_object_per_epoch_with_every_metric(capsys: pytest.CaptureFi
     assert main(["dataset=digits", "lambda=0.5", "sampling=lipschitz", *QUICK, "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
-    assert set(lines[-1]) == {"epoch", *reported_metrics("digits")}
+    assert set(lines[-1]) == {"epoch", *reported_metrics(defaults())}
     assert "test_loss" not in lines[0]
 
 
@@ -41,7 +43,8 @@ def test_the_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     header, first, second, *test = capsys.readouterr().out.splitlines()
     assert header.split()[:2] == ["epoch", "train_loss"]
     assert len(header) == len(first) == len(second)
-    assert [line.split()[0] for line in test] == ["test_loss", "test_accuracy"]
+    at_the_end = {*LANDSCAPE, "test_loss", "test_accuracy", "test_calibration_error"}
+    assert {line.split()[0] for line in test} == at_the_end
 
 
 def test_bad_input_is_named_on_stderr_and_exits_with_2() -> None:
@@ -51,7 +54,7 @@ def test_bad_input_is_named_on_stderr_and_exits_with_2() -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert "lambda: must be a number in [0, 1] or one of '1/t', '1-1/t', got 2.0" in done.stderr
-    assert "rho: must be a number of at least 0, got -1.0" in done.stderr
+    assert "rho: must be a number of at least 0 or 'theory', got -1.0" in done.stderr
     assert "Traceback" not in done.stderr
     assert "| torch" not in done.stderr
 
@@ -177,6 +180,11 @@ def test_a_checkpoint_of_another_configuration_or_a_damaged_one_is_refused(
     assert main([*QUICK, "--checkpoint", str(path)]) == 0
     assert main([*QUICK, "lr=0.2", "--checkpoint", str(path)]) == 2
     assert "is of another configuration" in capsys.readouterr().err
-    path.write_bytes(path.read_bytes()[:-1])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert main([*QUICK, "--checkpoint", str(path)]) == 0, "the one before is whole"
+    for file in (path, previous(path)):
+        file.write_bytes(whole[:-1])
+    capsys.readouterr()
     assert main([*QUICK, "--checkpoint", str(path)]) == 1
     assert "damaged checkpoint" in capsys.readouterr().err

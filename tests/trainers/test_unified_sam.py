@@ -3,79 +3,27 @@ import math
 import pickle
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.trainers.unified_sam_reference import (
+    Closure,
+    Group,
+    HostReads,
+    Reference,
+    a_batch,
+    a_model,
+    assert_close,
+    closure_for,
+    constant,
+    same,
+    weights_of,
+)
+from trainers.ascent import ascent_scale
 from trainers.batchnorm import frozen_running_statistics
-from trainers.unified_sam import UnifiedSAM, ascent_scale
-
-Closure = Callable[[], Tensor]
-
-
-def a_model(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
-
-
-def a_batch(seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1000 + seed)
-    return (
-        torch.randn(8, 5, generator=generator, dtype=torch.float64),
-        torch.randint(3, (8,), generator=generator),
-    )
-
-
-def closure_for(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Closure:
-    def closure() -> Tensor:
-        loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
-        loss.backward()
-        return loss
-
-    return closure
-
-
-def weights_of(model: nn.Module) -> list[Tensor]:
-    return [param.detach().clone() for param in model.parameters()]
-
-
-def same(left: list[Tensor], right: list[Tensor]) -> bool:
-    return all(torch.equal(one, other) for one, other in zip(left, right, strict=True))
-
-
-class Reference:
-    """Unified SAM around SGD with momentum and weight decay, one scalar formula after the other, with no cleverness."""
-
-    def __init__(self, model: nn.Module, groups: list[tuple[list[int], float, float | str]], **sgd: float) -> None:
-        self.model, self.groups, self.sgd, self.t = model, groups, sgd, 0
-        self.buffers: list[Tensor | None] = [None] * len(list(model.parameters()))
-
-    def gradients(self, at: list[Tensor], batch: tuple[Tensor, Tensor]) -> list[Tensor]:
-        leaves = [weight.clone().requires_grad_() for weight in at]
-        names = [name for name, _ in self.model.named_parameters()]
-        outputs = torch.func.functional_call(self.model, dict(zip(names, leaves, strict=True)), batch[0])
-        return list(torch.autograd.grad(nn.functional.cross_entropy(outputs, batch[1]), leaves))
-
-    def step(self, batch: tuple[Tensor, Tensor]) -> None:
-        self.t += 1
-        weights = weights_of(self.model)
-        first = self.gradients(weights, batch)
-        norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in first))
-        ascended = list(weights)
-        for indices, rho, lam in self.groups:
-            lam_t = {"1/t": 1 / self.t, "1-1/t": 1 - 1 / self.t}.get(lam, lam) if isinstance(lam, str) else lam
-            for index in indices:
-                ascended[index] = weights[index] + rho * (1 - lam_t + lam_t / norm) * first[index]
-        second = self.gradients(ascended, batch)
-        for index, param in enumerate(self.model.parameters()):
-            direction = second[index] + self.sgd["weight_decay"] * weights[index]
-            buffer = self.buffers[index]
-            buffer = direction if buffer is None else self.sgd["momentum"] * buffer + direction
-            self.buffers[index] = buffer
-            param.data = weights[index] - self.sgd["lr"] * buffer
+from trainers.unified_sam import UnifiedSAM
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
@@ -84,7 +32,8 @@ def test_it_agrees_with_the_formula_written_out(lam: float | str, by_hand: bool)
     sgd = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
     ours, theirs = a_model(), a_model()
     optimizer = UnifiedSAM(ours.parameters(), torch.optim.SGD, rho=0.2, lam=lam, **sgd)
-    reference = Reference(theirs, [([0, 1, 2, 3], 0.2, lam)], **sgd)
+    lam_at = {"1/t": lambda t: 1 / t, "1-1/t": lambda t: 1 - 1 / t}.get(lam, constant(lam))
+    reference = Reference(theirs, [Group([0, 1, 2, 3], constant(0.2), lam_at)], **sgd)
     for number in range(20):
         closure = closure_for(ours, a_batch(number))
         if by_hand:
@@ -96,8 +45,7 @@ def test_it_agrees_with_the_formula_written_out(lam: float | str, by_hand: bool)
         else:
             optimizer.step(closure)
         reference.step(a_batch(number))
-    for one, other in zip(weights_of(ours), weights_of(theirs), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+    assert_close(ours, theirs)
 
 
 def test_each_group_has_its_own_rho_and_lambda_under_one_norm() -> None:
@@ -106,12 +54,15 @@ def test_each_group_has_its_own_rho_and_lambda_under_one_norm() -> None:
     params = list(ours.parameters())
     groups = [{"params": params[:2], "rho": 0.3, "lam": "1/t"}, {"params": params[2:], "lam": 0.25}]
     optimizer = UnifiedSAM(groups, torch.optim.SGD, rho=0.1, lam=1.0, **sgd)
-    reference = Reference(theirs, [([0, 1], 0.3, "1/t"), ([2, 3], 0.1, 0.25)], **sgd)
+    reference = Reference(
+        theirs,
+        [Group([0, 1], constant(0.3), lambda t: 1 / t), Group([2, 3], constant(0.1), constant(0.25))],
+        **sgd,
+    )
     for number in range(10):
         optimizer.step(closure_for(ours, a_batch(number)))
         reference.step(a_batch(number))
-    for one, other in zip(weights_of(ours), weights_of(theirs), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+    assert_close(ours, theirs)
 
 
 def test_rho_zero_is_the_base_optimizer_in_one_pass() -> None:
@@ -266,6 +217,7 @@ def test_a_gradient_that_is_not_finite_skips_the_step(bad_pass: int, bad_value: 
             optimizer.step(spoilt)
             assert passes == 2
             assert same(weights_of(model), before)
+            assert (float(optimizer.last_perturbation_norm) == 0) == (bad_pass == 1)
     assert int(optimizer.skipped_steps) == 1
     assert int(other.skipped_steps) == 0
     assert optimizer.t == 3
@@ -301,16 +253,6 @@ def test_a_parameter_without_gradient_in_one_pass_is_not_left_perturbed(absent_i
     assert other.tolist() == ([1, 1] if absent_in == 2 else pytest.approx([0.9, 0.9]))
 
 
-class HostReads(TorchDispatchMode):
-    """Counts how often a tensor's value is read back to the host."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(("fused", "expected"), [(True, 0), (False, 1)])
 def test_a_step_reads_nothing_back_to_the_host_with_a_fused_base_and_one_flag_with_another(
     fused: bool, expected: int
@@ -335,8 +277,7 @@ def test_a_fused_base_that_keeps_no_state_reads_nothing_back_either() -> None:
     assert reads.count == 0
     for number in range(3):
         plain.step(closure_for(twin, a_batch(number)))
-    for one, other in zip(weights_of(model), weights_of(twin), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+    assert_close(model, twin)
     before = weights_of(model)
     for param in model.parameters():
         param.grad = torch.full_like(param, math.nan)
@@ -354,8 +295,7 @@ def test_momentum_that_is_turned_on_later_starts_from_a_whole_step() -> None:
         for number in range(4):
             optimizer.param_groups[0]["momentum"] = 0.9 if number >= 1 else 0.0
             optimizer.step(closure_for(net, a_batch(number)))
-    for one, other in zip(weights_of(model), weights_of(twin), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+    assert_close(model, twin)
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
@@ -400,14 +340,16 @@ def test_running_statistics_thaw_where_the_second_pass_raises() -> None:
 
 @pytest.mark.parametrize("rho", ["0.1", None, True, [0.1], 10**400])
 def test_a_rho_that_is_no_finite_number_is_refused(rho: object) -> None:
-    with pytest.raises(ValueError, match=r"rho must be a finite number of at least 0, got ") as caught:
+    with pytest.raises(ValueError, match=r"rho must be a finite number of at least 0 or a Schedule, got ") as caught:
         UnifiedSAM([nn.Parameter(torch.ones(2))], torch.optim.SGD, rho=rho, lr=0.1)  # type: ignore[arg-type]
     assert str(caught.value).endswith(repr(rho))
 
 
 @pytest.mark.parametrize("lam", ["0.5", None, True, False, [0.5]])
 def test_a_lambda_that_is_neither_number_nor_schedule_is_refused(lam: object) -> None:
-    with pytest.raises(ValueError, match=r"lam must be a number in \[0, 1\], '1/t' or '1-1/t', got ") as caught:
+    with pytest.raises(
+        ValueError, match=r"lam must be a number in \[0, 1\], '1/t', '1-1/t' or a Schedule within \[0, 1\], got "
+    ) as caught:
         UnifiedSAM([nn.Parameter(torch.ones(2))], torch.optim.SGD, lam=lam, lr=0.1)  # type: ignore[arg-type]
     assert str(caught.value).endswith(repr(lam))
 
@@ -415,7 +357,7 @@ def test_a_lambda_that_is_neither_number_nor_schedule_is_refused(lam: object) ->
 def test_rho_and_lambda_are_checked_at_construction_and_for_added_groups() -> None:
     weight = nn.Parameter(torch.ones(2))
     for rho in (-0.1, math.inf, math.nan):
-        with pytest.raises(ValueError, match=f"rho must be a finite number of at least 0, got {rho}"):
+        with pytest.raises(ValueError, match=f"rho must be a finite number of at least 0 or a Schedule, got {rho}"):
             UnifiedSAM([weight], torch.optim.SGD, rho=rho, lam=1.0, lr=0.1)
     for lam in (-0.1, 1.5, math.nan, "t"):
         with pytest.raises(ValueError, match="lam must"):

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from trainers.datasets.dataset import Dataset, DatasetUnavailableError, Split
+from trainers.datasets.cifar import load_cifar10, load_cifar100
+from trainers.datasets.dataset import Dataset, DatasetUnavailableError, Normalisation, Split
 from trainers.datasets.digits import load_digits
-from trainers.datasets.fashion_mnist import load_fashion_mnist
-from trainers.datasets.ridge import load_ridge
+from trainers.datasets.mnist import load_fashion_mnist, load_kmnist, load_mnist
+from trainers.datasets.svhn import load_svhn
 
-__all__ = ["LOADERS", "Dataset", "DatasetUnavailableError", "Split", "load_dataset"]
+__all__ = ["LOADERS", "Dataset", "DatasetUnavailableError", "Normalisation", "Split", "load_dataset"]
 
 LOADERS: dict[str, Callable[[], Dataset]] = {
     "digits": load_digits,
+    "mnist": load_mnist,
     "fashion_mnist": load_fashion_mnist,
-    "ridge": load_ridge,
+    "kmnist": load_kmnist,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "svhn": load_svhn,
 }
 
 

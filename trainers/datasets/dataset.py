@@ -1,4 +1,4 @@
-"""What a loaded dataset is: three splits as whole tensors, and the facts that its objective needs."""
+"""What a loaded dataset is: three splits as whole tensors, and what a model and an objective need to know of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class DatasetUnavailableError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """inputs: (n, *shape), float32. targets: (n,), int64 classes or float32 values."""
+    """inputs: (n, channels, height, width), uint8 images, or (n, features), floats.
+    targets: (n,), int64 classes or float values."""
 
     inputs: Tensor
     targets: Tensor
@@ -33,17 +34,68 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Normalisation:
+    """mean, std: (C,), float32, of each channel's pixels, in the unit of the images (0 … 255)."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, images: Tensor) -> Normalisation:
+        """The statistics of uint8 images (n, C, H, W), exact up to the last rounding; std has n − 1 below it."""
+        counts = torch.stack(
+            [torch.bincount(images[:, channel].flatten(), minlength=256) for channel in range(images.shape[1])]
+        ).double()
+        values = torch.arange(256, dtype=torch.float64)
+        size = counts.sum(1)
+        mean = counts @ values / size
+        variance = (counts * (values - mean[:, None]).square()).sum(1) / (size - 1)
+        return cls(mean.float(), variance.sqrt().float())
+
+    def to(self, device: torch.device) -> Normalisation:
+        return Normalisation(self.mean.to(device), self.std.to(device))
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
-    """train is learned from, validation is what searches and early stopping see, test is looked at once."""
+    """train is learned from, validation is what searches and early stopping see, test is looked at once.
+
+    normalisation: of the training images; None where the inputs go to the model as they are.
+    """
 
     train: Split
     validation: Split
     test: Split
     objective: Objective
+    normalisation: Normalisation | None = None
 
     def to(self, device: torch.device) -> Dataset:
         """The dataset with all its tensors on the device; the same tensors where they are there already."""
-        return Dataset(self.train.to(device), self.validation.to(device), self.test.to(device), self.objective)
+        normalisation = self.normalisation and self.normalisation.to(device)
+        return Dataset(
+            self.train.to(device), self.validation.to(device), self.test.to(device), self.objective, normalisation
+        )
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """What the model is given for a batch of a split's inputs.
+
+        Images (b, C, H, W) become float32, with mean 0 and standard deviation 1 over each channel of the training
+        split; inputs of a dataset without normalisation are returned as they are.
+        """
+        if self.normalisation is None:
+            return inputs
+        mean, std = (statistic[:, None, None] for statistic in (self.normalisation.mean, self.normalisation.std))
+        return inputs.to(torch.float32).sub_(mean).mul_(std.reciprocal())
+
+    @property
+    def fill(self) -> Tensor:
+        """(C,), uint8: the pixel value nearest to each channel's mean, which `prepare` maps next to 0.
+
+        Raises ValueError for a dataset without normalisation, whose inputs are no images.
+        """
+        if self.normalisation is None:
+            raise ValueError("only images have a mean pixel, this dataset's inputs are none")
+        return self.normalisation.mean.round().to(torch.uint8)
 
 
 def fixed_permutation(size: int) -> Tensor:
@@ -51,6 +103,17 @@ def fixed_permutation(size: int) -> Tensor:
     return torch.from_numpy(np.random.RandomState(_SPLIT_SEED).permutation(size))
 
 
-def standardised(inputs: Tensor, *, by: Tensor) -> Tensor:
-    """inputs, with the mean and the standard deviation of all elements of `by` mapped to 0 and 1."""
-    return (inputs - by.mean()) / by.std()
+def image_classification(train: Split, validation: Split, test: Split) -> Dataset:
+    """The dataset of three splits of uint8 images, normalised by the training split."""
+    return Dataset(train, validation, test, Objective("classification"), Normalisation.of(train.inputs))
+
+
+def with_held_out(published: Split, test: Split) -> Dataset:
+    """The dataset of a published training and test set: a tenth of the former, rounded down, is for validation."""
+    order = fixed_permutation(len(published))
+    held_out = len(published) // 10
+    train, validation = (
+        Split(published.inputs[part], published.targets[part])
+        for part in torch.split(order, [len(order) - held_out, held_out])
+    )
+    return image_classification(train, validation, test)

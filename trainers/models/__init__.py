@@ -10,7 +10,9 @@ from torch import nn
 from trainers.catalog import DatasetFacts
 from trainers.models.linear import linear
 from trainers.models.mlp import mlp
+from trainers.models.preactivation import preact_resnet18, wrn_16_4, wrn_28_10
 from trainers.models.small_cnn import small_cnn
+from trainers.models.torchvision_classifier import torchvision_classifier
 
 __all__ = ["BUILDERS", "build_model"]
 
@@ -18,14 +20,20 @@ BUILDERS: dict[str, Callable[[DatasetFacts], nn.Module]] = {
     "linear": linear,
     "mlp": mlp,
     "small_cnn": small_cnn,
+    "preact_resnet18": preact_resnet18,
+    "wrn_16_4": wrn_16_4,
+    "wrn_28_10": wrn_28_10,
 }
+"""Our own models; every other name is one of torchvision's classifiers."""
 
 
 def build_model(name: str, dataset: DatasetFacts, *, seed: int) -> nn.Module:
     """The model of this name for this dataset, on the CPU, in training mode.
 
     The same seed gives the same weights, and the global random state is left as it was.
+    Raises ValueError for a name that is neither ours nor torchvision's, and for images too small for the model.
     """
+    build = BUILDERS.get(name)
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(seed)
-        return BUILDERS[name](dataset)
+        return torchvision_classifier(name, dataset) if build is None else build(dataset)

@@ -1,0 +1,173 @@
+"""What drawing the mini-batches costs, beside a Unified SAM step with them.
+
+    python benchmarks/sampling_cost.py [--model preact_resnet18] [--device cuda]
+
+CIFAR-shaped data (45,000 uint8 images on the device), batches of 128. In every round, one after the other: some whole
+steps (gather, normalise, two passes, update), one epoch of every sampling without the steps (drawing, observing the
+losses, the diagnostics), and the forward pass that gradient_norm scores its candidates with. The times are medians over
+the rounds; a sampling's is that of its epoch divided by the steps of the epoch. The limit is 3 % of a step, without the
+forward pass. Loss scores need none: they are the losses of the step's own first pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainers.catalog import DATASETS, SAMPLINGS
+from trainers.models import build_model
+from trainers.sampling import MiniBatch, Sampler, build_sampler, output_gradient_norms
+from trainers.unified_sam import UnifiedSAM
+
+_DATASET = DATASETS["cifar10"]
+_SIZE, _BATCH, _FACTOR = _DATASET.train_size, 128, 3
+_STEPS_PER_EPOCH = -(-_SIZE // _BATCH)
+_LIMIT = 0.03
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model with its optimizer, and the data on its device."""
+
+    model: nn.Module
+    optimizer: UnifiedSAM
+    images: Tensor
+    targets: Tensor
+
+    def inputs(self, indices: Tensor) -> Tensor:
+        """(b, 3, 32, 32), float32."""
+        return self.images[indices].float().div_(127.5).sub_(1)
+
+    def step(self, batch: MiniBatch) -> Tensor:
+        """One step of Unified SAM; returns the losses of the first pass, (b,), unweighted."""
+        inputs, targets = self.inputs(batch.indices), self.targets[batch.indices]
+        seen: list[Tensor] = []
+
+        def closure() -> Tensor:
+            losses = nn.functional.cross_entropy(self.model(inputs), targets, reduction="none")
+            seen.append(losses.detach())
+            loss = (batch.weights * losses).mean()
+            loss.backward()
+            return loss
+
+        self.optimizer.step(closure, model=self.model)
+        return seen[0]
+
+    @torch.no_grad()
+    def score(self, indices: Tensor) -> Tensor:
+        """(m,): what gradient_norm does with its candidates."""
+        self.model.eval()
+        outputs = self.model(self.inputs(indices))
+        self.model.train()
+        return output_gradient_norms("classification", outputs, self.targets[indices])
+
+
+def main() -> None:
+    """Prints the times as a Markdown table."""
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    arguments.add_argument("--model", default="small_cnn")
+    arguments.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--steps", type=int, default=10, help="steps timed in a round")
+    arguments.add_argument("--threads", type=int, default=None, help="of torch, on the CPU")
+    options = arguments.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    run = _run(options.model, device)
+    samplers = {name: _sampler(name, run, device) for name in (*SAMPLINGS, "gradient_norm, off")}
+    batch = next(iter(samplers["uniform"].batches()))
+    candidates = torch.randint(_SIZE, (_FACTOR * _BATCH,), device=device)
+    losses = run.step(batch)
+    run.score(candidates)
+
+    step_s: list[float] = []
+    forward_s: list[float] = []
+    sampling_s: dict[str, list[float]] = {name: [] for name in samplers}
+    for _ in range(options.rounds):
+        step_s.append(_time(lambda: [run.step(batch) for _ in range(options.steps)], device) / options.steps)
+        forward_s.append(_time(lambda: [run.score(candidates) for _ in range(options.steps)], device) / options.steps)
+        for name, sampler in samplers.items():
+            if name == "gradient_norm":
+                sampler.load_state_dict({**sampler.state_dict(), "tau": torch.tensor(1e6)})
+            sampling_s[name].append(_time(lambda s=sampler: _epoch(s, losses), device) / _STEPS_PER_EPOCH)
+    _print_table(
+        options.model,
+        device,
+        statistics.median(step_s),
+        statistics.median(forward_s),
+        {name: statistics.median(times) for name, times in sampling_s.items()},
+    )
+
+
+def _run(model_name: str, device: torch.device) -> Run:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (_SIZE, *_DATASET.shape), dtype=torch.uint8, generator=generator)
+    targets = torch.randint(_DATASET.classes, (_SIZE,), generator=generator)
+    model = build_model(model_name, _DATASET, seed=0).to(device)
+    optimizer = UnifiedSAM(
+        model.parameters(), torch.optim.SGD, rho=0.05, lam=0.5, lr=0.01, momentum=0.9, fused=device.type == "cuda"
+    )
+    return Run(model, optimizer, images.to(device), targets.to(device))
+
+
+def _sampler(name: str, run: Run, device: torch.device) -> Sampler:
+    """The sampling of this name; gradient_norm's scores are looked up, so that its forward pass is timed apart."""
+    generator = torch.Generator(device).manual_seed(0)
+    scores = torch.rand(_SIZE, generator=generator, device=device) ** 4
+    return build_sampler(
+        name.partition(",")[0],
+        size=_SIZE,
+        batch_size=_BATCH,
+        generator=generator,
+        task="classification",
+        smoothness=0.1 + scores,
+        score=lambda indices: scores[indices],
+        uniform_share=0.1,
+        presample_factor=_FACTOR,
+        passes=2,
+    )
+
+
+def _epoch(sampler: Sampler, losses: Tensor) -> None:
+    for batch in sampler.batches():
+        sampler.observe(batch, losses[: len(batch.indices)])
+    sampler.diagnostics()
+
+
+def _time(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds that the work takes, until the device is done with it."""
+    _synchronise(device)
+    started = time.perf_counter()
+    work()
+    _synchronise(device)
+    return time.perf_counter() - started
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _print_table(
+    model: str, device: torch.device, step_s: float, forward_s: float, sampling_s: dict[str, float]
+) -> None:
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{model}, CIFAR-shaped, batch {_BATCH}, {where}: a Unified SAM step takes {1e3 * step_s:.2f} ms\n")
+    print("| sampling | µs a step | of a step | extra forward pass, of a step |")
+    print("|---|---|---|---|")
+    for name, seconds in sampling_s.items():
+        forward = f"{forward_s / step_s:.1%}" if name == "gradient_norm" else "none"
+        print(f"| {name} | {1e6 * seconds:.1f} | {seconds / step_s:.2%} | {forward} |")
+    dearest = max(sampling_s.values()) / step_s
+    print(f"\nThe dearest sampling takes {dearest:.2%} of a step; the limit is {_LIMIT:.0%}.")
+
+
+if __name__ == "__main__":
+    main()

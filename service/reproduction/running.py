@@ -1,0 +1,83 @@
+"""An experiment through a service: its studies found again or submitted, watched, and their results collected."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+
+from service.client import Client
+from service.errors import SamstudyError
+from service.reproduction.experiment import Experiment, StudyResults
+from service.spec import parse_spec
+from service.study import Study, StudyState
+
+EXPERIMENT_LABEL, PART_LABEL, KEY_LABEL = "reproduces", "part", "reproduction"
+"""The labels by which a study of an experiment is found again."""
+
+
+class ReproductionFailedError(SamstudyError):
+    """A study of the experiment ended without results to report."""
+
+    status = 500
+    code = "reproduction_failed"
+    title = "The experiment did not come to its end"
+
+
+def run_experiment(
+    client: Client, experiment: Experiment, *, watch: Callable[[str], object] | None = None, fresh: bool = False
+) -> dict[str, StudyResults]:
+    """Runs the experiment's studies and answers with their results, by part.
+
+    Studies of the same experiment, spec and version that are there already are taken as they are, whether they have
+    ended or still run; those that failed or were cancelled are not. fresh: makes new ones in any case.
+    watch: returns once the study with this id has ended; by default silently.
+    Raises ReproductionFailedError, and what the client raises.
+    """
+    study_ids = {part: study_for(client, experiment, part, fresh=fresh).id for part in experiment.studies}
+    wait = watch or (lambda study_id: client.handle(study_id).wait())
+    for study_id in study_ids.values():
+        wait(study_id)
+    return {part: collect(client, study_id) for part, study_id in study_ids.items()}
+
+
+def study_for(client: Client, experiment: Experiment, part: str, *, fresh: bool = False) -> Study:
+    """The newest study of this part that is of use, or one that is submitted now.
+
+    The Idempotency-Key counts the studies that there are, so that two commands at a time make one study.
+    """
+    key = study_key(experiment, part)
+    found = list(client.studies(labels={KEY_LABEL: key}))
+    if found and not fresh and found[0].state not in (StudyState.FAILED, StudyState.CANCELLED):
+        return found[0]
+    labels = {EXPERIMENT_LABEL: experiment.name, PART_LABEL: part, KEY_LABEL: key}
+    spec = experiment.studies[part]
+    labelled = parse_spec({**spec.to_mapping(), "labels": {**spec.labels, **labels}})
+    return client.submit(labelled, idempotency_key=f"{experiment.name}-{part}-{key}-{len(found) + 1}").submitted
+
+
+def study_key(experiment: Experiment, part: str) -> str:
+    """What makes two runs of a part the same: the experiment, the spec and the version of samstudy."""
+    described = {
+        "experiment": experiment.name,
+        "part": part,
+        "spec": experiment.studies[part].to_mapping(),
+        "version": version("samstudy"),
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def collect(client: Client, study_id: str) -> StudyResults:
+    """Everything that the study found. Raises ReproductionFailedError where it did not succeed."""
+    study = client.study(study_id)
+    if study.state is not StudyState.SUCCEEDED:
+        why = f": {study.error}" if study.error else ""
+        raise ReproductionFailedError(f"study {study.id} ({study.name}) is {study.state}{why}")
+    trials = client.trials(study_id)
+    return StudyResults(
+        study=study,
+        configurations=tuple(client.configurations(study_id)),
+        trials=tuple(trials),
+        results={trial.id: tuple(client.results(study_id, trial.id)) for trial in trials},
+    )

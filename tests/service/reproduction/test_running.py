@@ -1,0 +1,115 @@
+"""Running an experiment against a real API: its studies are found again, and never those that came to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from service.client import Client
+from service.reproduction.experiment import Experiment, Report
+from service.reproduction.running import (
+    EXPERIMENT_LABEL,
+    ReproductionFailedError,
+    collect,
+    run_experiment,
+    study_for,
+    study_key,
+)
+from service.spec import parse_spec
+from service.study import Reason, StudyState
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Life, RunningApi
+
+
+@pytest.fixture
+def client(running_api: RunningApi) -> Iterator[Client]:
+    with Client(running_api.url) as client:
+        yield client
+
+
+def an_experiment(a_spec: dict[str, Any], *parts: str, **changes: Any) -> Experiment:
+    studies = {part: parse_spec({**a_spec, "name": part, **changes}) for part in parts}
+    return Experiment("figure", "A figure", "about", studies, lambda _: Report("", {}))
+
+
+def finish(life: Life, study_id: str) -> None:
+    """As a driver would: two configurations of two seeds."""
+    driver = life.start(life.studies.get(study_id))
+    for lam in (0.0, 1.0):
+        for trial in life.propose(driver, {"lambda": lam, "rho": 0.1}):
+            life.train(driver, trial, 0.9)
+    life.succeed(driver)
+
+
+def test_the_same_experiment_again_takes_the_study_that_is_there(client: Client, a_spec: dict[str, Any]) -> None:
+    of = an_experiment(a_spec, "a", "b")
+    first = study_for(client, of, "a")
+    assert study_for(client, of, "a").id == first.id
+    assert study_for(client, of, "b").id != first.id
+    assert len(list(client.studies(labels={EXPERIMENT_LABEL: "figure"}))) == 2
+    assert first.labels["team"] == "vision"  # those of the spec stay
+
+
+def test_another_spec_is_another_study(client: Client, a_spec: dict[str, Any]) -> None:
+    first = study_for(client, an_experiment(a_spec, "a"), "a")
+    other = an_experiment(a_spec, "a", replicates={"seeds": [5]})
+    assert study_for(client, other, "a").id != first.id
+
+
+def test_fresh_makes_a_new_study_which_is_then_the_one_to_take(client: Client, a_spec: dict[str, Any]) -> None:
+    of = an_experiment(a_spec, "a")
+    first = study_for(client, of, "a")
+    second = study_for(client, of, "a", fresh=True)
+    assert second.id != first.id
+    assert study_for(client, of, "a").id == second.id
+
+
+def test_a_study_that_was_cancelled_is_not_taken_again(client: Client, a_spec: dict[str, Any]) -> None:
+    of = an_experiment(a_spec, "a")
+    first = study_for(client, of, "a")
+    client.cancel(first.id)
+    second = study_for(client, of, "a")
+    assert second.id != first.id
+    assert second.state is StudyState.QUEUED
+
+
+def test_the_key_depends_on_experiment_part_and_spec(a_spec: dict[str, Any]) -> None:
+    of = an_experiment(a_spec, "a", "b")
+    other = an_experiment(a_spec, "a", allow_test_objective=True)
+    assert len({study_key(of, "a"), study_key(of, "b"), study_key(other, "a")}) == 3
+    assert study_key(of, "a") == study_key(an_experiment(a_spec, "a"), "a")
+
+
+def test_an_experiment_answers_with_every_result_of_every_part(
+    client: Client, life: Life, a_spec: dict[str, Any]
+) -> None:
+    results = run_experiment(client, an_experiment(a_spec, "a", "b"), watch=lambda study_id: finish(life, study_id))
+    assert list(results) == ["a", "b"]
+    for part, study in results.items():
+        assert study.study.name == part
+        assert len(study.configurations) == 2
+        assert len(study.trials) == 4
+        found = study.configuration({"lambda": 1, "rho": 0.1})
+        assert found is not None
+        runs = study.runs(found, "val_accuracy")
+        # 1,149 digits in batches of 64 are 18 steps an epoch
+        assert [sorted(run) for run in runs] == [[18.0, 36.0, 54.0]] * 2
+        assert [run[54.0] for run in runs] == pytest.approx([0.9, 0.9])
+
+
+def test_a_finished_experiment_is_not_run_again(client: Client, life: Life, a_spec: dict[str, Any]) -> None:
+    of = an_experiment(a_spec, "a")
+    first = run_experiment(client, of, watch=lambda study_id: finish(life, study_id))
+    again = run_experiment(client, of)  # returns at once, because the study has ended
+    assert again == first
+
+
+def test_a_study_that_fails_is_said_with_its_error(client: Client, life: Life, a_spec: dict[str, Any]) -> None:
+    study = life.create(**a_spec)
+    driver = life.start(study)
+    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "too many trials failed")
+    with pytest.raises(ReproductionFailedError, match=rf"{study.id} .* is FAILED: too many trials failed"):
+        collect(client, study.id)

@@ -1,0 +1,201 @@
+"""Files as they are published: found, verified, unpacked once, or an error that says what to do."""
+
+import gzip
+import hashlib
+import io
+import shutil
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from trainers.datasets import DatasetUnavailableError
+from trainers.datasets.published_files import PublishedFiles, provide_files, reading, unpack_gzip, unpack_tar
+
+CONTENT = {"raw/images": b"pixels" * 1000, "raw/labels": b"classes" * 10}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+GZIPPED = PublishedFiles(
+    "tiny",
+    "Tiny",
+    packed={f"{path}.gz": "" for path in CONTENT},
+    unpacked={path: sha256(content) for path, content in CONTENT.items()},
+    unpack=partial(unpack_gzip, folder="raw"),
+    advice="they grow on trees",
+)
+
+
+def no_network(root: Path) -> None:
+    raise OSError("no\nnetwork")
+
+
+def write(folder: Path, content: dict[str, bytes]) -> None:
+    for path, data in content.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+
+
+def gzipped(content: dict[str, bytes] = CONTENT) -> dict[str, bytes]:
+    return {f"{path}.gz": gzip.compress(data) for path, data in content.items()}
+
+
+def flat(content: dict[str, bytes]) -> dict[str, bytes]:
+    return {Path(path).name: data for path, data in content.items()}
+
+
+def archive(path: Path, content: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def assert_unpacked(cache: Path) -> None:
+    assert files_in(cache) == sorted([*CONTENT, "tiny.lock"])
+    assert all((cache / path).read_bytes() == content for path, content in CONTENT.items())
+
+
+def test_missing_files_are_named_with_where_they_were_looked_for(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with pytest.raises(DatasetUnavailableError) as caught:
+        provide_files(GZIPPED, source, tmp_path / "cache", download=no_network)
+    assert str(caught.value) == (
+        f"Tiny is not available. Its files images.gz, labels.gz are needed: not all in {source}, and the download "
+        "failed (no network). Put them into a directory and set SAMSTUDY_DATA_DIR to it; they grow on trees."
+    )
+    with pytest.raises(DatasetUnavailableError, match="SAMSTUDY_DATA_DIR is not set"):
+        provide_files(GZIPPED, None, tmp_path / "cache", download=no_network)
+
+
+@pytest.mark.parametrize("folder", ["", "tiny"])
+@pytest.mark.parametrize("content", [gzipped(), flat(gzipped()), CONTENT], ids=["torchvision's", "flat", "unpacked"])
+def test_files_are_found_packed_or_unpacked_in_every_layout(
+    tmp_path: Path, folder: str, content: dict[str, bytes]
+) -> None:
+    source, cache = tmp_path / "source", tmp_path / "cache"
+    write(source / folder, content)
+    assert provide_files(GZIPPED, source, cache, download=no_network) == cache
+    assert_unpacked(cache)
+    assert files_in(source / folder) == sorted(content)
+    shutil.rmtree(source)
+    assert provide_files(GZIPPED, source, cache, download=no_network) == cache
+
+
+def test_an_incomplete_cache_is_filled_again(tmp_path: Path) -> None:
+    write(tmp_path / "source", gzipped())
+    provide_files(GZIPPED, tmp_path / "source", tmp_path / "cache", download=no_network)
+    (tmp_path / "cache" / "raw" / "images").unlink()
+    provide_files(GZIPPED, tmp_path / "source", tmp_path / "cache", download=no_network)
+    assert_unpacked(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"other content"), gzip.compress(b"cut short")[:-9]])
+def test_damaged_files_are_refused_and_never_reach_the_cache(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path / "source", {**gzipped(), "raw/labels.gz": content})
+    with pytest.raises(DatasetUnavailableError, match=r"labels\.gz is damaged"):
+        provide_files(GZIPPED, tmp_path / "source", tmp_path / "cache", download=no_network)
+    assert files_in(tmp_path / "cache") == ["tiny.lock"]
+
+
+def test_a_published_checksum_of_the_packed_file_is_checked(tmp_path: Path) -> None:
+    """As MNIST has it: MD5 sums of the .gz files, none of what is in them."""
+    content = gzipped()
+    md5 = {path: hashlib.md5(data, usedforsecurity=False).hexdigest() for path, data in content.items()}
+    files = replace(GZIPPED, packed=md5, unpacked=dict.fromkeys(CONTENT, ""))
+    write(tmp_path / "source", {**content, "raw/images.gz": gzip.compress(CONTENT["raw/images"], 1)})
+    with pytest.raises(DatasetUnavailableError, match=r"images\.gz is damaged or not of Tiny: .* wrong checksum"):
+        provide_files(files, tmp_path / "source", tmp_path / "cache", download=no_network)
+    write(tmp_path / "source", content)
+    provide_files(files, tmp_path / "source", tmp_path / "cache", download=no_network)
+    assert_unpacked(tmp_path / "cache")
+
+
+def test_unpacked_files_that_cannot_be_verified_are_not_taken(tmp_path: Path) -> None:
+    files = replace(GZIPPED, unpacked=dict.fromkeys(CONTENT, ""))
+    write(tmp_path / "source", CONTENT)
+    with pytest.raises(DatasetUnavailableError, match="not all in"):
+        provide_files(files, tmp_path / "source", tmp_path / "cache", download=no_network)
+
+
+def test_another_dataset_with_the_same_names_does_not_hide_the_right_one(tmp_path: Path) -> None:
+    write(tmp_path / "source", flat(gzipped({"raw/images": b"of another", "raw/labels": b"set"})))
+    write(tmp_path / "source" / "tiny", gzipped())
+    provide_files(GZIPPED, tmp_path / "source", tmp_path / "cache", download=no_network)
+    assert_unpacked(tmp_path / "cache")
+
+
+def test_what_is_damaged_is_downloaded_and_verified_like_any_other_file(tmp_path: Path) -> None:
+    write(tmp_path / "source", flat(gzipped({"raw/images": b"of another", "raw/labels": b"set"})))
+
+    def bad_download(root: Path) -> None:
+        write(root, gzipped({"raw/images": b"a login page", "raw/labels": b"a login page"}))
+
+    with pytest.raises(DatasetUnavailableError, match="wrong checksum"):
+        provide_files(GZIPPED, tmp_path / "source", tmp_path / "cache", download=bad_download)
+    assert files_in(tmp_path / "cache") == ["tiny.lock"]
+    provide_files(GZIPPED, tmp_path / "source", tmp_path / "cache", download=lambda root: write(root, gzipped()))
+    assert_unpacked(tmp_path / "cache")
+
+
+def test_an_archive_is_verified_by_what_is_in_it(tmp_path: Path) -> None:
+    files = replace(GZIPPED, packed={"tiny.tar.gz": ""}, unpack=unpack_tar)
+    source, cache = tmp_path / "source", tmp_path / "cache"
+    source.mkdir()
+    archive(source / "tiny.tar.gz", {"raw/images": CONTENT["raw/images"]})
+    with pytest.raises(DatasetUnavailableError, match="it lacks raw/labels"):
+        provide_files(files, source, cache, download=no_network)
+    archive(source / "tiny.tar.gz", {**CONTENT, "../readme.html": b"not asked for"})
+    with (source / "tiny.tar.gz").open("r+b") as file:
+        file.truncate(60)
+    with pytest.raises(DatasetUnavailableError, match=r"tiny\.tar\.gz is damaged"):
+        provide_files(files, source, cache, download=no_network)
+    archive(source / "tiny.tar.gz", {**CONTENT, "../readme.html": b"not asked for"})
+    provide_files(files, source, cache, download=no_network)
+    assert_unpacked(cache)
+    assert not (tmp_path / "readme.html").exists()
+
+
+def test_a_cache_that_cannot_be_made_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DatasetUnavailableError, match="Set SAMSTUDY_HOME"):
+        provide_files(GZIPPED, None, tmp_path / "file", download=no_network)
+
+
+def test_of_many_workers_one_unpacks_and_the_others_wait_for_it(tmp_path: Path) -> None:
+    unpacked_by = []
+
+    def slowly(path: Path) -> Iterator[tuple[str, bytes]]:
+        unpacked_by.append(threading.get_ident())
+        time.sleep(0.02)
+        yield from unpack_gzip(path, "raw")
+
+    write(tmp_path / "source", gzipped())
+    files = replace(GZIPPED, unpack=slowly)
+    with ThreadPoolExecutor(4) as pool:
+        provide = partial(provide_files, files, tmp_path / "source", tmp_path / "cache", download=no_network)
+        assert list(pool.map(lambda _: provide(), range(4))) == [tmp_path / "cache"] * 4
+    assert len(unpacked_by) == len(CONTENT)
+    assert_unpacked(tmp_path / "cache")
+
+
+def test_files_that_the_loader_cannot_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetUnavailableError) as caught, reading(GZIPPED, tmp_path):
+        raise RuntimeError("Dataset not found or corrupted")
+    message = str(caught.value)
+    assert message.startswith("Tiny cannot be read (Dataset not found or corrupted). Delete its files")
+    assert all(str(tmp_path / path) in message for path in CONTENT)

@@ -1,0 +1,141 @@
+"""The ascent of Unified SAM: from gradients to the perturbed weights, without reading a tensor back to the host.
+
+l2:        ε = ρ(1 − λ + λ/‖g‖)·g                     (arXiv 2503.02225, eq. 2)
+adaptive:  ε = ρ(1 − λ + λ/‖T g‖)·T² g, T = |w| + η   (ASAM at λ = 1: Kwon et al. 2021, arXiv 2102.11600, eq. 9)
+
+Both are the l2 ascent, the adaptive one in the coordinates w/T: there the gradient is T g and the ascent T⁻¹ε. The
+*radius* of an ascent is ‖ε‖ or ‖T⁻¹ε‖: ρ where λ = 1, whatever the gradient, and ρ‖g‖ or ρ‖T g‖ where λ = 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainers.schedules import check_lam, check_rho, is_finite_number, value_at
+
+SETTINGS = ("rho", "lam", "adaptive", "eta")
+"""What a group of UnifiedSAM says about its ascent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ascent:
+    """How some parameters ascend at one step: ρ ≥ 0, λ in [0, 1], whether T = |w| + η scales them, η ≥ 0."""
+
+    rho: float
+    lam: float
+    adaptive: bool
+    eta: float
+
+
+def check_settings(group: Mapping[str, Any]) -> None:
+    """Raises ValueError with the rule and the value where a setting of the group is out of range."""
+    check_rho(group["rho"])
+    check_lam(group["lam"])
+    if not isinstance(group["adaptive"], bool):
+        raise ValueError(f"adaptive must be True or False, got {group['adaptive']!r}")
+    if not is_finite_number(group["eta"], low=0):
+        raise ValueError(f"eta must be a finite number of at least 0, got {group['eta']!r}")
+
+
+def check_limit(name: str, limit: object) -> None:
+    """Raises ValueError with the rule and the value unless the limit is None or a finite number above 0."""
+    if limit is not None and not (is_finite_number(limit, low=0) and limit != 0):
+        raise ValueError(f"{name} must be None or a finite number above 0, got {limit!r}")
+
+
+def ascent_at(group: Mapping[str, Any], t: int) -> Ascent:
+    """The group's ascent at step t, from 1. Raises ValueError as `check_settings` does: a group may change any time."""
+    check_settings(group)
+    return Ascent(value_at(group["rho"], t), value_at(group["lam"], t), group["adaptive"], group["eta"])
+
+
+def ascent_scale(grad_norm: Tensor, *, rho: float, lam: float) -> Tensor:
+    """Factor s of the ascent step w + s·g; lam = 0 is USAM (s = rho), lam = 1 is SAM (s = rho / ‖g‖).
+
+    grad_norm: (), the global L2 norm of g. Where it is zero, so small that its reciprocal overflows, or not finite,
+    s is 0: there is no direction to ascend along.
+    """
+    has_direction = (grad_norm >= torch.finfo(grad_norm.dtype).tiny) & (grad_norm < math.inf)
+    return torch.where(has_direction, rho * lam / grad_norm + rho * (1 - lam), 0.0)
+
+
+def clip_factor(norm: Tensor, limit: float) -> Tensor:
+    """Factor that brings a norm, (), down to the limit where it is above: min(1, limit/norm)."""
+    return (limit / norm).clamp_(max=1.0)
+
+
+@torch.no_grad()
+def ascend(
+    parts: Mapping[Ascent, tuple[list[Tensor], list[Tensor]]], *, max_perturbation: float | None
+) -> tuple[Tensor, Tensor]:
+    """Moves the parameters to the ascent point, in place.
+
+    parts: parameters and their gradients by how they ascend; the gradients are used as scratch space. One norm over
+    all of them counts.
+    max_perturbation: the largest radius of the whole ascent; a longer one is shortened to it.
+    Returns ‖g‖ and the radius of the ascent, both ().
+    """
+    grad_norms = [global_norm(gradients) for _, gradients in parts.values()]
+    grad_norm = norm_of_norms(grad_norms)
+    sizes: list[list[Tensor] | None] = []  # T, where it is not 1
+    norms = []
+    for (ascent, (params, gradients)), plain_norm in zip(parts.items(), grad_norms, strict=True):
+        if ascent.adaptive and params:
+            size = torch._foreach_abs(params)
+            torch._foreach_add_(size, ascent.eta)
+            torch._foreach_mul_(gradients, size)
+            sizes.append(list(size))
+            norms.append(global_norm(gradients))
+        else:
+            sizes.append(None)
+            norms.append(plain_norm)
+    norm = norm_of_norms(norms) if any(sizes) else grad_norm
+    scales = [ascent_scale(norm, rho=ascent.rho, lam=ascent.lam) for ascent in parts]
+    # A norm that is not finite has scale 0, and 0 · ∞ is no number.
+    radius = norm_of_norms([torch.nan_to_num(scale * part) for scale, part in zip(scales, norms, strict=True)])
+    if max_perturbation is not None:
+        factor = clip_factor(radius, max_perturbation)
+        radius = radius * factor
+        scales = [scale * factor for scale in scales]
+    for (ascent, (params, gradients)), scale, of_part in zip(parts.items(), scales, sizes, strict=True):
+        if params and ascent.rho > 0:
+            _add_scaled(params, gradients, scale, of_part)
+    return grad_norm, radius
+
+
+def _add_scaled(params: list[Tensor], gradients: list[Tensor], scale: Tensor, sizes: list[Tensor] | None) -> None:
+    """params += scale · gradients, times sizes where there are any; overwrites the gradients."""
+    if sizes is None and params[0].device.type == "cpu":
+        torch._foreach_addcmul_(params, gradients, [scale] * len(params))  # once through memory; on CUDA no fast kernel
+        return
+    torch._foreach_mul_(gradients, scale)
+    if sizes is None:
+        torch._foreach_add_(params, gradients)
+    else:
+        torch._foreach_addcmul_(params, gradients, sizes)
+
+
+def global_norm(tensors: list[Tensor]) -> Tensor:
+    """L2 norm over all elements, in float32, or in float64 where there is a float64 tensor; 0 for no tensors."""
+    if not tensors:
+        return torch.zeros(())
+    precise = any(tensor.dtype == torch.float64 for tensor in tensors)
+    dtype = torch.float64 if precise else torch.float32
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype)))
+    return norm
+
+
+def norm_of_norms(norms: list[Tensor]) -> Tensor:
+    """L2 norm of several parts' norms, on the device and in the precision of the most precise."""
+    if len(norms) == 1:
+        return norms[0]
+    dtype = max((norm.dtype for norm in norms), key=lambda item: item.itemsize)
+    device = next((norm.device for norm in norms if norm.device.type != "cpu"), norms[0].device)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(device, dtype) for norm in norms]))
+    return norm

@@ -1,0 +1,194 @@
+"""The rules between the fields of a TrainConfig: what does not go together, in which field, and why.
+
+Each rule names the fields that it reads, so that a search space is checked against it over just those. Values come by
+wire name, complete and each sound by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainers.catalog import DATASETS, MODELS, OPTIMIZERS, SAMPLINGS, facts_of
+from trainers.knob import Problem, shown
+from trainers.problem_settings import MIN_LOGISTIC_REGULARISER
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """fields: those that `problems` reads, by wire name. problems: what is wrong with a complete set of values."""
+
+    fields: tuple[str, ...]
+    problems: Callable[[Values], Iterator[Problem]]
+
+
+def _model_fits_dataset(values: Values) -> Iterator[Problem]:
+    dataset, model = facts_of(values), MODELS[values["model"]]
+    if model.needs_images and not dataset.is_image:
+        yield Problem("model", f"{model.name} needs images, and {dataset.name} has none")
+    elif model.needs_images and min(dataset.shape[1:]) < model.min_image_size:
+        height, width = dataset.shape[1:]
+        yield Problem(
+            "model",
+            f"{model.name} needs images of at least {model.min_image_size} × {model.min_image_size}, "
+            f"and those of {dataset.name} are {height} × {width}",
+        )
+    elif dataset.task not in model.tasks:
+        yield Problem("model", f"{model.name} does not do {dataset.task}, the task of {dataset.name}")
+
+
+def _images_only(values: Values) -> Iterator[Problem]:
+    if DATASETS[values["dataset"]].is_image:
+        return
+    for field, neutral in (("augmentation", "none"), ("memory_format", "contiguous")):
+        if values[field] != neutral:
+            yield Problem(
+                field, f"{field} {values[field]} is for images, and {values['dataset']} has none: leave it {neutral}"
+            )
+
+
+def _sizes(values: Values) -> Iterator[Problem]:
+    facts, examples = facts_of(values), values["train_examples"]
+    published = DATASETS[values["dataset"]]
+    if isinstance(examples, int) and facts.is_problem:
+        yield Problem("train_examples", f"train_examples is for datasets that are loaded: {facts.name} has n_samples")
+    elif isinstance(examples, int) and examples > published.train_size:
+        yield Problem(
+            "train_examples",
+            f"train_examples must be at most {published.train_size}, the training examples of {facts.name}, "
+            f"got {shown(examples)}",
+        )
+    elif values["batch_size"] > facts.train_size:
+        yield Problem(
+            "batch_size",
+            f"batch_size must be at most {facts.train_size}, the training examples of {facts.name}, "
+            f"got {shown(values['batch_size'])}",
+        )
+
+
+def _micro_batches(values: Values) -> Iterator[Problem]:
+    size, batch_size = values["micro_batch_size"], values["batch_size"]
+    if isinstance(size, int) and size > batch_size:
+        yield Problem(
+            "micro_batch_size", f"micro_batch_size must be at most the batch_size of {batch_size}, got {shown(size)}"
+        )
+
+
+def _loss_needs_a_uniform_share(values: Values) -> Iterator[Problem]:
+    if values["sampling"] == "loss" and values["uniform_share"] == 0:
+        yield Problem(
+            "uniform_share",
+            "uniform_share must be above 0 for sampling loss, got 0: an example whose loss was 0 would never be drawn",
+        )
+
+
+def _lambda_moves_from_a_number(values: Values) -> Iterator[Problem]:
+    if values["lambda_schedule"] != "constant" and isinstance(values["lambda"], str):
+        yield Problem(
+            "lambda_schedule",
+            f"lambda_schedule {values['lambda_schedule']} moves a number, and lambda {values['lambda']} moves already",
+        )
+
+
+def _warmups(values: Values) -> Iterator[Problem]:
+    for field in ("lr_warmup_epochs", "rho_warmup_epochs"):
+        if values[field] > values["epochs"]:
+            yield Problem(field, f"{field} must be at most the {values['epochs']} epochs, got {values[field]}")
+
+
+def _problem_is_posed(values: Values) -> Iterator[Problem]:
+    facts, regulariser = facts_of(values), values["regulariser"]
+    if facts.name == "logistic" and not isinstance(regulariser, str) and regulariser < MIN_LOGISTIC_REGULARISER:
+        yield Problem(
+            "regulariser",
+            f"regulariser must be at least {MIN_LOGISTIC_REGULARISER:g} for logistic, got {shown(regulariser)}: "
+            "without it there is no minimum",
+        )
+    if facts.is_problem and facts.shape == (1,) and values["condition_number"] != 1:
+        yield Problem(
+            "condition_number",
+            f"condition_number must be 1 where n_features is 1, got {shown(values['condition_number'])}",
+        )
+
+
+def _precision_of_problems(values: Values) -> Iterator[Problem]:
+    if DATASETS[values["dataset"]].is_problem and values["precision"] != "float32":
+        yield Problem(
+            "precision",
+            f"precision {values['precision']} is not for {values['dataset']}, which is computed in float64: "
+            "leave it float32",
+        )
+
+
+def _weight_decay_is_taken(values: Values) -> Iterator[Problem]:
+    if values["weight_decay"] and not OPTIMIZERS[values["optimizer"]].has_weight_decay:
+        yield Problem(
+            "weight_decay", f"{values['optimizer']} takes no weight decay: it must be 0, got {values['weight_decay']}"
+        )
+
+
+_THEORY_FIXES: dict[str, tuple[object, ...]] = {
+    "optimizer": ("sgd",),
+    "momentum": (0,),
+    "weight_decay": (0,),
+    "lr_schedule": ("constant", "decreasing"),
+    "lr_warmup_epochs": (0,),
+    "gradient_clip": ("none",),
+    "lambda_schedule": ("constant",),
+    "rho_schedule": ("constant", "decreasing"),
+    "rho_warmup_epochs": (0,),
+    "perturbation": ("l2",),
+    "max_perturbation": ("none",),
+    "micro_batch_size": ("none",),
+    "sampling": tuple(facts.name for facts in SAMPLINGS.values() if facts.is_static),
+}
+"""What the theorems assume of every other field."""
+
+_THEORY_FIELDS = ("rho", "lr", "lr_schedule")
+
+
+def asks_for_theory(values: Values) -> bool:
+    """Whether ρ or the learning rate comes from the theorems."""
+    return "theory" in (values["rho"], values["lr"]) or values["lr_schedule"] == "decreasing"
+
+
+def _theory(values: Values) -> Iterator[Problem]:
+    if not asks_for_theory(values):
+        return
+    asked = next(f"{field} {values[field]}" for field in _THEORY_FIELDS if values[field] in ("theory", "decreasing"))
+    facts = facts_of(values)
+    if not facts.is_problem:
+        names = " and ".join(name for name, other in DATASETS.items() if other.is_problem)
+        yield Problem("dataset", f"{asked} needs the constants of {names}, which {facts.name} does not have")
+        return
+    for field, allowed in _THEORY_FIXES.items():
+        if values[field] not in allowed:
+            rule = " or ".join(str(value) for value in allowed)
+            yield Problem(field, f"{field} must be {rule} with {asked}, got {values[field]!r}")
+    if isinstance(values["lambda"], str):
+        yield Problem("lambda", f"lambda must be a number with {asked}, got {values['lambda']!r}")
+    if facts.train_size % values["batch_size"]:
+        yield Problem(
+            "batch_size",
+            f"batch_size must divide the {facts.train_size} examples with {asked}, got {values['batch_size']}",
+        )
+
+
+_DATASET_FIELDS = ("dataset", "n_samples", "n_features", "train_examples")
+
+RULES = (
+    Rule((*_DATASET_FIELDS, "model"), _model_fits_dataset),
+    Rule(("dataset", "augmentation", "memory_format"), _images_only),
+    Rule((*_DATASET_FIELDS, "batch_size"), _sizes),
+    Rule(("micro_batch_size", "batch_size"), _micro_batches),
+    Rule(("sampling", "uniform_share"), _loss_needs_a_uniform_share),
+    Rule(("lambda", "lambda_schedule"), _lambda_moves_from_a_number),
+    Rule(("epochs", "lr_warmup_epochs", "rho_warmup_epochs"), _warmups),
+    Rule((*_DATASET_FIELDS, "regulariser", "condition_number"), _problem_is_posed),
+    Rule(("dataset", "precision"), _precision_of_problems),
+    Rule(("optimizer", "weight_decay"), _weight_decay_is_taken),
+    Rule((*_DATASET_FIELDS, "batch_size", "lambda", "rho", "lr", *_THEORY_FIXES), _theory),
+)

@@ -1,0 +1,164 @@
+"""Importance sampling by an upper bound of the gradients' norms, from one forward pass over candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from trainers.catalog import Task
+from trainers.sampling.diagnostics import importance_diagnostics, uniform_diagnostics
+from trainers.sampling.drawing import draw_uniformly, draw_with_replacement, uniform_numbers
+from trainers.sampling.probabilities import (
+    importance_probabilities,
+    importance_weights,
+    mixture_probabilities,
+    variance_gain,
+)
+from trainers.sampling.sampler import MiniBatch, load_generator
+from trainers.sampling.scores import output_gradient_norms_from_losses
+from trainers.sampling.uniform import random_permutation
+
+SMALLEST_SHARE = 1e-3
+"""Least uniform share among the candidates: one whose score rounds to 0 can be drawn, and no weight exceeds 1,000."""
+
+_EMA = 0.9
+
+
+class GradientNormSampler:
+    """Importance sampling by an upper bound of the gradients' norms (Katharopoulos and Fleuret 2018, algorithm 1).
+
+    In an epoch that is on, each batch of b: B = presample_factor·b candidates drawn uniformly and scored, b of them
+    drawn with p_i = (1 − α)·s_i/Σs + α/B, weights 1/(B p_i). In one that is off: exactly the uniform sampler's batches,
+    whose observed losses let τ rise at no cost. An epoch is on where, as it begins, τ, the variance gain smoothed over
+    the batches (factor 0.9), exceeds 1 + B/(3b·passes): scoring costs one forward pass of B, and each pass of a step
+    three of b, counting a backward pass as two forward ones.
+
+    Why whole epochs: a permutation that is left because of the scores of its first batches leaves its other batches
+    unseen for a reason that depends on them, and the gradient would be biased.
+
+    passes: forward and backward passes of a step, 2 for SAM, 1 where ρ is 0. uniform_share: α in [0, 1], at least
+    SMALLEST_SHARE is taken. score: maps indices (m,) to the scores (m,) of the current model, at least 0. τ is read
+    back to the host once an epoch, as it begins. A batch of one has τ = 1, so that batch size 1 stays off.
+
+    The candidates are a sample themselves, so the variance ratio is M_p/M_u + (b − 1)/B, with the scores as G_i (see
+    `trainers.sampling.diagnostics`): given them, b draws have the variance (M_p − ‖ḡ‖²)/b around the candidates' mean
+    ḡ, which has the variance (M_u − m)/B itself.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        generator: torch.Generator,
+        *,
+        task: Task,
+        score: Callable[[Tensor], Tensor],
+        presample_factor: int,
+        passes: int,
+        uniform_share: float = 0.0,
+    ) -> None:
+        self._size, self._batch_size, self._generator = size, batch_size, generator
+        self._task, self._score, self._factor = task, score, presample_factor
+        self._threshold = 1 + presample_factor / (3 * passes)
+        self._uniform_share = max(uniform_share, SMALLEST_SHARE)
+        self._ones = torch.ones(batch_size, device=generator.device)
+        self._tau = torch.ones((), dtype=torch.float64, device=generator.device)
+        self._unsmoothed: list[Tensor] = []  # scores of steps that τ does not know of yet
+        self._drawn: list[Tensor] = []
+        self._moments = torch.zeros(2, dtype=torch.float64, device=generator.device)
+        self._was_on = False
+
+    @property
+    def is_on(self) -> bool:
+        """Whether an epoch that begins now is drawn by importance. Reads τ back."""
+        self._smooth()
+        return float(self._tau) > self._threshold
+
+    def batches(self) -> Iterator[MiniBatch]:
+        self._was_on = self.is_on
+        self._drawn = []
+        self._moments.zero_()
+        return self._by_importance() if self._was_on else self._uniformly()
+
+    def observe(self, batch: MiniBatch, losses: Tensor) -> None:
+        if not self._was_on:
+            self._unsmoothed.append(output_gradient_norms_from_losses(self._task, losses.detach()))
+
+    def diagnostics(self) -> dict[str, float]:
+        if not self._was_on:
+            return uniform_diagnostics(self._size, self._batch_size)
+        self._smooth()
+        return importance_diagnostics(self._drawn, self._batch_size, self._moments)
+
+    def state_dict(self) -> dict[str, object]:
+        self._smooth()
+        return {"generator": self._generator.get_state(), "tau": self._tau.clone()}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        tau = state.get("tau")
+        if not isinstance(tau, (Tensor, float)) or torch.as_tensor(tau).shape != ():
+            raise ValueError(f"the state's tau must be one number, got {tau!r}")
+        load_generator(self._generator, state)
+        self._tau.copy_(torch.as_tensor(tau, dtype=torch.float64))
+        self._unsmoothed = []
+
+    def _uniformly(self) -> Iterator[MiniBatch]:
+        for indices in torch.split(random_permutation(self._size, self._generator), self._batch_size):
+            yield MiniBatch(indices, self._ones[: len(indices)])
+
+    def _by_importance(self) -> Iterator[MiniBatch]:
+        candidates = draw_uniformly(self._size, uniform_numbers(self._factor * self._size, generator=self._generator))
+        numbers = uniform_numbers(self._size, generator=self._generator)
+        for among, at in zip(
+            torch.split(candidates, self._factor * self._batch_size),
+            torch.split(numbers, self._batch_size),
+            strict=True,
+        ):
+            scores = self._score(among)
+            self._unsmoothed.append(scores)
+            probabilities = mixture_probabilities(importance_probabilities(scores), self._uniform_share)
+            drawn = draw_with_replacement(probabilities, at)
+            weights = importance_weights(probabilities)[drawn].float()
+            self._drawn.append(weights)
+            yield MiniBatch(among[drawn], weights)
+
+    def _smooth(self) -> None:
+        """Lets τ and the moments know of the steps since the last time, all at once."""
+        for scores in _rows(self._unsmoothed):
+            probabilities = importance_probabilities(scores)
+            self._tau = smoothed(self._tau, variance_gain(probabilities))
+            if self._was_on:
+                self._moments += presampled_moments(scores, self._uniform_share, self._factor)
+        self._unsmoothed = []
+
+
+def smoothed(tau: Tensor, gains: Tensor) -> Tensor:
+    """τ after the gains (k,) of k steps, in order: each time τ ← 0.9 τ + 0.1 gain."""
+    ages = torch.arange(len(gains) - 1, -1, -1, device=gains.device, dtype=gains.dtype)
+    return _EMA ** len(gains) * tau + (1 - _EMA) * (_EMA**ages * gains).sum()
+
+
+def presampled_moments(scores: Tensor, uniform_share: float, factor: int) -> Tensor:
+    """(2,): M_p + M_u (b − 1)/B and M_u, summed over the steps; their quotient is the variance ratio.
+
+    scores: (steps, B), B = factor·b. A step with a score that is not finite is left out.
+    """
+    scores = scores.double()
+    weights = importance_weights(mixture_probabilities(importance_probabilities(scores), uniform_share))
+    candidates = scores.shape[1]
+    squares = torch.where(torch.isfinite(scores).all(1, keepdim=True), scores.square() / candidates, 0.0)
+    uniform = squares.sum()
+    return torch.stack(((weights * squares).sum() + (candidates / factor - 1) / candidates * uniform, uniform))
+
+
+def _rows(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors (k,), stacked with their neighbours of the same length: the whole batches, then the smaller one."""
+    stacks: list[list[Tensor]] = []
+    for tensor in tensors:
+        if stacks and len(stacks[-1][0]) == len(tensor):
+            stacks[-1].append(tensor)
+        else:
+            stacks.append([tensor])
+    return [torch.stack(stack) for stack in stacks]
