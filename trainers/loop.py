@@ -83,6 +83,7 @@ class Training:
         self._steps_per_epoch = math.ceil(len(self._dataset.train) / config.batch_size)
         self._sizes = assembly.step_sizes_of(config, self._problem, steps_per_epoch=self._steps_per_epoch)
         self._model = assembly.model_of(config, self._dataset, device)
+        self._params = list(self._model.parameters())
         self._has_random_layers = any(map(_is_random, self._model.modules()))
         self._forward: Callable[[Tensor], Tensor] = self._model
         if config.compile != "none":
@@ -243,7 +244,7 @@ class Training:
         objective = self._dataset.objective
         per_example = objective.losses(outputs, targets)
         losses.append(per_example.detach())
-        loss = (weights * objective.regularised(self._model, per_example)).mean()
+        loss = (weights * objective.regularised(self._params, per_example)).mean()
         scaled = loss if self._scaler is None else self._scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]
         return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
@@ -24,7 +25,7 @@ class Objective:
 
     def per_example(self, model: nn.Module, outputs: Tensor, targets: Tensor) -> Tensor:
         """(b,): f_i for every example of a batch; arguments as in `losses`."""
-        return self.regularised(model, self.losses(outputs, targets))
+        return self.regularised(model.parameters(), self.losses(outputs, targets))
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(b,): the loss of every example, without the regulariser.
@@ -38,9 +39,9 @@ class Objective:
             return -F.logsigmoid(targets * predictions)  # softplus is cut off above 20
         return 0.5 * (predictions - targets).square()
 
-    def regularised(self, model: nn.Module, losses: Tensor) -> Tensor:
-        """(b,): the losses (b,), each with the regulariser of the model's weights."""
+    def regularised(self, params: Iterable[Tensor], losses: Tensor) -> Tensor:
+        """(b,): the losses (b,), each with the regulariser of the model's parameters."""
         if not self.regulariser:
             return losses
-        squared_norms = [param.square().sum() for param in model.parameters()]
+        squared_norms = [param.square().sum() for param in params]
         return losses + 0.5 * self.regulariser * sum(squared_norms)

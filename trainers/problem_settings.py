@@ -29,7 +29,7 @@ class ProblemSettings:
     n_samples, n_features: shape of A, whose rows are the a_i; at least 2 and at least 1.
     condition_number: κ, of A, in [1, 10⁶]; 1 where A has a single column.
     spectrum: A's singular values: "outlier" has 1, κ and the others from U[1, 2] (U[1, κ] where κ < 2); "geometric"
-    has them spread evenly from 1 to κ on a logarithmic scale.
+    has them spread evenly on a logarithmic scale from κ^−½ to κ^½, as the published experiments (a) and (b).
     targets: "independent" draws b from the standard normal distribution, or its sign; "consistent" takes b = A x̂ for
     one drawn x̂, or its signs, so that ridge without a regulariser interpolates.
     regulariser: r, at least 0; at least 10⁻⁸ for logistic.

@@ -162,7 +162,7 @@ def _drawn(settings: ProblemSettings) -> tuple[Tensor, ...]:
     if rank == 1:
         singular_values = np.ones(1)
     elif settings.spectrum == "geometric":
-        singular_values = np.geomspace(1.0, kappa, rank)
+        singular_values = np.geomspace(kappa**-0.5, kappa**0.5, rank)
     else:
         singular_values = np.concatenate(([1.0, kappa], generator.uniform(1, min(2.0, kappa), rank - 2)))
     left, _ = np.linalg.qr(generator.standard_normal((n, rank)))
