@@ -4,17 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo up test soak check format bench clean
+.PHONY: help install demo up test soak test-all check format bench bench-trainers clean
 
 help: ## shows this
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 install: $(INSTALLED) ## makes .venv with the pinned versions of constraints.txt
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("samstudy needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,postgres]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,postgres,benchmark]'
 	@touch $@
 
 demo: $(INSTALLED) ## starts the service, runs examples/lambda_rho_digits.yaml, prints the table; KEEP=1 stays up
@@ -26,8 +26,10 @@ up: $(INSTALLED) ## runs the service until Ctrl-C
 test: $(INSTALLED) ## every test but the long ones, the real service included
 	$(BIN)/pytest -m "not soak"
 
-soak: $(INSTALLED) ## the long tests: kill -9 of each process in mid-study
-	$(BIN)/pytest -m soak
+soak: $(INSTALLED) ## the long tests: kill -9 of each process in mid-study, long trainings, every torchvision model
+	$(BIN)/pytest -m soak --timeout 900
+
+test-all: test soak ## every test
 
 check: $(INSTALLED) ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .
@@ -41,6 +43,11 @@ format: $(INSTALLED) ## formats, and mends what ruff can mend
 
 bench: $(INSTALLED) ## the service against the plain script that it replaces; takes about five minutes
 	$(BIN)/python benchmarks/study_overhead.py
+
+bench-trainers: $(INSTALLED) ## steps against other implementations, the data path against a DataLoader, what sampling costs
+	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/data_path.py
+	$(BIN)/python benchmarks/sampling_cost.py
 
 clean: ## removes the environment and every cache
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

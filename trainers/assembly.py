@@ -160,8 +160,8 @@ def _lam(config: TrainConfig, total_steps: int, steps_per_epoch: int) -> Setting
     return Schedule(config.lambda_schedule, config.lam, config.lambda_end, total_steps)
 
 
-def optimizer_of(config: TrainConfig, model: nn.Module, sizes: StepSizes, device: torch.device) -> UnifiedSAM:
-    """The base optimizer in Unified SAM; on CUDA its fused kernels, which skip a step without asking the host."""
+def optimizer_of(config: TrainConfig, model: nn.Module, sizes: StepSizes) -> UnifiedSAM:
+    """The base optimizer in Unified SAM, with its fused kernels, which skip a step without asking the host."""
     facts = OPTIMIZERS[config.optimizer]
     arguments: dict[str, Any] = {"lr": sizes.learning_rate(0)}
     if facts.has_weight_decay:
@@ -169,7 +169,7 @@ def optimizer_of(config: TrainConfig, model: nn.Module, sizes: StepSizes, device
     if facts.has_momentum:
         arguments["momentum"] = config.momentum
     if facts.has_fused:
-        arguments["fused"] = device.type == "cuda"
+        arguments["fused"] = True
     return UnifiedSAM(
         model.parameters(),
         getattr(torch.optim, facts.torch_name),

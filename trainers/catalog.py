@@ -55,7 +55,8 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerFacts:
-    """A base optimizer: its class in torch.optim, which of our settings it takes, and whether it has fused kernels."""
+    """A base optimizer: its class in torch.optim, which of our settings it takes, and whether it
+    has fused kernels on every device."""
 
     name: str
     torch_name: str
@@ -163,7 +164,7 @@ OPTIMIZERS: dict[str, OptimizerFacts] = {
         OptimizerFacts("nadam", "NAdam"),
         OptimizerFacts("radam", "RAdam"),
         OptimizerFacts("adamax", "Adamax"),
-        OptimizerFacts("adagrad", "Adagrad", has_fused=True),
+        OptimizerFacts("adagrad", "Adagrad"),
         OptimizerFacts("adadelta", "Adadelta"),
         OptimizerFacts("rmsprop", "RMSprop", has_momentum=True),
         OptimizerFacts("asgd", "ASGD"),

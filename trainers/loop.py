@@ -45,9 +45,10 @@ class EpochResult:
     """What the epochs since the last result came to.
 
     epoch: the last of them, counted from 1. metrics: those of `trainers.metrics`, the test ones in the last epoch only.
-    Means are over the steps of these epochs, largest_weight is over all of them; lr, rho and lambda are those of the
-    last step. skipped_steps counts from the start of the run. suboptimality and bound are relative to the initial
-    suboptimality. All are finite.
+    Means are over the steps of these epochs; those of grad_norm and perturbation_norm leave out steps that were skipped
+    for their first gradient. largest_weight is over all of them; lr, rho and lambda are those of the last step.
+    skipped_steps counts from the start of the run. suboptimality and bound are relative to the initial suboptimality.
+    All are finite.
     """
 
     epoch: int
@@ -91,7 +92,7 @@ class Training:
         self._autocast = assembly.autocast_of(config, device)
         self._memory_format = assembly.memory_format_of(config)
         self._scaler = assembly.scaler_of(config, device)
-        self._optimizer = assembly.optimizer_of(config, self._model, self._sizes, device)
+        self._optimizer = assembly.optimizer_of(config, self._model, self._sizes)
         sampling = assembly.generator_of(config, _SAMPLING, device)
         self._sampler = assembly.sampler_of(config, self._dataset, self._scores, sampling)
         self._augmentation = assembly.generator_of(config, _AUGMENTATION, device)
@@ -166,7 +167,7 @@ class Training:
 
     def _train_epochs(self, epochs: int) -> dict[str, float]:
         """Trains for so many epochs, reading back from the device once an epoch and never once a step."""
-        totals = torch.zeros(3, dtype=torch.float64, device=self._device)
+        totals = torch.zeros(4, dtype=torch.float64, device=self._device)
         sampled: list[dict[str, float]] = []
         lr = rho = 0.0
         started = time.perf_counter()
@@ -177,14 +178,15 @@ class Training:
                 for group in self._optimizer.param_groups:
                     group["lr"] = lr
                 loss = self._step(batch)
-                norms = (self._optimizer.last_grad_norm, self._optimizer.last_perturbation_norm)
-                totals += torch.stack((loss * len(batch.indices), *norms))
+                norm, is_finite = self._optimizer.last_grad_norm, torch.isfinite(self._optimizer.last_grad_norm)
+                norms = (torch.where(is_finite, norm, 0.0), self._optimizer.last_perturbation_norm)
+                totals += torch.stack((loss * len(batch.indices), *norms, is_finite.to(loss.dtype)))
                 if self._sizes.bounding is not None:
                     self._bound = self._sizes.bounding.next_bound(self._bound, lr, rho)
             sampled.append(self._sampler.diagnostics())
-        loss_sum, grad_norm_sum, perturbation_norm_sum = totals.tolist()
+        loss_sum, grad_norm_sum, perturbation_norm_sum, with_norm = totals.tolist()
         duration_s = time.perf_counter() - started
-        steps, examples = epochs * self._steps_per_epoch, epochs * len(self._dataset.train)
+        steps, examples = max(1.0, with_norm), epochs * len(self._dataset.train)
         return {
             "train_loss": loss_sum / examples,
             "grad_norm": grad_norm_sum / steps,

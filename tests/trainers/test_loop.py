@@ -296,7 +296,7 @@ def test_importance_sampling_beats_uniform_sampling_by_far_with_the_step_sizes_o
     The published code's estimator, which leaves the weights out, stalls at 3e-3.
     """
     ends = {}
-    for sampling in ("lipschitz", "uniform", "uniform_with_replacement"):
+    for sampling in ("lipschitz", "uniform"):
         choice = {**THEORY, "sampling": sampling, "epochs": 1000, "report_every_epochs": 100}
         results = list(train(a_config(**choice)))
         ends[sampling] = results[-1].metrics["suboptimality"]
@@ -304,7 +304,6 @@ def test_importance_sampling_beats_uniform_sampling_by_far_with_the_step_sizes_o
             assert result.metrics["suboptimality"] < result.metrics["bound"]
     assert ends["lipschitz"] < 5e-4
     assert ends["uniform"] > 0.1
-    assert ends["uniform_with_replacement"] > 0.1
 
 
 def test_theory_without_a_learning_rate_for_so_large_a_rho_says_so() -> None:
@@ -387,6 +386,7 @@ def test_the_landscape_is_measured_when_asked_for_and_changes_nothing() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own import
 def test_a_compiled_model_trains_like_the_one_it_was_compiled_from() -> None:
     choice = {"model": "small_cnn", "sampling": "gradient_norm", "epochs": 2, "batch_size": 383}
     plain, compiled = list(train(a_config(**choice))), list(train(a_config(**choice, compile="default")))
@@ -405,3 +405,14 @@ def test_dropout_drops_the_same_in_both_passes_and_leaves_the_process_random_sta
     assert torch.equal(torch.get_rng_state(), before)
     for one, other in zip(plain._model.parameters(), ascended._model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_that_overflow_are_skipped_and_counted_and_the_numbers_stay_finite() -> None:
+    training = Training(a_config(precision="float16", epochs=1))
+    state = training.state_dict()
+    state["scaler"]["scale"] = 2.0**26
+    training.load_state_dict(state)
+    metrics = training.next_result().metrics
+    assert 0 < metrics["skipped_steps"] < 12
+    assert metrics["grad_norm"] > 0
+    assert metrics["perturbation_norm"] > 0

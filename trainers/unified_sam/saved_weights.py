@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 class SavedWeights:
-    """Copies of parameters, in memory that is used again from step to step. It is no part of any state."""
+    """Copies of parameters, in memory that is used again from step to step. It is no part of any state.
+
+    To be used without autograd.
+    """
 
     def __init__(self) -> None:
         self._buffers: dict[Tensor, Tensor] = {}
@@ -18,7 +21,6 @@ class SavedWeights:
         """Whether weights were saved and not restored since."""
         return self._saved is not None
 
-    @torch.no_grad()
     def save(self, params: list[Tensor]) -> None:
         """Copies the parameters' values."""
         copies = [self._buffer_for(param) for param in params]
@@ -26,7 +28,6 @@ class SavedWeights:
             torch._foreach_copy_(copies, params)
         self._saved = params, copies
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Writes the values back, into the parameters' own memory. Raises RuntimeError where none were saved."""
         if self._saved is None:

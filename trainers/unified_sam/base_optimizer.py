@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from trainers.ascent import SETTINGS
+from trainers.unified_sam.ascent import SETTINGS
 
 PREFIX = "base_"
 """Begins the name of a setting of the base optimizer that a setting of Unified SAM is called as well."""
@@ -61,7 +61,7 @@ def step_unless(is_skipped: Tensor, base: Optimizer, *, contested: tuple[str, ..
     As torch.amp.GradScaler does: a fused kernel skips on the device. Not on a parameter's first step, when fused SGD
     would leave its new momentum buffer uninitialised; there, and with other kernels, the flag is read back.
     """
-    with _under_its_names(base, contested):
+    with _under_its_names(base, contested) if contested else nullcontext():
         if getattr(base, "_step_supports_amp_scaling", False) and _holds_its_state(base):
             base.grad_scale = None  # type: ignore[attr-defined]
             base.found_inf = is_skipped.float()  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from tests.trainers.unified_sam_reference import (
+from tests.trainers.unified_sam.reference import (
     Group,
     HostReads,
     Reference,

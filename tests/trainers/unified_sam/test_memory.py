@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.trainers.unified_sam_reference import HostReads, a_batch, a_model, closure_for, same, weights_of
+from tests.trainers.unified_sam.reference import HostReads, a_batch, a_model, closure_for, same, weights_of
 from trainers.schedules import Schedule
 from trainers.unified_sam import UnifiedSAM
 

@@ -1,7 +1,7 @@
 """Unified SAM: x⁺ = x − γ_t · g_S(x + ρ_t (1 − λ_t + λ_t/‖g_S(x)‖) · g_S(x))   (arXiv 2503.02225, eq. 2).
 
 One optimizer around any base optimizer of torch. λ = 1 is SAM, λ = 0 is USAM, between lies their convex combination.
-`trainers.ascent` has the formulas, `trainers.schedules` λ_t and ρ_t.
+`trainers.unified_sam.ascent` has the formulas, `trainers.schedules` λ_t and ρ_t.
 """
 
 from __future__ import annotations
@@ -16,14 +16,29 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from trainers.ascent import SETTINGS, Ascent, ascend, ascent_at, check_limit, check_settings, clip_factor, global_norm
-from trainers.base_optimizer import check_base, load_exactly, settings_beside_ours, settings_of_base, step_unless
 from trainers.batchnorm import frozen_running_statistics
-from trainers.distributed import local_gradients, mean_over_replicas
-from trainers.gradients import GradientMean, check_params, check_shares, clear_gradients, with_gradient
-from trainers.loss_scaling import unscale, update_scale
-from trainers.saved_weights import SavedWeights
 from trainers.schedules import Setting, from_plain, to_plain
+from trainers.unified_sam.ascent import (
+    SETTINGS,
+    Ascent,
+    ascend,
+    ascent_at,
+    check_limit,
+    check_settings,
+    clip_factor,
+    global_norm,
+)
+from trainers.unified_sam.base_optimizer import (
+    check_base,
+    load_exactly,
+    settings_beside_ours,
+    settings_of_base,
+    step_unless,
+)
+from trainers.unified_sam.distributed import local_gradients, mean_over_replicas
+from trainers.unified_sam.gradients import GradientMean, check_params, check_shares, clear_gradients, with_gradient
+from trainers.unified_sam.loss_scaling import unscale, update_scale
+from trainers.unified_sam.saved_weights import SavedWeights
 
 Closure = Callable[[], Tensor]
 
@@ -58,7 +73,7 @@ class UnifiedSAM(Optimizer):
     rho: radius of the ascent, a finite number of at least 0 or a `Schedule`. Where it is 0 in every group, a step makes
         one pass only.
     lam: λ in [0, 1], "1/t", "1-1/t" or a `Schedule`; t counts the steps from 1, skipped ones included.
-    adaptive: scale the ascent by |w| + η, as ASAM does; eta: its η, at least 0. See `trainers.ascent`.
+    adaptive: scale the ascent by |w| + η, as ASAM does; eta: its η, at least 0. See `trainers.unified_sam.ascent`.
     max_perturbation: the largest radius of the ascent, over all groups together, above 0; None for no bound. With λ < 1
         the radius grows with the gradient.
     clip_norm: the largest global norm, above 0, of the gradient that the base optimizer steps along; None for no bound.
@@ -176,10 +191,12 @@ class UnifiedSAM(Optimizer):
         Raises RuntimeError where no `first_step` came before.
         """
         self._return()
-        unscale(self._gradients()[1], scaler)
+        gradients = self._gradients()[1]
+        unscale(gradients, scaler)
         self._agree(model)
-        self._descend(self._last_grad_norm, scaler)
+        self._descend(gradients, self._last_grad_norm, scaler)
 
+    @torch.no_grad()
     def abandon_step(self) -> None:
         """Returns to the weights before the ascent, bit for bit, without a step, and clears the gradients.
 
@@ -328,14 +345,14 @@ class UnifiedSAM(Optimizer):
             if gradient_mean is not None:
                 gradient_mean.add(params, gradients, share)
         if gradient_mean is not None:
-            gradient_mean.assign()
+            gradients = gradient_mean.assign()
         if ascends:
             self._last_grad_norm = _mean([grad_norm for grad_norm, _ in norms], shares)
             self._last_perturbation_norm = _mean([radius for _, radius in norms], shares)
             self._agree(model)
-            self._descend(self._last_grad_norm, scaler)
+            self._descend(gradients, self._last_grad_norm, scaler)
         else:
-            self._descend(None, scaler)
+            self._descend(gradients, None, scaler)
         return _mean(losses, shares)
 
     def _ascend(self, ascents: list[Ascent], scaler: GradScaler | None) -> tuple[Tensor, Tensor]:
@@ -364,13 +381,12 @@ class UnifiedSAM(Optimizer):
             norms = torch.stack((self._last_grad_norm, self._last_perturbation_norm))
             self._last_grad_norm, self._last_perturbation_norm = mean_over_replicas(norms, model)
 
-    @torch.no_grad()
-    def _descend(self, first_norm: Tensor | None, scaler: GradScaler | None) -> None:
+    def _descend(self, gradients: list[Tensor], first_norm: Tensor | None, scaler: GradScaler | None) -> None:
         """Steps the base optimizer where both norms are finite; counts the step either way.
 
+        gradients: all that the parameters hold.
         first_norm: (), that of the ascent's gradient; None where there was no ascent.
         """
-        gradients = self._gradients()[1]
         norm = global_norm(gradients)
         if first_norm is None:
             self._last_grad_norm, self._last_perturbation_norm = norm, torch.zeros_like(norm)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.trainers.unified_sam_reference import (
+from tests.trainers.unified_sam.reference import (
     Batch,
     Group,
     Reference,

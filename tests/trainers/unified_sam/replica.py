@@ -1,6 +1,6 @@
 """One of several replicas that train together; test_unified_sam_distributed.py starts them and compares.
 
-python -m tests.trainers.unified_sam_replica RANK WORLD_SIZE FOLDER
+python -m tests.trainers.unified_sam.replica RANK WORLD_SIZE FOLDER
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.trainers.unified_sam_reference import Closure, a_batch, a_model, closure_for, weights_of
+from tests.trainers.unified_sam.reference import Closure, a_batch, a_model, closure_for, weights_of
 from trainers.batchnorm import frozen_running_statistics
 from trainers.unified_sam import UnifiedSAM
 

@@ -9,10 +9,8 @@ Both are the l2 ascent, the adaptive one in the coordinates w/T: there the gradi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +21,7 @@ SETTINGS = ("rho", "lam", "adaptive", "eta")
 """What a group of UnifiedSAM says about its ascent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ascent:
+class Ascent(NamedTuple):
     """How some parameters ascend at one step: ρ ≥ 0, λ in [0, 1], whether T = |w| + η scales them, η ≥ 0."""
 
     rho: float
@@ -58,11 +55,11 @@ def ascent_at(group: Mapping[str, Any], t: int) -> Ascent:
 def ascent_scale(grad_norm: Tensor, *, rho: float, lam: float) -> Tensor:
     """Factor s of the ascent step w + s·g; lam = 0 is USAM (s = rho), lam = 1 is SAM (s = rho / ‖g‖).
 
-    grad_norm: (), the global L2 norm of g. Where it is zero, so small that its reciprocal overflows, or not finite,
-    s is 0: there is no direction to ascend along.
+    grad_norm: (), the global L2 norm of g, finite. Where it is zero or so small that its reciprocal overflows, s is 0:
+    there is no direction to ascend along.
     """
-    has_direction = (grad_norm >= torch.finfo(grad_norm.dtype).tiny) & (grad_norm < math.inf)
-    return torch.where(has_direction, rho * lam / grad_norm + rho * (1 - lam), 0.0)
+    scale = grad_norm.reciprocal().mul_(rho * lam).add_(rho * (1 - lam))
+    return scale.masked_fill_(grad_norm < torch.finfo(grad_norm.dtype).tiny, 0.0)
 
 
 def clip_factor(norm: Tensor, limit: float) -> Tensor:
@@ -70,11 +67,10 @@ def clip_factor(norm: Tensor, limit: float) -> Tensor:
     return (limit / norm).clamp_(max=1.0)
 
 
-@torch.no_grad()
 def ascend(
     parts: Mapping[Ascent, tuple[list[Tensor], list[Tensor]]], *, max_perturbation: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Moves the parameters to the ascent point, in place.
+    """Moves the parameters to the ascent point, in place; to be called without autograd.
 
     parts: parameters and their gradients by how they ascend; the gradients are used as scratch space. One norm over
     all of them counts.
@@ -95,10 +91,10 @@ def ascend(
         else:
             sizes.append(None)
             norms.append(plain_norm)
-    norm = norm_of_norms(norms) if any(sizes) else grad_norm
+    norms = [torch.nan_to_num(norm, nan=0.0, posinf=0.0) for norm in norms]  # no direction, rather than 0 · ∞
+    norm = norm_of_norms(norms)
     scales = [ascent_scale(norm, rho=ascent.rho, lam=ascent.lam) for ascent in parts]
-    # A norm that is not finite has scale 0, and 0 · ∞ is no number.
-    radius = norm_of_norms([torch.nan_to_num(scale * part) for scale, part in zip(scales, norms, strict=True)])
+    radius = norm_of_norms([scale * part for scale, part in zip(scales, norms, strict=True)])
     if max_perturbation is not None:
         factor = clip_factor(radius, max_perturbation)
         radius = radius * factor
@@ -127,7 +123,8 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
         return torch.zeros(())
     precise = any(tensor.dtype == torch.float64 for tensor in tensors)
     dtype = torch.float64 if precise else torch.float32
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype)))
+    norms = torch._foreach_norm(tensors, 2, dtype=dtype)
+    norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
     return norm
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainers.unified_sam_reference import Group, Reference, a_batch, a_model, constant, same, weights_of
-from tests.trainers.unified_sam_replica import SCENARIOS, SETTINGS, SPOILT_STEP, STEPS
+from tests.trainers.unified_sam.reference import Group, Reference, a_batch, a_model, constant, same, weights_of
+from tests.trainers.unified_sam.replica import SCENARIOS, SETTINGS, SPOILT_STEP, STEPS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEADLINE_S = 120
 
 Outcomes = list[dict[str, Any]]
@@ -22,7 +22,7 @@ Outcomes = list[dict[str, Any]]
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """What each replica wrote, of all scenarios in one start of the processes."""
     folder = tmp_path_factory.mktemp("replicas")
-    command = [sys.executable, "-m", "tests.trainers.unified_sam_replica"]
+    command = [sys.executable, "-m", "tests.trainers.unified_sam.replica"]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     replicas = [
         subprocess.Popen(

@@ -55,12 +55,14 @@ def check_shares(shares: Sequence[float], count: int) -> None:
 
 
 class GradientMean:
-    """The mean of several micro-batches' gradients, each weighted by its share; a missing gradient counts as zero."""
+    """The mean of several micro-batches' gradients, each weighted by its share; a missing gradient counts as zero.
+
+    To be used without autograd.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[Tensor, Tensor] = {}
 
-    @torch.no_grad()
     def add(self, params: list[Tensor], gradients: list[Tensor], share: float) -> None:
         """Adds the gradients of one micro-batch."""
         pairs = list(zip(params, gradients, strict=True))
@@ -73,7 +75,8 @@ class GradientMean:
             firsts = torch._foreach_mul([gradient for param, gradient in pairs if param not in self._sums], share)
             self._sums.update(zip(new, firsts, strict=True))
 
-    def assign(self) -> None:
-        """Gives each parameter its mean gradient."""
+    def assign(self) -> list[Tensor]:
+        """Gives each parameter its mean gradient, and returns them."""
         for param, total in self._sums.items():
             param.grad = total
+        return list(self._sums.values())

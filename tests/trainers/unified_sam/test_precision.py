@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from tests.trainers.unified_sam_reference import Batch, HostReads, a_batch, a_model, same, weights_of
+from tests.trainers.unified_sam.reference import Batch, HostReads, a_batch, a_model, same, weights_of
 from trainers.unified_sam import UnifiedSAM
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 
-@torch.no_grad()
 def unscale(gradients: list[Tensor], scaler: GradScaler | None) -> None:
     """Divides gradients of a loss that `scaler.scale` has scaled by the scale, in place, without telling the scaler.
 
@@ -24,7 +23,6 @@ def unscale(gradients: list[Tensor], scaler: GradScaler | None) -> None:
     torch._foreach_mul_(gradients, scale.double().reciprocal().float())
 
 
-@torch.no_grad()
 def update_scale(scaler: GradScaler | None, is_skipped: Tensor) -> None:
     """Tells the scaler whether a pass has overflowed, (), bool: the scale falls or grows as after a plain step."""
     if scaler is None or not scaler.is_enabled():
