@@ -229,10 +229,16 @@ def _grid_problems(parts: Parts) -> Iterator[FieldProblem]:
 def _scheduler_problems(parts: Parts) -> Iterator[FieldProblem]:
     if not isinstance(parts.scheduler, AshaScheduler) or parts.parameters is None:
         return
-    if "epochs" in parts.parameters:
-        message = "asha compares trials at the same epoch of the same run length: fix epochs in train"
-        yield FieldProblem("search_space.epochs", message)
+    searched = [key for key in ("epochs", "report_every_epochs") if key in parts.parameters]
+    for key in searched:
+        message = f"asha compares trials at the same epoch of the same run length: fix {key} in train"
+        yield FieldProblem(f"search_space.{key}", message)
+    if searched:
         return
+    for every in _values_in_play(parts, "report_every_epochs"):
+        if isinstance(every, int) and every > parts.scheduler.grace_period:
+            message = f"grace_period must be at least the {every} epochs between two results of a trial"
+            yield FieldProblem("scheduler.grace_period", f"{message}, got {parts.scheduler.grace_period}")
     for epochs in _values_in_play(parts, "epochs"):
         grace = parts.scheduler.grace_period
         if isinstance(epochs, int) and grace > epochs:

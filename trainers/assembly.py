@@ -205,8 +205,13 @@ def sampler_of(
         score=score,
         uniform_share=uniform_share_of(config),
         presample_factor=config.presample_factor,
-        passes=1 if config.rho == 0 else 2,
+        passes=2 if _ascends(config) else 1,
     )
+
+
+def _ascends(config: TrainConfig) -> bool:
+    """Whether ρ is above 0 at some step."""
+    return config.rho != 0 or (config.rho_schedule in ("linear", "cosine") and config.rho_end > 0)
 
 
 def uniform_share_of(config: TrainConfig) -> float:

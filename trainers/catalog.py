@@ -44,6 +44,8 @@ class ModelFacts:
     """A model as the checks need it: what it takes as input and which tasks it can be trained for.
 
     min_image_size: height and width, in pixels, of the smallest images that it can be trained on.
+    single_example_image_size: those of the smallest images of which one can be a batch; a smaller one leaves its batch
+    normalisation a single pixel. 1 where there is none, or it always has more.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ModelFacts:
     tasks: tuple[Task, ...]
     needs_images: bool = True
     min_image_size: int = 1
+    single_example_image_size: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,12 @@ _TORCHVISION_MODELS = tuple(
 _SMALLEST_IMAGE = {"inception_v3": 28, "maxvit_t": 32}
 """Of the versions for small images; 8 × 8 pixels for all the others."""
 
+
+def _normalises_no_batches(name: str) -> bool:
+    families = ("alexnet", "convnext", "squeezenet", "swin", "vit")
+    return name.startswith(families) or (name.startswith("vgg") and not name.endswith("_bn"))
+
+
 MODELS: dict[str, ModelFacts] = {
     facts.name: facts
     for facts in (
@@ -139,7 +148,10 @@ MODELS: dict[str, ModelFacts] = {
             min_image_size=4,
         ),
         ModelFacts(
-            "preact_resnet18", "pre-activation ResNet-18 for small images (He et al. 2016)", ("classification",)
+            "preact_resnet18",
+            "pre-activation ResNet-18 for small images (He et al. 2016)",
+            ("classification",),
+            single_example_image_size=28,
         ),
         ModelFacts("wrn_16_4", "wide ResNet 16-4 (Zagoruyko and Komodakis 2016)", ("classification",)),
         ModelFacts("wrn_28_10", "wide ResNet 28-10 (Zagoruyko and Komodakis 2016)", ("classification",)),
@@ -149,6 +161,7 @@ MODELS: dict[str, ModelFacts] = {
                 f"torchvision's {name}, its stem fit for small images",
                 ("classification",),
                 min_image_size=_SMALLEST_IMAGE.get(name, 8),
+                single_example_image_size=1 if _normalises_no_batches(name) else 28,
             )
             for name in _TORCHVISION_MODELS
         ),

@@ -20,7 +20,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 _MAGIC = b"SAMSTUDY"
-_VERSION = 1
+_VERSION = 2
 _HEADER_SIZE = len(_MAGIC) + 2 + hashlib.sha256().digest_size
 
 

@@ -191,7 +191,7 @@ class TrainConfig:
         choices=("none", "last", "every_epoch"),
     )
     landscape_rho: float = _knob(
-        0.05, "float", "radius within which sharpness is measured", low=0, low_open=True, high=1e6
+        0.05, "float", "radius within which sharpness is measured", low=0, low_open=True, high=100
     )
     landscape_examples: int = _knob(
         128, "int", "training examples over which the landscape is measured, as many as there are", low=1, high=100_000

@@ -21,6 +21,7 @@ from trainers.augmentation import augment
 from trainers.config import TrainConfig
 from trainers.evaluation import evaluate
 from trainers.landscape import landscape
+from trainers.metrics import LANDSCAPE
 from trainers.sampling import MiniBatch, output_gradient_norms
 from trainers.schedules import value_at
 
@@ -30,10 +31,15 @@ _SAMPLING, _AUGMENTATION, _LAYERS, _LANDSCAPE = 1, 2, 3, 4  # the random streams
 
 
 class DivergedError(RuntimeError):
-    """Training left the finite numbers; `epoch` and `metric` say when and where."""
+    """Training, or the landscape around where it went, left the finite numbers; `epoch` and `metric` say where."""
 
     def __init__(self, epoch: int, metric: str, value: float) -> None:
-        super().__init__(f"training diverged: {metric} is {value} in epoch {epoch}")
+        what = (
+            "the landscape is not finite (landscape: none leaves it out)"
+            if metric in LANDSCAPE
+            else "training diverged"
+        )
+        super().__init__(f"{what}: {metric} is {value} in epoch {epoch}")
         self.epoch, self.metric, self.value = epoch, metric, value
 
     def __reduce__(self) -> tuple[type[DivergedError], tuple[int, str, float]]:
@@ -152,12 +158,12 @@ class Training:
         state = copy.deepcopy(state)
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
         limits = (self._optimizer.max_perturbation, self._optimizer.clip_norm)
+        self._sampler.load_state_dict(state["sampler"])  # first, as it refuses the state of another sampling
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self._optimizer.param_groups, settings, strict=True):
             group.update(own)
         self._optimizer.max_perturbation, self._optimizer.clip_norm = limits
-        self._sampler.load_state_dict(state["sampler"])
         self._augmentation.set_state(state["augmentation"].cpu())
         self._layers.set_state(state["layers"].cpu())
         if self._scaler and state["scaler"]:

@@ -130,7 +130,7 @@ def _weight_decay_is_taken(values: Values) -> Iterator[Problem]:
         )
 
 
-_THEORY_FIXES: dict[str, tuple[object, ...]] = {
+THEORY_FIXES: dict[str, tuple[object, ...]] = {
     "optimizer": ("sgd",),
     "momentum": (0,),
     "weight_decay": (0,),
@@ -152,29 +152,61 @@ _THEORY_FIELDS = ("rho", "lr", "lr_schedule")
 
 def asks_for_theory(values: Values) -> bool:
     """Whether ρ or the learning rate comes from the theorems."""
-    return "theory" in (values["rho"], values["lr"]) or values["lr_schedule"] == "decreasing"
+    return any(values[field] in ("theory", "decreasing") for field in _THEORY_FIELDS)
 
 
-def _theory(values: Values) -> Iterator[Problem]:
-    if not asks_for_theory(values):
-        return
-    asked = next(f"{field} {values[field]}" for field in _THEORY_FIELDS if values[field] in ("theory", "decreasing"))
-    facts = facts_of(values)
-    if not facts.is_problem:
+def _asked(values: Values) -> str:
+    return next(f"{field} {values[field]}" for field in _THEORY_FIELDS if values[field] in ("theory", "decreasing"))
+
+
+def _theory_has_constants(values: Values) -> Iterator[Problem]:
+    facts = DATASETS[values["dataset"]]
+    if asks_for_theory(values) and not facts.is_problem:
         names = " and ".join(name for name, other in DATASETS.items() if other.is_problem)
-        yield Problem("dataset", f"{asked} needs the constants of {names}, which {facts.name} does not have")
-        return
-    for field, allowed in _THEORY_FIXES.items():
-        if values[field] not in allowed:
+        yield Problem("dataset", f"{_asked(values)} needs the constants of {names}, which {facts.name} does not have")
+
+
+def _theory_fixes(field: str, allowed: tuple[object, ...]) -> Callable[[Values], Iterator[Problem]]:
+    """The rule that theory needs one of the allowed values in this field."""
+
+    def problems(values: Values) -> Iterator[Problem]:
+        if asks_for_theory(values) and values[field] not in allowed:
             rule = " or ".join(str(value) for value in allowed)
-            yield Problem(field, f"{field} must be {rule} with {asked}, got {values[field]!r}")
-    if isinstance(values["lambda"], str):
-        yield Problem("lambda", f"lambda must be a number with {asked}, got {values['lambda']!r}")
-    if facts.train_size % values["batch_size"]:
+            yield Problem(field, f"{field} must be {rule} with {_asked(values)}, got {values[field]!r}")
+
+    return problems
+
+
+def _theory_has_one_lambda(values: Values) -> Iterator[Problem]:
+    if asks_for_theory(values) and isinstance(values["lambda"], str):
+        yield Problem("lambda", f"lambda must be a number with {_asked(values)}, got {values['lambda']!r}")
+
+
+def _theory_has_equal_batches(values: Values) -> Iterator[Problem]:
+    facts, batch_size = facts_of(values), values["batch_size"]
+    if asks_for_theory(values) and facts.is_problem and facts.train_size % batch_size:
         yield Problem(
             "batch_size",
-            f"batch_size must divide the {facts.train_size} examples with {asked}, got {values['batch_size']}",
+            f"batch_size must divide the {facts.train_size} examples with {_asked(values)}, got {batch_size}",
         )
+
+
+def _batches_can_be_normalised(values: Values) -> Iterator[Problem]:
+    """Batch normalisation of one example with one pixel has nothing to normalise by; torch refuses it."""
+    facts, model = facts_of(values), MODELS[values["model"]]
+    if not (facts.is_image and min(facts.shape[1:]) < model.single_example_image_size):
+        return
+    whole, batch_size = facts.train_size, values["batch_size"]
+    batches = {min(batch_size, whole), whole % batch_size or batch_size}
+    why = f"{model.name} normalises batches, and on images this small cannot be trained on a single example"
+    if 1 in batches:
+        yield Problem(
+            "batch_size", f"batch_size must not leave a batch of one of {whole} examples, got {batch_size}: {why}"
+        )
+        return
+    size = values["micro_batch_size"]
+    if isinstance(size, int) and 1 in {remainder for batch in batches for remainder in (size, batch % size)}:
+        yield Problem("micro_batch_size", f"micro_batch_size must not leave a batch of one, got {size}: {why}")
 
 
 _DATASET_FIELDS = ("dataset", "n_samples", "n_features", "train_examples")
@@ -190,5 +222,12 @@ RULES = (
     Rule((*_DATASET_FIELDS, "regulariser", "condition_number"), _problem_is_posed),
     Rule(("dataset", "precision"), _precision_of_problems),
     Rule(("optimizer", "weight_decay"), _weight_decay_is_taken),
-    Rule((*_DATASET_FIELDS, "batch_size", "lambda", "rho", "lr", *_THEORY_FIXES), _theory),
+    Rule((*_DATASET_FIELDS, "model", "batch_size", "micro_batch_size"), _batches_can_be_normalised),
+    Rule(("dataset", *_THEORY_FIELDS), _theory_has_constants),
+    *(
+        Rule(tuple(dict.fromkeys((*_THEORY_FIELDS, field))), _theory_fixes(field, allowed))
+        for field, allowed in THEORY_FIXES.items()
+    ),
+    Rule((*_THEORY_FIELDS, "lambda"), _theory_has_one_lambda),
+    Rule((*_DATASET_FIELDS, *_THEORY_FIELDS, "batch_size"), _theory_has_equal_batches),
 )

@@ -8,7 +8,7 @@ import traceback
 from service.tuning.checkpoints import TrialCheckpoints
 from service.tuning.orders import TrialOrder, TrialReport
 from trainers.checkpoint import DamagedCheckpointError, dumps, loads
-from trainers.config import TrainConfig
+from trainers.config import InvalidTrainConfigError, TrainConfig
 from trainers.loop import Training
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ class TrialExecution:
             epoch = training.epochs_done
             result = training.next_result()
             self._save(training, since=epoch, is_last=result.is_last)
+        except InvalidTrainConfigError as error:  # says the field, the rule and the value
+            return self._report(epoch, {}, is_last=False, error=str(error))
         except Exception:  # noqa: BLE001  # the outermost runner: whatever ended the training is recorded on the trial
             self._training = None
             return self._report(epoch, {}, is_last=False, error=traceback.format_exc())

@@ -183,6 +183,27 @@ def test_the_metric_must_be_reported_on_every_dataset_in_play() -> None:
     assert "val_loss" in message
 
 
+def test_a_large_space_of_ordinary_fields_is_checked_without_walking_all_its_combinations() -> None:
+    """Each rule is asked about the combinations of its own few fields only."""
+    parameters = {
+        "lambda": choice(0.0, 0.5, 1.0, "1/t", "1-1/t"),
+        **dict.fromkeys(("rho", "lr", "momentum", "weight_decay"), FLOAT),
+        "batch_size": choice(16, 32, 64, 128),
+        "sampling": choice("uniform", "nice", "lipschitz", "gradient_norm", "loss"),
+        "optimizer": choice("sgd", "adamw"),
+        "lr_schedule": choice("constant", "cosine", "linear", "step"),
+        "perturbation": choice("l2", "adaptive"),
+    }
+    raw = {**space(**parameters), "algorithm": {"name": "random"}, "budget": {"max_trials": 30}}
+    assert parse_spec(raw).configuration_budget() is not None
+
+
+def test_theory_among_the_choices_is_checked_where_it_can_be_chosen() -> None:
+    parameters = {"rho": choice("theory", 0.1), "momentum": choice(0.0, 0.9)}
+    raw = {**space(**parameters), "train": {"dataset": "ridge", "model": "linear", "batch_size": 1, "lambda": 0.5}}
+    assert "momentum must be 0 with rho theory, got 0.9" in problems(raw)["search_space.momentum"]
+
+
 def test_a_test_metric_must_be_asked_for_and_has_no_best_epoch() -> None:
     objective = {"metric": "test_accuracy", "mode": "max"}
     assert "allow_test_objective: true" in problems(raw_spec(objective=objective))["objective.metric"]
@@ -191,6 +212,15 @@ def test_a_test_metric_must_be_asked_for_and_has_no_best_epoch() -> None:
     assert set(problems(best)) == {"objective.at"}
     pruned = raw_spec(objective=objective, allow_test_objective=True, scheduler={"name": "asha"})
     assert set(problems(pruned)) == {"objective.metric"}
+
+
+def test_asha_needs_results_at_the_same_epochs() -> None:
+    raw = raw_spec(
+        scheduler={"name": "asha"}, search_space={"report_every_epochs": choice(1, 2)}, train={"dataset": "digits"}
+    )
+    assert "fix report_every_epochs in train" in problems(raw)["search_space.report_every_epochs"]
+    raw = raw_spec(scheduler={"name": "asha", "grace_period": 2}, train={"report_every_epochs": 3})
+    assert "at least the 3 epochs between two results" in problems(raw)["scheduler.grace_period"]
 
 
 def test_asha_needs_one_number_of_epochs() -> None:

@@ -87,8 +87,8 @@ def test_a_part_of_zeros_is_noticed() -> None:
 
 def test_a_checkpoint_of_another_format_version_is_named() -> None:
     data = dumps(STATE)
-    with pytest.raises(DamagedCheckpointError, match="format must be 1, got 2"):
-        loads(data[:8] + b"\0\2" + data[10:])
+    with pytest.raises(DamagedCheckpointError, match="format must be 2, got 3"):
+        loads(data[:8] + b"\0\3" + data[10:])
 
 
 def test_nothing_but_plain_values_is_ever_built() -> None:

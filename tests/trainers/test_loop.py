@@ -99,6 +99,12 @@ def test_every_option_resumes_exactly(choice: dict[str, object]) -> None:
     resumes_exactly(a_config(**(base | choice)))
 
 
+def test_sampling_by_the_gradients_norms_resumes_exactly_while_it_is_on() -> None:
+    config = a_config(sampling="gradient_norm", batch_size=32, presample_factor=2, epochs=6)
+    assert [result.metrics["importance_share"] for result in train(config)][-2:] == [1, 1]
+    resumes_exactly(config)
+
+
 def test_the_bound_of_decreasing_steps_resumes_exactly() -> None:
     resumes_exactly(a_config(**THEORY, lr_schedule="decreasing", rho_schedule="decreasing"))
 
@@ -221,10 +227,13 @@ def test_running_statistics_move_once_per_step(sampling: str) -> None:
     assert int(training.state_dict()["model"]["1.num_batches_tracked"]) == math.ceil(1149 / 100)
 
 
-@pytest.mark.parametrize(("rho", "is_on"), [(0.0, False), (0.1, True)])
-def test_gradient_norm_sampling_knows_how_many_passes_a_step_takes(rho: float, is_on: bool) -> None:
+@pytest.mark.parametrize(
+    ("choice", "is_on"),
+    [({"rho": 0.0}, False), ({"rho": 0.1}, True), ({"rho": 0, "rho_schedule": "linear", "rho_end": 0.1}, True)],
+)
+def test_gradient_norm_sampling_knows_how_many_passes_a_step_takes(choice: dict[str, object], is_on: bool) -> None:
     """τ = 1.7 pays for two passes (above 1 + 3/6), not for one (below 1 + 3/3)."""
-    training = Training(a_config(sampling="gradient_norm", rho=rho, epochs=1))
+    training = Training(a_config(sampling="gradient_norm", epochs=1, **choice))
     state = training.state_dict()
     state["sampler"]["tau"] = 1.7
     training.load_state_dict(state)
