@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from trainers.catalog import DATASETS, OPTIMIZERS, facts_of
-from trainers.config import InvalidTrainConfigError, TrainConfig
+from trainers.config import LAMBDA_SCHEDULES, InvalidTrainConfigError, TrainConfig
 from trainers.datasets import Dataset, Split, load_dataset
 from trainers.knob import Problem as ConfigProblem
 from trainers.metrics import has_bound
@@ -138,26 +138,39 @@ def step_sizes_of(config: TrainConfig, problem: Problem | None, *, steps_per_epo
         )
 
     return StepSizes(
-        rho=_rho(config, rho, total_steps, config.rho_warmup_epochs * steps_per_epoch),
+        rho=_rho(config, rho, total_steps, steps_per_epoch),
         lam=_lam(config, total_steps, steps_per_epoch),
         learning_rate=learning_rate,
         bounding=theory if has_bound(values) else None,
     )
 
 
-def _rho(config: TrainConfig, rho: float, total_steps: int, warmup_steps: int) -> Setting:
-    kind = config.rho_schedule
-    if kind in ("linear", "cosine"):
-        return Schedule(kind, rho, config.rho_end, total_steps, warmup_steps)
-    return Schedule(kind, rho, warmup_steps=warmup_steps) if kind == "decreasing" or warmup_steps else rho
+def _rho(config: TrainConfig, rho: float, total_steps: int, steps_per_epoch: int) -> Setting:
+    warmup_steps = config.rho_warmup_epochs * steps_per_epoch
+    if config.rho_schedule == "constant" and not warmup_steps:
+        return rho
+    return _schedule(
+        config.rho_schedule, rho, config.rho_end, total_steps, warmup_steps, _steps_per_t(config, steps_per_epoch)
+    )
 
 
 def _lam(config: TrainConfig, total_steps: int, steps_per_epoch: int) -> Setting:
+    warmup_steps, steps_per_t = config.lambda_warmup_epochs * steps_per_epoch, _steps_per_t(config, steps_per_epoch)
     if isinstance(config.lam, str):
-        return Schedule(config.lam, steps_per_t=steps_per_epoch if config.t_counts == "epochs" else 1)
-    if config.lambda_schedule == "constant":
+        return Schedule(config.lam, warmup_steps=warmup_steps, steps_per_t=steps_per_t)
+    if config.lambda_schedule == "constant" and not warmup_steps:
         return config.lam
-    return Schedule(config.lambda_schedule, config.lam, config.lambda_end, total_steps)
+    return _schedule(config.lambda_schedule, config.lam, config.lambda_end, total_steps, warmup_steps, steps_per_t)
+
+
+def _schedule(kind: str, start: float, end: float, total_steps: int, warmup_steps: int, steps_per_t: int) -> Schedule:
+    if kind in ("linear", "cosine"):
+        return Schedule(kind, start, end, total_steps, warmup_steps)
+    return Schedule(kind, start, warmup_steps=warmup_steps, steps_per_t=steps_per_t if kind in LAMBDA_SCHEDULES else 1)
+
+
+def _steps_per_t(config: TrainConfig, steps_per_epoch: int) -> int:
+    return steps_per_epoch if config.t_counts == "epochs" else 1
 
 
 def optimizer_of(config: TrainConfig, model: nn.Module, sizes: StepSizes) -> UnifiedSAM:

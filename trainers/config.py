@@ -135,7 +135,8 @@ class TrainConfig:
         "constant", "str", "how a number λ moves to lambda_end over the run", choices=("constant", "linear", "cosine")
     )
     lambda_end: float = _knob(0.0, "float", "λ at the end of a linear or cosine lambda_schedule", low=0, high=1)
-    t_counts: str = _knob("steps", "str", "what t is in λ = 1/t and 1-1/t", choices=("steps", "epochs"))
+    lambda_warmup_epochs: int = _knob(0, "int", "epochs over which λ rises linearly from 0", low=0, high=100_000)
+    t_counts: str = _knob("steps", "str", "what t is in 1/t and 1-1/t", choices=("steps", "epochs"))
     rho: float | str = _knob(
         0.05,
         "float",
@@ -146,8 +147,8 @@ class TrainConfig:
     rho_schedule: str = _knob(
         "constant",
         "str",
-        "how ρ moves to rho_end over the run; decreasing is min(ρ, 1/(2t+1)) of Theorem 3.5",
-        choices=("constant", "linear", "cosine", "decreasing"),
+        "how ρ moves: to rho_end over the run, as ρ/t or ρ·(1-1/t), or as min(ρ, 1/(2t+1)) of Theorem 3.5 (decreasing)",
+        choices=("constant", "linear", "cosine", "1/t", "1-1/t", "decreasing"),
     )
     rho_end: float = _knob(0.0, "float", "ρ at the end of a linear or cosine rho_schedule", low=0)
     rho_warmup_epochs: int = _knob(0, "int", "epochs over which ρ rises linearly from 0", low=0, high=100_000)

@@ -93,10 +93,17 @@ def _lambda_moves_from_a_number(values: Values) -> Iterator[Problem]:
         )
 
 
-def _warmups(values: Values) -> Iterator[Problem]:
-    for field in ("lr_warmup_epochs", "rho_warmup_epochs"):
+_WARMUPS = ("lr_warmup_epochs", "lambda_warmup_epochs", "rho_warmup_epochs")
+
+
+def _warmup(field: str) -> Callable[[Values], Iterator[Problem]]:
+    """The rule that the warm-up of this field fits into the run."""
+
+    def problems(values: Values) -> Iterator[Problem]:
         if values[field] > values["epochs"]:
             yield Problem(field, f"{field} must be at most the {values['epochs']} epochs, got {values[field]}")
+
+    return problems
 
 
 def _problem_is_posed(values: Values) -> Iterator[Problem]:
@@ -138,6 +145,7 @@ THEORY_FIXES: dict[str, tuple[object, ...]] = {
     "lr_warmup_epochs": (0,),
     "gradient_clip": ("none",),
     "lambda_schedule": ("constant",),
+    "lambda_warmup_epochs": (0,),
     "rho_schedule": ("constant", "decreasing"),
     "rho_warmup_epochs": (0,),
     "perturbation": ("l2",),
@@ -218,7 +226,7 @@ RULES = (
     Rule(("micro_batch_size", "batch_size"), _micro_batches),
     Rule(("sampling", "uniform_share"), _loss_needs_a_uniform_share),
     Rule(("lambda", "lambda_schedule"), _lambda_moves_from_a_number),
-    Rule(("epochs", "lr_warmup_epochs", "rho_warmup_epochs"), _warmups),
+    *(Rule(("epochs", field), _warmup(field)) for field in _WARMUPS),
     Rule((*_DATASET_FIELDS, "regulariser", "condition_number"), _problem_is_posed),
     Rule(("dataset", "precision"), _precision_of_problems),
     Rule(("optimizer", "weight_decay"), _weight_decay_is_taken),

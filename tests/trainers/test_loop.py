@@ -354,15 +354,26 @@ def test_results_come_every_so_many_epochs_and_at_the_end() -> None:
         ({"lambda": "1-1/t", "t_counts": "epochs"}, {"lambda": 2 / 3}),
         ({"rho": 0.4, "rho_schedule": "cosine", "rho_end": 0.1}, {"rho": 0.1}),
         ({"rho": 0.5, "rho_schedule": "decreasing"}, {"rho": 1 / 71}),
+        ({"rho": 0.5, "rho_schedule": "1/t"}, {"rho": 0.5 / 36}),
+        ({"rho": 0.6, "rho_schedule": "1-1/t", "t_counts": "epochs"}, {"rho": 0.4}),
         ({"rho": 0.4, "rho_warmup_epochs": 3}, {"rho": 0.4}),
+        ({"lambda": 0.4, "lambda_warmup_epochs": 3}, {"lambda": 0.4}),
         ({"lr": 0.2, "lr_schedule": "step"}, {"lr": 0.002}),
         ({"lr": 0.2, "lr_warmup_epochs": 3}, {"lr": 0.2}),
     ],
     ids=lambda choice: str(choice),
 )
-def test_schedules_end_where_they_say(choice: dict[str, object], expected: dict[str, float]) -> None:
+def test_schedules_are_where_they_say_at_the_last_step(choice: dict[str, object], expected: dict[str, float]) -> None:
     last = list(train(a_config(**choice)))[-1]
     assert {name: last.metrics[name] for name in expected} == pytest.approx(expected)
+
+
+def test_a_warm_up_rises_from_the_first_epoch_to_the_last_of_its_own() -> None:
+    warmups = {"lambda_warmup_epochs": 2, "rho_warmup_epochs": 2, "lr_warmup_epochs": 2}
+    first, second, third = train(a_config(**warmups, **{"lambda": 0.4, "rho": 0.2, "lr": 0.1}))
+    for name, whole in (("lambda", 0.4), ("rho", 0.2), ("lr", 0.1)):
+        assert first.metrics[name] == pytest.approx(whole / 2)
+        assert second.metrics[name] == third.metrics[name] == pytest.approx(whole)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

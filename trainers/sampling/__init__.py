@@ -1,7 +1,9 @@
 """Mini-batches: which examples, and the weights that keep the stochastic gradient unbiased.
 
 A mini-batch stands for the loss (1/b) Σ w_i f_i over its b examples; every sampler here has E[(1/b) Σ w_i ∇f_i] = ∇f,
-for the smaller batch at an epoch's end too. `build_sampler` makes them by name; `Sampler` says how they are used.
+for the smaller batch at an epoch's end too. Of `uniform`, which shuffles, that holds for each batch by itself and not
+given the earlier ones of its epoch; of all others it holds given everything before. `build_sampler` makes them by name;
+`Sampler` says how they are used.
 """
 
 from trainers.sampling.building import build_sampler
