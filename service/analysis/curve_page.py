@@ -14,7 +14,7 @@ from service.analysis.curves import Curve, CurveFigure
 from service.analysis.plotly_figures import FONT, page_of
 
 _PANEL_WIDTH, _ONLY_WIDTH, _HEIGHT, _GAP = 360, 720, 400, 30  # pixels
-_LEFT, _RIGHT, _TOP, _BOTTOM = 90, 190, 120, 60
+_LEFT, _RIGHT, _TOP, _BOTTOM = 90, 190, 150, 60
 _SYMBOLS = {"none": "circle", "circle": "circle", "triangle": "triangle-up"}
 _MARKERS_ON_A_CURVE = 6
 
