@@ -17,8 +17,8 @@ LEARNING_RATE_SCHEDULES = ("constant", "cosine", "linear", "step", "decreasing")
 class Schedule:
     """A setting that changes from step to step, as `rho` or `lam` of a group of UnifiedSAM.
 
-    kind: with s = `start`, e = `end` and u the share of the run that has passed, 0 at the first step after the warm-up
-        and 1 from step `total_steps` on,
+    kind: with s = `start`, e = `end` and u the share of the run that has passed: 0 up to the first step after the
+        warm-up, and 1 from step `total_steps` on, or from the next step on where the warm-up leaves no more than one,
 
         - "constant": s
         - "linear": s + (e − s)·u

@@ -58,6 +58,27 @@ def test_an_exception_thaws_them() -> None:
     assert model[1].running_mean is not None
 
 
+class Reluctant(nn.BatchNorm1d):
+    """It fails to be frozen."""
+
+    @property
+    def track_running_stats(self) -> bool:
+        return True
+
+    @track_running_stats.setter
+    def track_running_stats(self, value: bool) -> None:
+        if not value:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_they_are_being_frozen_thaws_them() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.InstanceNorm1d(3, track_running_stats=True), Reluctant(3))
+    with pytest.raises(KeyboardInterrupt), frozen_running_statistics(model):
+        pass
+    assert all(module.track_running_stats for module in model)
+    assert model[1].running_mean is not None
+
+
 def test_a_compiled_or_wrapped_model_is_frozen_too() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3))
     compiled = torch.compile(model, backend="eager")

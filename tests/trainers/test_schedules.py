@@ -60,6 +60,16 @@ def test_a_warm_up_rises_to_the_whole_value_in_equal_strides() -> None:
     assert falling == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.3, 0.2, 0.1, 0.0])
 
 
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize(("total_steps", "warmup_steps"), [(1, 0), (1, 3), (3, 3), (4, 3)])
+def test_a_warm_up_that_leaves_one_step_or_none_has_the_end_from_the_step_after_the_next(
+    kind: str, total_steps: int, warmup_steps: int
+) -> None:
+    got = values(Schedule(kind, 0.3, 0.1, total_steps, warmup_steps), warmup_steps + 3)
+    warmed = [0.3 * step / warmup_steps for step in range(1, warmup_steps + 1)]
+    assert got == pytest.approx([*warmed, 0.3, 0.1, 0.1])
+
+
 def schedules() -> st.SearchStrategy[Schedule]:
     numbers, counts = st.floats(0, 1e6), st.integers(1, 50)
     moving = st.builds(

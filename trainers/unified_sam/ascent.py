@@ -5,10 +5,14 @@ adaptive:  ε = ρ(1 − λ + λ/‖T g‖)·T² g, T = |w| + η   (ASAM at λ =
 
 Both are the l2 ascent, the adaptive one in the coordinates w/T: there the gradient is T g and the ascent T⁻¹ε. The
 *radius* of an ascent is ‖ε‖ or ‖T⁻¹ε‖: ρ where λ = 1, whatever the gradient, and ρ‖g‖ or ρ‖T g‖ where λ = 0.
+
+Norms are sums of squares in float32, or in float64 beside a float64 gradient, so that they reach less far than the
+gradients: in float32 a norm above about 1e19 is infinite, and elements below about 1e-23 count as zero.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -32,12 +36,19 @@ class Ascent(NamedTuple):
 
 def check_settings(group: Mapping[str, Any]) -> None:
     """Raises ValueError with the rule and the value where a setting of the group is out of range."""
+    check_maximize(group)
     check_rho(group["rho"])
     check_lam(group["lam"])
     if not isinstance(group["adaptive"], bool):
         raise ValueError(f"adaptive must be True or False, got {group['adaptive']!r}")
     if not is_finite_number(group["eta"], low=0):
         raise ValueError(f"eta must be a finite number of at least 0, got {group['eta']!r}")
+
+
+def check_maximize(group: Mapping[str, Any]) -> None:
+    """Raises ValueError where the base optimizer is to maximise: that turns its own step around, and not the ascent."""
+    if group.get("maximize"):
+        raise ValueError(f"maximize must be False, got {group['maximize']!r}: minimise the negative instead")
 
 
 def check_limit(name: str, limit: object) -> None:
@@ -55,11 +66,11 @@ def ascent_at(group: Mapping[str, Any], t: int) -> Ascent:
 def ascent_scale(grad_norm: Tensor, *, rho: float, lam: float) -> Tensor:
     """Factor s of the ascent step w + s·g; lam = 0 is USAM (s = rho), lam = 1 is SAM (s = rho / ‖g‖).
 
-    grad_norm: (), the global L2 norm of g, finite. Where it is zero or so small that its reciprocal overflows, s is 0:
-    there is no direction to ascend along.
+    grad_norm: (), the global L2 norm of g, finite. Where it is zero or so small that s overflows, s is 0: there is no
+    direction to ascend along.
     """
     scale = grad_norm.reciprocal().mul_(rho * lam).add_(rho * (1 - lam))
-    return scale.masked_fill_(grad_norm < torch.finfo(grad_norm.dtype).tiny, 0.0)
+    return scale.nan_to_num_(nan=0.0, posinf=0.0)
 
 
 def clip_factor(norm: Tensor, limit: float) -> Tensor:
@@ -72,37 +83,59 @@ def ascend(
 ) -> tuple[Tensor, Tensor]:
     """Moves the parameters to the ascent point, in place; to be called without autograd.
 
-    parts: parameters and their gradients by how they ascend; the gradients are used as scratch space. One norm over
-    all of them counts.
+    parts: parameters and their gradients by how they ascend, at least one part and no empty one; the gradients are used
+    as scratch space. One norm over all of them counts. Where it is not finite, the parameters stay where they are.
     max_perturbation: the largest radius of the whole ascent; a longer one is shortened to it.
     Returns ‖g‖ and the radius of the ascent, both ().
     """
+    parts = {ascent: (params, _as_wide(gradients)) for ascent, (params, gradients) in parts.items()}
     grad_norms = [global_norm(gradients) for _, gradients in parts.values()]
-    grad_norm = norm_of_norms(grad_norms)
     sizes: list[list[Tensor] | None] = []  # T, where it is not 1
     norms = []
     for (ascent, (params, gradients)), plain_norm in zip(parts.items(), grad_norms, strict=True):
-        if ascent.adaptive and params:
-            size = torch._foreach_abs(params)
+        if ascent.adaptive:
+            size = list(torch._foreach_abs(_as_wide(params)))
             torch._foreach_add_(size, ascent.eta)
             torch._foreach_mul_(gradients, size)
-            sizes.append(list(size))
+            sizes.append(size)
             norms.append(global_norm(gradients))
         else:
             sizes.append(None)
             norms.append(plain_norm)
-    norms = [torch.nan_to_num(norm, nan=0.0, posinf=0.0) for norm in norms]  # no direction, rather than 0 · ∞
     norm = norm_of_norms(norms)
+    is_finite = norm < math.inf
+    norm = norm.nan_to_num(nan=0.0, posinf=0.0)  # no direction, so that s is 0 as well
     scales = [ascent_scale(norm, rho=ascent.rho, lam=ascent.lam) for ascent in parts]
     radius = norm_of_norms([scale * part for scale, part in zip(scales, norms, strict=True)])
+    radius = radius.nan_to_num(nan=0.0)  # where a part's norm is infinite
     if max_perturbation is not None:
         factor = clip_factor(radius, max_perturbation)
         radius = radius * factor
         scales = [scale * factor for scale in scales]
     for (ascent, (params, gradients)), scale, of_part in zip(parts.items(), scales, sizes, strict=True):
-        if params and ascent.rho > 0:
+        if ascent.rho > 0:
+            _zero_unless(is_finite, gradients)
             _add_scaled(params, gradients, scale, of_part)
-    return grad_norm, radius
+    return norm_of_norms(grad_norms), radius
+
+
+def _as_wide(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors, those in float16 in float32: neither s nor T g need lie in the range of float16."""
+    return [tensor.float() if tensor.dtype == torch.float16 else tensor for tensor in tensors]
+
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integers that are as long as an element of so many bytes."""
+
+
+def _zero_unless(is_finite: Tensor, gradients: list[Tensor]) -> None:
+    """Sets the gradients to zero unless is_finite, (), bool. It multiplies their bits, since 0 · ∞ is not a number.
+
+    One pass over the gradients in a single kernel, a fiftieth of the step of a small perceptron and less of others;
+    torch.where would launch one kernel a tensor.
+    """
+    bits = [gradient.view(_BITS[gradient.element_size()]) for gradient in gradients]
+    torch._foreach_mul_(bits, is_finite.to(bits[0].dtype))
 
 
 def _add_scaled(params: list[Tensor], gradients: list[Tensor], scale: Tensor, sizes: list[Tensor] | None) -> None:
@@ -118,9 +151,7 @@ def _add_scaled(params: list[Tensor], gradients: list[Tensor], scale: Tensor, si
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
-    """L2 norm over all elements, in float32, or in float64 where there is a float64 tensor; 0 for no tensors."""
-    if not tensors:
-        return torch.zeros(())
+    """L2 norm over all elements of at least one tensor, in float32, or in float64 where there is a float64 tensor."""
     precise = any(tensor.dtype == torch.float64 for tensor in tensors)
     dtype = torch.float64 if precise else torch.float32
     norms = torch._foreach_norm(tensors, 2, dtype=dtype)
@@ -129,10 +160,9 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
 
 
 def norm_of_norms(norms: list[Tensor]) -> Tensor:
-    """L2 norm of several parts' norms, on the device and in the precision of the most precise."""
+    """L2 norm of the norms, (), of several parts, in the precision of the most precise."""
     if len(norms) == 1:
         return norms[0]
     dtype = max((norm.dtype for norm in norms), key=lambda item: item.itemsize)
-    device = next((norm.device for norm in norms if norm.device.type != "cpu"), norms[0].device)
-    norm: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(device, dtype) for norm in norms]))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(dtype) for norm in norms]))
     return norm

@@ -5,26 +5,35 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from trainers.unified_sam.ascent import SETTINGS
+from trainers.unified_sam.ascent import SETTINGS, check_maximize
 
 PREFIX = "base_"
 """Begins the name of a setting of the base optimizer that a setting of Unified SAM is called as well."""
 
+_SKIPS_ON_DEVICE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
+"""Optimizers whose fused kernels take `found_inf`. A class derived from one may step otherwise and is none of them."""
+
+_COUNTERS = ("step", "mu_product", "eta", "mu")
+"""What optimizers of torch keep as a scalar for a parameter of any shape: for all, NAdam, and ASGD."""
+
 
 def check_base(base: Optimizer) -> None:
-    """Raises ValueError for an optimizer that calls a closure in its step, as LBFGS does."""
+    """Raises ValueError for an optimizer that calls a closure in its step, as LBFGS does, or that maximises."""
     closure = inspect.signature(type(base).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(
             f"{type(base).__name__} evaluates the loss itself within a step, so that it cannot step along a gradient "
             "taken elsewhere: use another base optimizer"
         )
+    for group in base.param_groups:
+        check_maximize(group)
 
 
 def settings_of_base(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,18 +48,18 @@ def settings_beside_ours(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_exactly(base: Optimizer, state_dict: dict[str, Any]) -> None:
-    """Loads the state with every scalar in the precision in which it was saved.
+    """Loads the state with every counter in the precision in which it was saved.
 
     torch casts what floats to its parameter's precision, also counters that never had it (NAdam's product of momenta
     is float32 whatever the parameters are), after which a run would not go on as it was.
     """
     base.load_state_dict(state_dict)
-    params = [param for group in base.param_groups for param in group["params"]]
-    for index, saved in state_dict["state"].items():
-        state = base.state[params[index]]
-        for name, value in saved.items():
-            if isinstance(value, Tensor) and value.dim() == 0:
-                state[name] = value.to(state[name].device, copy=True)
+    saved_indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+    params = dict(zip(saved_indices, chain.from_iterable(group["params"] for group in base.param_groups), strict=True))
+    for index, param in params.items():
+        for name, value in state_dict["state"].get(index, {}).items():
+            if isinstance(value, Tensor) and value.dim() == 0 and (param.dim() > 0 or name in _COUNTERS):
+                base.state[param][name] = value.to(base.state[param][name].device, copy=True)
 
 
 def step_unless(is_skipped: Tensor, base: Optimizer, *, contested: tuple[str, ...]) -> None:
@@ -58,11 +67,11 @@ def step_unless(is_skipped: Tensor, base: Optimizer, *, contested: tuple[str, ..
 
     contested: names that the groups hold twice, without the prefix for Unified SAM and with it for the base optimizer.
 
-    As torch.amp.GradScaler does: a fused kernel skips on the device. Not on a parameter's first step, when fused SGD
-    would leave its new momentum buffer uninitialised; there, and with other kernels, the flag is read back.
+    As torch.amp.GradScaler does: a fused kernel skips on the device. Not where SGD's momentum begins, whose new buffer
+    a skip would leave uninitialised; there, and with other kernels, the flag is read back.
     """
     with _under_its_names(base, contested) if contested else nullcontext():
-        if getattr(base, "_step_supports_amp_scaling", False) and _holds_its_state(base):
+        if _skips_on_device(base):
             base.grad_scale = None  # type: ignore[attr-defined]
             base.found_inf = is_skipped.float()  # type: ignore[attr-defined]
             try:
@@ -70,7 +79,8 @@ def step_unless(is_skipped: Tensor, base: Optimizer, *, contested: tuple[str, ..
             finally:
                 del base.grad_scale, base.found_inf  # type: ignore[attr-defined]
         elif not bool(is_skipped):
-            base.step()
+            with _late_first_steps(base):
+                base.step()
 
 
 @contextmanager
@@ -86,12 +96,41 @@ def _under_its_names(base: Optimizer, contested: tuple[str, ...]) -> Iterator[No
             group.update(settings)
 
 
-def _holds_its_state(base: Optimizer) -> bool:
-    """Whether the base optimizer holds what it keeps for every parameter with a gradient."""
-    return all(
-        param in base.state
+def _skips_on_device(base: Optimizer) -> bool:
+    """Whether every kernel of the step can be told to skip, and a skip leaves no momentum uninitialised.
+
+    The groups say it, and no attribute of the optimizer: a copy loses those, and a loaded state brings its own groups.
+    """
+    return type(base) in _SKIPS_ON_DEVICE and all(
+        group.get("fused")
+        and not group.get("foreach")
+        and all(_has_momentum(base, group, param) for param in group["params"] if param.grad is not None)
         for group in base.param_groups
-        if not (isinstance(base, torch.optim.SGD) and group["momentum"] == 0)  # keeps no state, and no other is like it
-        for param in group["params"]
-        if param.grad is not None
     )
+
+
+def _has_momentum(base: Optimizer, group: Mapping[str, Any], param: Tensor) -> bool:
+    """Whether the momentum that SGD keeps for the parameter, if any, has begun. A look at `state` begins none."""
+    if not isinstance(base, torch.optim.SGD) or group["momentum"] == 0:
+        return True
+    return base.state.get(param, {}).get("momentum_buffer") is not None
+
+
+@contextmanager
+def _late_first_steps(base: Optimizer) -> Iterator[None]:
+    """Within, SGD is not fused in groups where some parameters have momentum and others, used late, have none yet.
+
+    The fused kernel fails there, and the others begin the momentum of those parameters as ever.
+    """
+    late = []
+    for group in base.param_groups:
+        begun = {_has_momentum(base, group, param) for param in group["params"] if param.grad is not None}
+        if group.get("fused") and len(begun) == 2:
+            late.append((group, group["fused"]))
+    for group, _ in late:
+        group["fused"] = None
+    try:
+        yield
+    finally:
+        for group, fused in late:
+            group["fused"] = fused

@@ -1,4 +1,4 @@
-"""The gradients that parameters hold: collected, cleared, and averaged over micro-batches."""
+"""The gradients that parameters hold: collected, cleared, and averaged over micro-batches as their losses are."""
 
 from __future__ import annotations
 
@@ -52,6 +52,13 @@ def check_shares(shares: Sequence[float], count: int) -> None:
         )
     if not all(is_finite_number(share, low=0) for share in shares) or abs(math.fsum(shares) - 1) > 1e-6:
         raise ValueError(f"shares must be numbers of at least 0 that sum to 1, got {list(shares)!r}")
+
+
+def weighted_mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Σ share_i · value_i of scalars, (); the value itself where it is the only one."""
+    if len(values) == 1:
+        return values[0]
+    return torch.stack([value.detach() * share for value, share in zip(values, shares, strict=True)]).sum()
 
 
 class GradientMean:

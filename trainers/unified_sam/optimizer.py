@@ -17,39 +17,26 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from trainers.batchnorm import frozen_running_statistics
-from trainers.schedules import Setting, from_plain, to_plain
-from trainers.unified_sam.ascent import (
-    SETTINGS,
-    Ascent,
-    ascend,
-    ascent_at,
-    check_limit,
-    check_settings,
-    clip_factor,
-    global_norm,
-)
-from trainers.unified_sam.base_optimizer import (
-    check_base,
-    load_exactly,
-    settings_beside_ours,
-    settings_of_base,
-    step_unless,
-)
+from trainers.schedules import Setting
+from trainers.unified_sam.ascent import Ascent, ascend, ascent_at, check_limit, clip_factor, global_norm
+from trainers.unified_sam.base_optimizer import load_exactly, step_unless
 from trainers.unified_sam.distributed import local_gradients, mean_over_replicas
-from trainers.unified_sam.gradients import GradientMean, check_params, check_shares, clear_gradients, with_gradient
+from trainers.unified_sam.gradients import GradientMean, check_shares, clear_gradients, weighted_mean, with_gradient
 from trainers.unified_sam.loss_scaling import unscale, update_scale
+from trainers.unified_sam.saved_state import OwnState, join_state, split_state
 from trainers.unified_sam.saved_weights import SavedWeights
+from trainers.unified_sam.wrapping import WrappingOptimizer
 
 Closure = Callable[[], Tensor]
 
 _OWN_ATTRIBUTES = (
-    *("base", "max_perturbation", "clip_norm", "synchronise", "_contested"),
+    *("max_perturbation", "clip_norm", "synchronise"),
     *("_t", "_skipped_steps", "_last_grad_norm", "_last_perturbation_norm"),
 )
 """What a copy or a pickle carries beside torch's own; the memory of the saved weights stays behind."""
 
 
-class UnifiedSAM(Optimizer):
+class UnifiedSAM(WrappingOptimizer):
     """Unified SAM around a base optimizer, which owns learning rate, momentum and weight decay.
 
     Either `loss = optimizer.step(closure, model=model)`, or by hand::
@@ -81,20 +68,22 @@ class UnifiedSAM(Optimizer):
     synchronise: where `model` is a DistributedDataParallel, ascend along the mean gradient of all replicas (True: what
         one process with the whole batch does), or each replica along its own (False: m-sharpness, and only the second
         gradient is communicated). The descent is along the mean either way, and replicas stay equal bit for bit.
+        False does not go with DistributedDataParallel(static_graph=True), which knows no pass without communication.
 
-    A gradient that is not finite, in either pass, on any replica, skips the step: weights and momentum stay as they are
-    and `skipped_steps` grows by one. No tensor is read back to the host, except one flag per step where the base
-    optimizer cannot be told to skip on the device (it can when built with fused=True, once it holds the state that it
-    keeps).
+    A gradient whose norm is not finite, in either pass, on any replica, skips the step: weights and momentum stay as
+    they are and `skipped_steps` grows by one. After such a first pass there is no ascent: the second one runs at the
+    weights of the first. `trainers.unified_sam.ascent` says which gradients have a norm.
+
+    No tensor is read back to the host, except one flag per step where the base optimizer cannot be told to skip on the
+    device. It can where SGD, Adam, AdamW or Adagrad is fused in all groups, except where SGD's momentum begins.
 
     Autocast to bfloat16 needs nothing more. For float16 give a step a GradScaler as `scaler`, and have the closure call
     `scaler.scale(loss).backward()`: the step unscales, skips where a pass overflows, and updates the scaler once.
 
     The groups and the state are the base optimizer's own, so that learning-rate schedulers act on it.
-    Raises ValueError for settings out of range and for a base optimizer that evaluates the loss itself (LBFGS).
+    Raises ValueError for settings out of range and for a base optimizer that maximises or evaluates the loss itself
+    (LBFGS).
     """
-
-    base: Optimizer
 
     def __init__(
         self,
@@ -114,16 +103,8 @@ class UnifiedSAM(Optimizer):
         self.clip_norm = clip_norm
         self.synchronise = synchronise
         self._check_limits()
-        super().__init__(params, {"rho": rho, "lam": lam, "adaptive": adaptive, "eta": eta})
-        own = [{name: group[name] for name in SETTINGS} for group in self.param_groups]
-        groups = [settings_of_base(group) for group in self.param_groups]
-        self.base = base_optimizer(groups, **settings_of_base(base_arguments))
-        check_base(self.base)
-        self._contested = tuple(name for name in SETTINGS if name in self.base.defaults)
-        self.defaults.update(settings_beside_ours(self.base.defaults))
-        for group, settings in zip(self.base.param_groups, own, strict=True):
-            group.update({**settings_beside_ours(group), **settings})
-        self._share_with_base()
+        settings = {"rho": rho, "lam": lam, "adaptive": adaptive, "eta": eta}
+        super().__init__(params, settings, base_optimizer, base_arguments)
         self._t = 0
         self._skipped_steps = torch.zeros((), dtype=torch.int64)
         self._last_grad_norm = torch.zeros(())
@@ -144,7 +125,8 @@ class UnifiedSAM(Optimizer):
     def last_grad_norm(self) -> Tensor:
         """(), L2 norm of the last first-pass gradient over all parameters, not finite where the pass overflowed.
 
-        Over micro-batches, and over replicas that ascend each along its own gradient, the mean of the norms.
+        Where micro-batches, or replicas, ascend each along its own gradient, the mean of their norms; where none
+        ascends, every rho being 0, the norm of their mean gradient.
         """
         return self._last_grad_norm
 
@@ -152,7 +134,7 @@ class UnifiedSAM(Optimizer):
     def last_perturbation_norm(self) -> Tensor:
         """(), the radius of the last ascent s·g: its L2 norm over all parameters, adaptive ones divided by |w| + η.
 
-        Over micro-batches and replicas as `last_grad_norm`.
+        Over micro-batches and replicas the mean, as for `last_grad_norm`.
         """
         return self._last_perturbation_norm
 
@@ -160,16 +142,6 @@ class UnifiedSAM(Optimizer):
     def is_perturbed(self) -> bool:
         """Whether the weights are at the ascent point, between `first_step` and `second_step`."""
         return self._saved.is_holding
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, with its own settings or the defaults. Raises ValueError where they are out of range."""
-        check_settings({**self.defaults, **param_group})
-        super().add_param_group(param_group)
-        try:
-            check_params([param for group in self.param_groups for param in group["params"]])
-        except ValueError:
-            self.param_groups.pop()
-            raise
 
     @torch.no_grad()
     def first_step(self, *, scaler: GradScaler | None = None) -> None:
@@ -182,9 +154,12 @@ class UnifiedSAM(Optimizer):
             raise RuntimeError("first_step() called twice: call second_step() or abandon_step() in between")
         self._last_grad_norm, self._last_perturbation_norm = self._ascend(self._ascents(), scaler)
 
+    @Optimizer.profile_hook_step
     @torch.no_grad()
     def second_step(self, *, model: nn.Module | None = None, scaler: GradScaler | None = None) -> None:
         """Returns to the weights before the ascent, bit for bit, and steps the base optimizer from there.
+
+        Hooks of a step run around it, those before the step at the ascent point.
 
         model: the DistributedDataParallel module, where replicas ascended each along its own gradient.
         scaler: what scaled the loss of the second gradient; it is updated.
@@ -243,47 +218,26 @@ class UnifiedSAM(Optimizer):
         return self._step(closures, shares, model, scaler)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state with our settings in its groups, the limits, the step counter and the skips.
+        """The base optimizer's state with our settings in its groups, and `OwnState`, as tensors and plain data.
 
-        All of it is plain data and tensors. Raises RuntimeError between `first_step` and `second_step`, when the
-        weights are not those to be saved.
+        Raises RuntimeError between `first_step` and `second_step`, when the weights are not those to be saved.
         """
         self._refuse_while_perturbed("saved")
-        state = self.base.state_dict()
-        groups = [
-            {**group, "rho": to_plain(group["rho"]), "lam": to_plain(group["lam"])} for group in state["param_groups"]
-        ]
-        own = {
-            "t": self._t,
-            "skipped_steps": self._skipped_steps.clone(),
-            "max_perturbation": self.max_perturbation,
-            "clip_norm": self.clip_norm,
-        }
-        return {**state, "param_groups": groups, "unified_sam": own}
+        own = OwnState(self._t, self._skipped_steps, self.max_perturbation, self.clip_norm, self.synchronise)
+        return join_state(self.base.state_dict(), own)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken.
 
-        Raises ValueError where the state is of another optimizer or does not fit the parameters, RuntimeError between
-        `first_step` and `second_step`.
+        Raises ValueError where the state is of another optimizer, breaks a rule or does not fit the parameters,
+        RuntimeError between `first_step` and `second_step`; nothing has changed then.
         """
         self._refuse_while_perturbed("loaded")
-        if "unified_sam" not in state_dict:
-            raise ValueError("not a state of UnifiedSAM: it has no key 'unified_sam'")
-        own = state_dict["unified_sam"]
-        groups = [
-            {**group, "rho": from_plain(group["rho"]), "lam": from_plain(group["lam"])}
-            for group in state_dict["param_groups"]
-        ]
-        for group in groups:
-            check_settings(group)
-        check_limit("max_perturbation", own["max_perturbation"])
-        check_limit("clip_norm", own["clip_norm"])
-        load_exactly(self.base, {"state": state_dict["state"], "param_groups": groups})
+        base_state, own = split_state(state_dict)
+        load_exactly(self.base, base_state)
         self._share_with_base()
-        self._t = own["t"]
-        self._skipped_steps = own["skipped_steps"].clone()
-        self.max_perturbation, self.clip_norm = own["max_perturbation"], own["clip_norm"]
+        self._t, self._skipped_steps = own.t, own.skipped_steps
+        self.max_perturbation, self.clip_norm, self.synchronise = own.max_perturbation, own.clip_norm, own.synchronise
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_while_perturbed("saved")
@@ -292,11 +246,6 @@ class UnifiedSAM(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._saved = SavedWeights()
-        self._share_with_base()
-
-    def _share_with_base(self) -> None:
-        self.param_groups = self.base.param_groups
-        self.state = self.base.state
 
     def _refuse_while_perturbed(self, what: str) -> None:
         if self.is_perturbed:
@@ -335,11 +284,11 @@ class UnifiedSAM(Optimizer):
                     norms.append(self._ascend(ascents, scaler))
                     with torch.enable_grad(), _second_pass(model):
                         closure()
+                    self._return()
                 except BaseException:
-                    if self.is_perturbed:
+                    if self.is_perturbed:  # also where an interrupt met the return, which can be begun anew
                         self.abandon_step()
                     raise
-                self._return()
             params, gradients = self._gradients()
             unscale(gradients, scaler)
             if gradient_mean is not None:
@@ -347,26 +296,32 @@ class UnifiedSAM(Optimizer):
         if gradient_mean is not None:
             gradients = gradient_mean.assign()
         if ascends:
-            self._last_grad_norm = _mean([grad_norm for grad_norm, _ in norms], shares)
-            self._last_perturbation_norm = _mean([radius for _, radius in norms], shares)
+            self._last_grad_norm = weighted_mean([grad_norm for grad_norm, _ in norms], shares)
+            self._last_perturbation_norm = weighted_mean([radius for _, radius in norms], shares)
             self._agree(model)
             self._descend(gradients, self._last_grad_norm, scaler)
         else:
             self._descend(gradients, None, scaler)
-        return _mean(losses, shares)
+        return weighted_mean(losses, shares)
+
+    def _zero(self) -> Tensor:
+        """(), the norm of no gradients, on the parameters' device: a copy from the host would wait for it."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        return torch.zeros((), device=params[0].device if params else None)
 
     def _ascend(self, ascents: list[Ascent], scaler: GradScaler | None) -> tuple[Tensor, Tensor]:
         """Saves the weights and moves them to the ascent point; returns the gradient's norm and the ascent's radius."""
         parts: dict[Ascent, tuple[list[Tensor], list[Tensor]]] = {}
         for group, ascent in zip(self.param_groups, ascents, strict=True):
             params, gradients = with_gradient(group["params"])
-            of_ascent = parts.setdefault(ascent, ([], []))
-            of_ascent[0].extend(params)
-            of_ascent[1].extend(gradients)
+            if params:
+                of_ascent = parts.setdefault(ascent, ([], []))
+                of_ascent[0].extend(params)
+                of_ascent[1].extend(gradients)
         for _, gradients in parts.values():
             unscale(gradients, scaler)
         self._saved.save([param for ascent, (params, _) in parts.items() if ascent.rho > 0 for param in params])
-        norms = ascend(parts, max_perturbation=self.max_perturbation)
+        norms = ascend(parts, max_perturbation=self.max_perturbation) if parts else (self._zero(), self._zero())
         clear_gradients(self.param_groups)
         torch.clear_autocast_cache()  # an autocast around the whole step would go on with the weights it has cast
         return norms
@@ -387,25 +342,19 @@ class UnifiedSAM(Optimizer):
         gradients: all that the parameters hold.
         first_norm: (), that of the ascent's gradient; None where there was no ascent.
         """
-        norm = global_norm(gradients)
+        norm = global_norm(gradients) if gradients else self._zero()
         if first_norm is None:
             self._last_grad_norm, self._last_perturbation_norm = norm, torch.zeros_like(norm)
         is_skipped = torch.logical_not((norm if first_norm is None else norm + first_norm) < math.inf)
         if self.clip_norm is not None and gradients:
             torch._foreach_mul_(gradients, clip_factor(norm, self.clip_norm))
+        step_unless(is_skipped, self.base, contested=self._contested)
         self._t += 1
         self._opt_called = True  # what learning-rate schedulers look at to know that a step came before theirs
         self._skipped_steps = self._skipped_steps.to(is_skipped.device) + is_skipped
-        step_unless(is_skipped, self.base, contested=self._contested)
         update_scale(scaler, is_skipped)
+        torch.clear_autocast_cache()  # as the weights have moved
 
 
 def _second_pass(model: nn.Module | None) -> AbstractContextManager[None]:
     return nullcontext() if model is None else frozen_running_statistics(model)
-
-
-def _mean(values: list[Tensor], shares: Sequence[float]) -> Tensor:
-    """Σ share_i · value_i, the value itself where it is the only one."""
-    if len(values) == 1:
-        return values[0]
-    return torch.stack([value.detach() * share for value, share in zip(values, shares, strict=True)]).sum()

@@ -29,7 +29,10 @@ class SavedWeights:
         self._saved = params, copies
 
     def restore(self) -> None:
-        """Writes the values back, into the parameters' own memory. Raises RuntimeError where none were saved."""
+        """Writes the values back, into the parameters' own memory; where it was interrupted it can be called again.
+
+        Raises RuntimeError where none were saved.
+        """
         if self._saved is None:
             raise RuntimeError("no ascent to return from: call first_step() before")
         params, copies = self._saved

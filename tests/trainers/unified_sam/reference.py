@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from trainers.unified_sam import UnifiedSAM
 
 Closure = Callable[[], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -35,6 +38,16 @@ def closure_for(model: nn.Module, batch: Batch) -> Closure:
     return closure
 
 
+def train(optimizer: UnifiedSAM, model: nn.Module, numbers: range) -> None:
+    for number in numbers:
+        optimizer.step(closure_for(model, a_batch(number)))
+
+
+def in_two_groups(model: nn.Module, **options: Any) -> UnifiedSAM:
+    groups = [{"params": list(layer.parameters())} for layer in (model[0], model[2])]  # type: ignore[index]
+    return UnifiedSAM(groups, torch.optim.SGD, **options)
+
+
 def weights_of(model: nn.Module) -> list[Tensor]:
     return [param.detach().clone() for param in model.parameters()]
 
@@ -50,13 +63,20 @@ def assert_close(left: nn.Module, right: nn.Module) -> None:
 
 
 class HostReads(TorchDispatchMode):
-    """Counts how often a tensor's value is read back to the host."""
+    """Counts how often the host reads a tensor's value, and how often tensors of two devices meet in an operation.
+
+    What moves to another device waits for the host or makes it wait. `tolist` and `numpy` of a tensor on the CPU read
+    memory without an operation and are not seen.
+    """
 
     count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        reads = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+        devices = {leaf.device for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)}
+        self.count += func in reads or len(devices) > 1
+        return result
 
 
 @dataclass

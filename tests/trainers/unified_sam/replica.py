@@ -1,4 +1,4 @@
-"""One of several replicas that train together; test_unified_sam_distributed.py starts them and compares.
+"""One of several replicas that train together; test_distributed.py starts them and compares.
 
 python -m tests.trainers.unified_sam.replica RANK WORLD_SIZE FOLDER
 """
@@ -28,6 +28,10 @@ Step = Callable[[UnifiedSAM, nn.Module, int, int], None]
 
 def whole(optimizer: UnifiedSAM, model: nn.Module, rank: int, number: int) -> None:
     optimizer.step(closure_for(model, a_batch(10 * number + rank)), model=model)
+
+
+def compiled(optimizer: UnifiedSAM, model: nn.Module, rank: int, number: int) -> None:
+    whole(optimizer, torch.compile(model, backend="eager"), rank, number)  # type: ignore[arg-type]
 
 
 def by_hand(optimizer: UnifiedSAM, model: nn.Module, rank: int, number: int) -> None:
@@ -81,6 +85,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any], dict[str, Any], Step]] = {
     "synchronised, micro-batches": ({"synchronise": True}, {"gradient_as_bucket_view": True}, micro_batches),
     "per replica, spoilt": ({"synchronise": False}, {}, spoilt_on_one_replica),
     "per replica, spoilt, fused": ({"synchronise": False, "fused": True}, {}, spoilt_on_one_replica),
+    "per replica, compiled": ({"synchronise": False}, {}, compiled),
     "without an ascent": ({"synchronise": False, "rho": 0.0}, {}, whole),
 }
 

@@ -208,4 +208,39 @@ def test_hooks_run_once_a_step_whichever_way_it_is_taken() -> None:
     closure = closure_for(model, a_batch(0))
     optimizer.step(closure)
     optimizer.step_micro_batches([closure, closure], [0.5, 0.5])
+    closure()
+    optimizer.first_step()
     assert calls == ["before", "after"] * 2
+    optimizer.second_step()
+    assert calls == ["before", "after"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"), [(n, k) for n, k in KERNELS if k in ({}, {"fused": True}) and n != "muon"], ids=str
+)
+def test_the_state_of_a_scalar_parameter_goes_to_another_precision(name: str, kernel: dict[str, bool]) -> None:
+    base, settings = BASES[name]
+    options = {**{"base_rho" if key == "rho" else key: value for key, value in settings.items()}, "rho": 0.1}
+
+    def stepped(optimizer: UnifiedSAM, *weights: nn.Parameter) -> None:
+        def closure() -> torch.Tensor:
+            loss = torch.stack([weight.square().sum() for weight in weights]).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    single = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(3))
+    optimizer = UnifiedSAM(single, base, **options, **kernel)
+    stepped(optimizer, *single)
+    double = nn.Parameter(single[0].detach().double()), nn.Parameter(single[1].detach().double())
+    other = UnifiedSAM(double, base, **options, **kernel)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for key, value in other.state[double[0]].items():
+        if isinstance(value, torch.Tensor):  # a counter keeps its precision, a moment takes the parameter's
+            is_counter = other.state[double[1]][key].dim() == 0
+            assert value.dtype == (optimizer.state[single[0]][key].dtype if is_counter else torch.float64)
+    stepped(other, *double)
+    stepped(optimizer, *single)
+    for one, theirs in zip(single, double, strict=True):
+        torch.testing.assert_close(one.double(), theirs, rtol=1e-5, atol=1e-6)

@@ -18,17 +18,13 @@ from tests.trainers.unified_sam.reference import (
     closure_for,
     constant,
     same,
+    train,
     weights_of,
 )
 from trainers.schedules import Schedule
 from trainers.unified_sam import UnifiedSAM
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
-
-
-def train(optimizer: UnifiedSAM, model: nn.Module, numbers: range) -> None:
-    for number in numbers:
-        optimizer.step(closure_for(model, a_batch(number)))
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])

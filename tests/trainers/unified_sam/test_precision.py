@@ -225,3 +225,41 @@ def test_parameters_of_low_precision_ascend_by_a_norm_taken_in_float32(dtype: to
     assert float(optimizer.last_grad_norm) == 300 * 64
     assert weight.float().tolist() == pytest.approx([2.0 if adaptive else 1.5] * 4096, rel=4e-3)
     assert float(optimizer.last_perturbation_norm) == pytest.approx(32, rel=4e-3)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize(("gradient", "count"), [(2e-7, 4), (30000.0, 4096), (60000.0, 4)])
+def test_float16_parameters_ascend_also_by_a_scale_out_of_the_range_of_float16(
+    gradient: float, count: int, adaptive: bool
+) -> None:
+    weight = nn.Parameter(torch.full((count,), 3.0, dtype=torch.float16))
+    optimizer = UnifiedSAM([weight], torch.optim.SGD, rho=20.0, adaptive=adaptive, eta=0.0, lr=0.1)
+    weight.grad = torch.full_like(weight, gradient)
+    optimizer.first_step()
+    moved = 20 / math.sqrt(count) * (3 if adaptive else 1)  # ρ · T² g / ‖T g‖
+    assert weight.tolist() == pytest.approx([3 + moved] * count, rel=1e-3)
+    assert float(optimizer.last_perturbation_norm) == pytest.approx(20, rel=1e-3)
+    optimizer.abandon_step()
+    assert weight.tolist() == [3] * count
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_an_autocast_around_several_steps_sees_every_one(rho: float, by_hand: bool) -> None:
+    inside, around = a_model().float(), a_model().float()
+    one, other = (UnifiedSAM(m.parameters(), torch.optim.SGD, rho=rho, lam=0.5, **SGD) for m in (inside, around))
+    closure = scaled_closure(around, single(0), None)
+    expected = [one.step(autocast_closure(inside, single(0), torch.bfloat16)) for _ in range(4)]
+    losses = []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for _ in range(4):
+            if by_hand:
+                other.zero_grad()
+                losses.append(closure())
+                other.first_step()
+                closure()
+                other.second_step()
+            else:
+                losses.append(other.step(closure))
+    assert losses == expected
+    assert losses[3] < losses[0]
