@@ -114,8 +114,7 @@ def ascend(
         scales = [scale * factor for scale in scales]
     for (ascent, (params, gradients)), scale, of_part in zip(parts.items(), scales, sizes, strict=True):
         if ascent.rho > 0:
-            _zero_unless(is_finite, gradients)
-            _add_scaled(params, gradients, scale, of_part)
+            _add_scaled(params, gradients, scale, of_part, is_finite)
     return norm_of_norms(grad_norms), radius
 
 
@@ -131,18 +130,24 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 def _zero_unless(is_finite: Tensor, gradients: list[Tensor]) -> None:
     """Sets the gradients to zero unless is_finite, (), bool. It multiplies their bits, since 0 · ∞ is not a number.
 
-    One pass over the gradients in a single kernel, a fiftieth of the step of a small perceptron and less of others;
-    torch.where would launch one kernel a tensor.
+    One pass over the gradients in a single kernel; torch.where would launch one a tensor.
     """
     bits = [gradient.view(_BITS[gradient.element_size()]) for gradient in gradients]
     torch._foreach_mul_(bits, is_finite.to(bits[0].dtype))
 
 
-def _add_scaled(params: list[Tensor], gradients: list[Tensor], scale: Tensor, sizes: list[Tensor] | None) -> None:
-    """params += scale · gradients, times sizes where there are any; overwrites the gradients."""
-    if sizes is None and params[0].device.type == "cpu":
-        torch._foreach_addcmul_(params, gradients, [scale] * len(params))  # once through memory; on CUDA no fast kernel
-        return
+def _add_scaled(
+    params: list[Tensor], gradients: list[Tensor], scale: Tensor, sizes: list[Tensor] | None, is_finite: Tensor
+) -> None:
+    """params += scale · gradients, times sizes where there are any, if is_finite, (), bool; overwrites the gradients."""
+    if params[0].device.type == "cpu":
+        if not is_finite.numpy():  # a look into the host's own memory, which waits for nothing
+            return
+        if sizes is None:
+            torch._foreach_addcmul_(params, gradients, [scale] * len(params))  # once through memory
+            return
+    else:
+        _zero_unless(is_finite, gradients)
     torch._foreach_mul_(gradients, scale)
     if sizes is None:
         torch._foreach_add_(params, gradients)

@@ -23,6 +23,7 @@ from tests.trainers.unified_sam.reference import (
 )
 from trainers.schedules import Schedule
 from trainers.unified_sam import UnifiedSAM
+from trainers.unified_sam.ascent import _zero_unless
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -375,3 +376,14 @@ def test_host_reads_are_seen() -> None:
         value.to("meta")
         torch.empty((), device="meta").copy_(value)
     assert moves.count == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_gradients_are_zeroed_on_a_device_by_the_flag_alone(dtype: torch.dtype) -> None:
+    """What the ascent does where a look at the flag would make the host wait."""
+    for flag in (True, False):
+        gradients = [torch.tensor([1.5, -2.0, math.inf, math.nan], dtype=dtype), torch.ones(2, 3, dtype=dtype).T]
+        before = [gradient.clone() for gradient in gradients]
+        _zero_unless(torch.tensor(flag), gradients)
+        for gradient, old in zip(gradients, before, strict=True):
+            torch.testing.assert_close(gradient, old if flag else torch.zeros_like(old), equal_nan=True, rtol=0, atol=0)
