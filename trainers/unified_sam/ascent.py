@@ -139,7 +139,7 @@ def _zero_unless(is_finite: Tensor, gradients: list[Tensor]) -> None:
 def _add_scaled(
     params: list[Tensor], gradients: list[Tensor], scale: Tensor, sizes: list[Tensor] | None, is_finite: Tensor
 ) -> None:
-    """params += scale · gradients, times sizes if there are any, where is_finite, (), bool; overwrites the gradients."""
+    """params += scale · gradients, times sizes if there are any, where is_finite, (); overwrites the gradients."""
     if params[0].device.type == "cpu":
         if not is_finite.numpy():  # a look into the host's own memory, which waits for nothing
             return
