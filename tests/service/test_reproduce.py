@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,12 @@ def test_ctrl_c_leaves_the_studies_to_the_service_and_the_same_command_takes_the
     with Client(running_api.url) as client:
         for _ in range(2):
             with subprocess.Popen(
-                command, env=variables, stdout=subprocess.PIPE, cwd=environment, text=True
+                command,
+                env=variables,
+                stdout=subprocess.PIPE,
+                cwd=environment,
+                text=True,
+                preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
             ) as process:
                 assert process.stdout is not None
                 for line in process.stdout:
