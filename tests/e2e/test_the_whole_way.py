@@ -186,7 +186,11 @@ def test_a_killed_worker_costs_an_attempt_and_the_trial_goes_on_from_its_checkpo
 ) -> None:
     spec = spec_for("killed-worker", epochs=600, search_space={"rho": RHOS}, replicates={"seeds": [0]})
     study = client.submit(spec)
-    wait_until(lambda: any(trial.epochs_done > 5 for trial in client.trials(study.id)), what="epochs are reported")
+
+    def both_report() -> bool:  # whichever worker is killed then has a trial to go on with
+        return [trial.epochs_done > 5 for trial in client.trials(study.id)] == [True, True]
+
+    wait_until(both_report, what="both trials report epochs")
     service.workers()[0].send_signal(signal.SIGKILL)
     assert study.wait(120).state is StudyState.SUCCEEDED
     trials = client.trials(study.id)
