@@ -21,7 +21,7 @@ from service.spec_sections import (
     Resources,
 )
 from trainers.catalog import DATASETS
-from trainers.config import Knob, Problem, defaults, knobs
+from trainers.config import ConfigProblem, Knob, defaults, knobs
 from trainers.metrics import METRIC_FIELDS, epoch_metrics, reported_metrics
 from trainers.rules import RULES
 
@@ -127,7 +127,7 @@ def _combination_problems(parts: Parts) -> Iterator[FieldProblem]:
             yield FieldProblem("search_space", f"{message}: more than {MAX_COMBINATIONS:,}")
 
 
-def _problem_together(problem: Problem, parts: Parts, searched: Sequence[str]) -> FieldProblem:
+def _problem_together(problem: ConfigProblem, parts: Parts, searched: Sequence[str]) -> FieldProblem:
     if problem.field in searched or (searched and problem.field not in (parts.train or {})):
         key = problem.field if problem.field in searched else searched[0]
         return FieldProblem(f"search_space.{key}", problem.message)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainers.config import (
+    ConfigProblem,
     InvalidTrainConfigError,
     Knob,
-    Problem,
     Scalar,
     TrainConfig,
     defaults,
@@ -92,9 +92,9 @@ def parse_config(settings: Iterable[str]) -> TrainConfig:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not (name and equals):
-            problems.append(Problem(setting or "''", "settings are written key=value"))
+            problems.append(ConfigProblem(setting or "''", "settings are written key=value"))
         elif name in values:
-            problems.append(Problem(name, "set twice"))
+            problems.append(ConfigProblem(name, "set twice"))
         else:
             values[name] = _value(knobs().get(name), text)
     problems += problems_with(values)

@@ -15,7 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from trainers.catalog import DATASETS, OPTIMIZERS, facts_of
 from trainers.config import LAMBDA_SCHEDULES, InvalidTrainConfigError, TrainConfig
 from trainers.datasets import Dataset, Split, load_dataset
-from trainers.knob import Problem as ConfigProblem
+from trainers.knob import ConfigProblem
 from trainers.metrics import has_bound
 from trainers.models import build_model
 from trainers.problems import Problem, ProblemSettings, problem

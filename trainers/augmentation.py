@@ -12,18 +12,18 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-KINDS = ("none", "crop", "crop_flip", "crop_flip_cutout")
+from trainers.catalog import AUGMENTATIONS
 
 
 def augment(images: Tensor, kind: str, generator: Generator, *, fill: Tensor) -> Tensor:
     """(b, C, H, W), of the dtype of `images`: each image augmented by its own draws; `images` itself stays as it is.
 
-    images: (b, C, H, W), on the generator's device. kind: one of KINDS. fill: (C,), what cutout puts into the hole;
-    the mean of each channel, which becomes zero when the batch is normalised.
+    images: (b, C, H, W), on the generator's device. kind: one of AUGMENTATIONS. fill: (C,), what cutout puts into the
+    hole; the mean of each channel, which becomes zero when the batch is normalised.
     Raises ValueError for another kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind not in AUGMENTATIONS:
+        raise ValueError(f"kind must be one of {', '.join(AUGMENTATIONS)}, got {kind!r}")
     if kind == "none":
         return images
     size, _, height, width = images.shape

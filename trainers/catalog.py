@@ -186,6 +186,8 @@ OPTIMIZERS: dict[str, OptimizerFacts] = {
     )
 }
 
+AUGMENTATIONS = ("none", "crop", "crop_flip", "crop_flip_cutout")
+
 SAMPLINGS: dict[str, SamplingFacts] = {
     facts.name: facts
     for facts in (

@@ -12,16 +12,17 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
 from trainers import rules
-from trainers.catalog import DATASETS, MODELS, OPTIMIZERS, SAMPLINGS
-from trainers.knob import LARGEST_FLOAT, Knob, Problem, Scalar
+from trainers.catalog import AUGMENTATIONS, DATASETS, MODELS, OPTIMIZERS, SAMPLINGS
+from trainers.knob import LARGEST_FLOAT, ConfigProblem, Knob, Scalar
 from trainers.problem_settings import MAX_CONDITION_NUMBER, SPECTRA, TARGETS
+from trainers.schedules import KINDS, LEARNING_RATE_SCHEDULES
 
 __all__ = [
     "LAMBDA_SCHEDULES",
     "LARGEST_FLOAT",
+    "ConfigProblem",
     "InvalidTrainConfigError",
     "Knob",
-    "Problem",
     "Scalar",
     "TrainConfig",
     "defaults",
@@ -36,7 +37,7 @@ LAMBDA_SCHEDULES = ("1/t", "1-1/t")
 class InvalidTrainConfigError(ValueError):
     """A training configuration that breaks at least one rule; `problems` has all of them."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[ConfigProblem]) -> None:
         super().__init__("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
         self.problems = problems
 
@@ -65,7 +66,7 @@ class TrainConfig:
         "none",
         "str",
         "of training images, drawn anew for each: random crop after reflect-padding, horizontal flip, cutout",
-        choices=("none", "crop", "crop_flip", "crop_flip_cutout"),
+        choices=AUGMENTATIONS,
     )
 
     # The synthetic problems, which datasets that are loaded do not read.
@@ -114,7 +115,7 @@ class TrainConfig:
         "constant",
         "str",
         "how lr falls, batch by batch; step is ×0.1 at 75 % and 90 %, decreasing is Theorem 3.5 (ridge, logistic)",
-        choices=("constant", "cosine", "linear", "step", "decreasing"),
+        choices=LEARNING_RATE_SCHEDULES,
     )
     lr_warmup_epochs: int = _knob(0, "int", "epochs over which lr rises linearly to its schedule", low=0, high=100_000)
     gradient_clip: float | str = _knob(
@@ -148,7 +149,7 @@ class TrainConfig:
         "constant",
         "str",
         "how ρ moves: to rho_end over the run, as ρ/t or ρ·(1-1/t), or as min(ρ, 1/(2t+1)) of Theorem 3.5 (decreasing)",
-        choices=("constant", "linear", "cosine", "1/t", "1-1/t", "decreasing"),
+        choices=KINDS,
     )
     rho_end: float = _knob(0.0, "float", "ρ at the end of a linear or cosine rho_schedule", low=0)
     rho_warmup_epochs: int = _knob(0, "int", "epochs over which ρ rises linearly from 0", low=0, high=100_000)
@@ -251,19 +252,21 @@ def defaults() -> dict[str, Scalar]:
     return dict(_DEFAULTS)
 
 
-def problems_with(values: Mapping[str, object]) -> list[Problem]:
+def problems_with(values: Mapping[str, object]) -> list[ConfigProblem]:
     """Everything that is wrong with these values, by wire name, before anything is built from them.
 
     Fields that are wrong by themselves are left out of the rules between fields.
     """
     problems = [
-        Problem(name, f"unknown field; the fields are {', '.join(_KNOBS)}") for name in values if name not in _KNOBS
+        ConfigProblem(name, f"unknown field; the fields are {', '.join(_KNOBS)}")
+        for name in values
+        if name not in _KNOBS
     ]
     complete: dict[str, Any] = {name: values.get(name, default) for name, default in _DEFAULTS.items()}
     for name, knob in _KNOBS.items():
         message = knob.problem_with(name, complete[name])
         if message:
-            problems.append(Problem(name, message))
+            problems.append(ConfigProblem(name, message))
     unsound = {problem.field for problem in problems}
     for rule in rules.RULES:
         if unsound.isdisjoint(rule.fields):

@@ -14,7 +14,7 @@ Scalar = float | int | str
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConfigProblem:
     """One thing that is wrong with a value: the field by its wire name, and the rule with the value."""
 
     field: str

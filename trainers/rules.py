@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainers.catalog import DATASETS, MODELS, OPTIMIZERS, SAMPLINGS, facts_of
-from trainers.knob import Problem, shown
+from trainers.knob import ConfigProblem, shown
 from trainers.problem_settings import MIN_LOGISTIC_REGULARISER
 
 Values = Mapping[str, Any]
@@ -22,72 +22,74 @@ class Rule:
     """fields: those that `problems` reads, by wire name. problems: what is wrong with a complete set of values."""
 
     fields: tuple[str, ...]
-    problems: Callable[[Values], Iterator[Problem]]
+    problems: Callable[[Values], Iterator[ConfigProblem]]
 
 
-def _model_fits_dataset(values: Values) -> Iterator[Problem]:
+def _model_fits_dataset(values: Values) -> Iterator[ConfigProblem]:
     dataset, model = facts_of(values), MODELS[values["model"]]
     if model.needs_images and not dataset.is_image:
-        yield Problem("model", f"{model.name} needs images, and {dataset.name} has none")
+        yield ConfigProblem("model", f"{model.name} needs images, and {dataset.name} has none")
     elif model.needs_images and min(dataset.shape[1:]) < model.min_image_size:
         height, width = dataset.shape[1:]
-        yield Problem(
+        yield ConfigProblem(
             "model",
             f"{model.name} needs images of at least {model.min_image_size} × {model.min_image_size}, "
             f"and those of {dataset.name} are {height} × {width}",
         )
     elif dataset.task not in model.tasks:
-        yield Problem("model", f"{model.name} does not do {dataset.task}, the task of {dataset.name}")
+        yield ConfigProblem("model", f"{model.name} does not do {dataset.task}, the task of {dataset.name}")
 
 
-def _images_only(values: Values) -> Iterator[Problem]:
+def _images_only(values: Values) -> Iterator[ConfigProblem]:
     if DATASETS[values["dataset"]].is_image:
         return
     for field, neutral in (("augmentation", "none"), ("memory_format", "contiguous")):
         if values[field] != neutral:
-            yield Problem(
+            yield ConfigProblem(
                 field, f"{field} {values[field]} is for images, and {values['dataset']} has none: leave it {neutral}"
             )
 
 
-def _sizes(values: Values) -> Iterator[Problem]:
+def _sizes(values: Values) -> Iterator[ConfigProblem]:
     facts, examples = facts_of(values), values["train_examples"]
     published = DATASETS[values["dataset"]]
     if isinstance(examples, int) and facts.is_problem:
-        yield Problem("train_examples", f"train_examples is for datasets that are loaded: {facts.name} has n_samples")
+        yield ConfigProblem(
+            "train_examples", f"train_examples is for datasets that are loaded: {facts.name} has n_samples"
+        )
     elif isinstance(examples, int) and examples > published.train_size:
-        yield Problem(
+        yield ConfigProblem(
             "train_examples",
             f"train_examples must be at most {published.train_size}, the training examples of {facts.name}, "
             f"got {shown(examples)}",
         )
     elif values["batch_size"] > facts.train_size:
-        yield Problem(
+        yield ConfigProblem(
             "batch_size",
             f"batch_size must be at most {facts.train_size}, the training examples of {facts.name}, "
             f"got {shown(values['batch_size'])}",
         )
 
 
-def _micro_batches(values: Values) -> Iterator[Problem]:
+def _micro_batches(values: Values) -> Iterator[ConfigProblem]:
     size, batch_size = values["micro_batch_size"], values["batch_size"]
     if isinstance(size, int) and size > batch_size:
-        yield Problem(
+        yield ConfigProblem(
             "micro_batch_size", f"micro_batch_size must be at most the batch_size of {batch_size}, got {shown(size)}"
         )
 
 
-def _loss_needs_a_uniform_share(values: Values) -> Iterator[Problem]:
+def _loss_needs_a_uniform_share(values: Values) -> Iterator[ConfigProblem]:
     if values["sampling"] == "loss" and values["uniform_share"] == 0:
-        yield Problem(
+        yield ConfigProblem(
             "uniform_share",
             "uniform_share must be above 0 for sampling loss, got 0: an example whose loss was 0 would never be drawn",
         )
 
 
-def _lambda_moves_from_a_number(values: Values) -> Iterator[Problem]:
+def _lambda_moves_from_a_number(values: Values) -> Iterator[ConfigProblem]:
     if values["lambda_schedule"] != "constant" and isinstance(values["lambda"], str):
-        yield Problem(
+        yield ConfigProblem(
             "lambda_schedule",
             f"lambda_schedule {values['lambda_schedule']} moves a number, and lambda {values['lambda']} moves already",
         )
@@ -96,43 +98,43 @@ def _lambda_moves_from_a_number(values: Values) -> Iterator[Problem]:
 _WARMUPS = ("lr_warmup_epochs", "lambda_warmup_epochs", "rho_warmup_epochs")
 
 
-def _warmup(field: str) -> Callable[[Values], Iterator[Problem]]:
+def _warmup(field: str) -> Callable[[Values], Iterator[ConfigProblem]]:
     """The rule that the warm-up of this field fits into the run."""
 
-    def problems(values: Values) -> Iterator[Problem]:
+    def problems(values: Values) -> Iterator[ConfigProblem]:
         if values[field] > values["epochs"]:
-            yield Problem(field, f"{field} must be at most the {values['epochs']} epochs, got {values[field]}")
+            yield ConfigProblem(field, f"{field} must be at most the {values['epochs']} epochs, got {values[field]}")
 
     return problems
 
 
-def _problem_is_posed(values: Values) -> Iterator[Problem]:
+def _problem_is_posed(values: Values) -> Iterator[ConfigProblem]:
     facts, regulariser = facts_of(values), values["regulariser"]
     if facts.name == "logistic" and not isinstance(regulariser, str) and regulariser < MIN_LOGISTIC_REGULARISER:
-        yield Problem(
+        yield ConfigProblem(
             "regulariser",
             f"regulariser must be at least {MIN_LOGISTIC_REGULARISER:g} for logistic, got {shown(regulariser)}: "
             "without it there is no minimum",
         )
     if facts.is_problem and facts.shape == (1,) and values["condition_number"] != 1:
-        yield Problem(
+        yield ConfigProblem(
             "condition_number",
             f"condition_number must be 1 where n_features is 1, got {shown(values['condition_number'])}",
         )
 
 
-def _precision_of_problems(values: Values) -> Iterator[Problem]:
+def _precision_of_problems(values: Values) -> Iterator[ConfigProblem]:
     if DATASETS[values["dataset"]].is_problem and values["precision"] != "float32":
-        yield Problem(
+        yield ConfigProblem(
             "precision",
             f"precision {values['precision']} is not for {values['dataset']}, which is computed in float64: "
             "leave it float32",
         )
 
 
-def _weight_decay_is_taken(values: Values) -> Iterator[Problem]:
+def _weight_decay_is_taken(values: Values) -> Iterator[ConfigProblem]:
     if values["weight_decay"] and not OPTIMIZERS[values["optimizer"]].has_weight_decay:
-        yield Problem(
+        yield ConfigProblem(
             "weight_decay", f"{values['optimizer']} takes no weight decay: it must be 0, got {values['weight_decay']}"
         )
 
@@ -167,39 +169,41 @@ def _asked(values: Values) -> str:
     return next(f"{field} {values[field]}" for field in _THEORY_FIELDS if values[field] in ("theory", "decreasing"))
 
 
-def _theory_has_constants(values: Values) -> Iterator[Problem]:
+def _theory_has_constants(values: Values) -> Iterator[ConfigProblem]:
     facts = DATASETS[values["dataset"]]
     if asks_for_theory(values) and not facts.is_problem:
         names = " and ".join(name for name, other in DATASETS.items() if other.is_problem)
-        yield Problem("dataset", f"{_asked(values)} needs the constants of {names}, which {facts.name} does not have")
+        yield ConfigProblem(
+            "dataset", f"{_asked(values)} needs the constants of {names}, which {facts.name} does not have"
+        )
 
 
-def _theory_fixes(field: str, allowed: tuple[object, ...]) -> Callable[[Values], Iterator[Problem]]:
+def _theory_fixes(field: str, allowed: tuple[object, ...]) -> Callable[[Values], Iterator[ConfigProblem]]:
     """The rule that theory needs one of the allowed values in this field."""
 
-    def problems(values: Values) -> Iterator[Problem]:
+    def problems(values: Values) -> Iterator[ConfigProblem]:
         if asks_for_theory(values) and values[field] not in allowed:
             rule = " or ".join(str(value) for value in allowed)
-            yield Problem(field, f"{field} must be {rule} with {_asked(values)}, got {values[field]!r}")
+            yield ConfigProblem(field, f"{field} must be {rule} with {_asked(values)}, got {values[field]!r}")
 
     return problems
 
 
-def _theory_has_one_lambda(values: Values) -> Iterator[Problem]:
+def _theory_has_one_lambda(values: Values) -> Iterator[ConfigProblem]:
     if asks_for_theory(values) and isinstance(values["lambda"], str):
-        yield Problem("lambda", f"lambda must be a number with {_asked(values)}, got {values['lambda']!r}")
+        yield ConfigProblem("lambda", f"lambda must be a number with {_asked(values)}, got {values['lambda']!r}")
 
 
-def _theory_has_equal_batches(values: Values) -> Iterator[Problem]:
+def _theory_has_equal_batches(values: Values) -> Iterator[ConfigProblem]:
     facts, batch_size = facts_of(values), values["batch_size"]
     if asks_for_theory(values) and facts.is_problem and facts.train_size % batch_size:
-        yield Problem(
+        yield ConfigProblem(
             "batch_size",
             f"batch_size must divide the {facts.train_size} examples with {_asked(values)}, got {batch_size}",
         )
 
 
-def _batches_can_be_normalised(values: Values) -> Iterator[Problem]:
+def _batches_can_be_normalised(values: Values) -> Iterator[ConfigProblem]:
     """Batch normalisation of one example with one pixel has nothing to normalise by; torch refuses it."""
     facts, model = facts_of(values), MODELS[values["model"]]
     if not (facts.is_image and min(facts.shape[1:]) < model.single_example_image_size):
@@ -208,13 +212,13 @@ def _batches_can_be_normalised(values: Values) -> Iterator[Problem]:
     batches = {min(batch_size, whole), whole % batch_size or batch_size}
     why = f"{model.name} normalises batches, and on images this small cannot be trained on a single example"
     if 1 in batches:
-        yield Problem(
+        yield ConfigProblem(
             "batch_size", f"batch_size must not leave a batch of one of {whole} examples, got {batch_size}: {why}"
         )
         return
     size = values["micro_batch_size"]
     if isinstance(size, int) and 1 in {remainder for batch in batches for remainder in (size, batch % size)}:
-        yield Problem("micro_batch_size", f"micro_batch_size must not leave a batch of one, got {size}: {why}")
+        yield ConfigProblem("micro_batch_size", f"micro_batch_size must not leave a batch of one, got {size}: {why}")
 
 
 _DATASET_FIELDS = ("dataset", "n_samples", "n_features", "train_examples")

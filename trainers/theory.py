@@ -21,11 +21,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trainers import catalog
 from trainers.problems import Problem
 from trainers.sampling import importance_probabilities, mixture_probabilities
 from trainers.schedules import Schedule, learning_rate_at
 
-SAMPLINGS = ("uniform", "uniform_with_replacement", "nice", "lipschitz")
+SAMPLINGS = tuple(facts.name for facts in catalog.SAMPLINGS.values() if facts.is_static)
 """Those whose constants are known: their probabilities do not depend on x."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from service.analysis import colours
 from service.analysis.curves import CurveFigure, CurvePanel
@@ -15,6 +14,7 @@ from service.reproduction.synthetic import (
     RUNS_NOTE,
     X_LABEL,
     Y_LABEL,
+    Size,
     bound_curve,
     bound_sentence,
     bound_violations,
@@ -33,14 +33,6 @@ NAME = ExperimentName.CONSTANT_VS_DECREASING
 TITLE = "Constant against decreasing steps"
 LAMBDAS = (0.0, 0.5, 1.0)
 CONSTANT, DECREASING = "constant", "decreasing"
-
-
-class Size(NamedTuple):
-    """How long the runs are, and how many there are of each configuration. An epoch has 100 steps."""
-
-    epochs: int
-    report_every_epochs: int
-    seeds: int
 
 
 SIZES = {Scale.SMALL: Size(3_000, 20, 3), Scale.PAPER: Size(10_000, 50, 5)}

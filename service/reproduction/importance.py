@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from service.analysis import colours
 from service.analysis.curves import CurveFigure, CurvePanel, first_below
 from service.reproduction import ExperimentName, Scale
-from service.reproduction.constant_vs_decreasing import Size
 from service.reproduction.experiment import Experiment, Report, StudyResults
 from service.reproduction.markdown import listed, number, paragraph, table
 from service.reproduction.synthetic import (
@@ -15,6 +14,7 @@ from service.reproduction.synthetic import (
     RUNS_NOTE,
     X_LABEL,
     Y_LABEL,
+    Size,
     bound_curve,
     bound_sentence,
     bound_violations,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.analysis.curve_page import curves_html
 from service.analysis.curve_png import curves_png
@@ -35,6 +35,14 @@ THEORY = {
     "landscape": "none",
 }
 """Training with the theorems' step sizes; of what else could be measured nothing is."""
+
+
+class Size(NamedTuple):
+    """How long the runs are, and how many there are of each configuration. An epoch has 100 steps."""
+
+    epochs: int
+    report_every_epochs: int
+    seeds: int
 
 
 def synthetic_study(

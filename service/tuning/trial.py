@@ -1,4 +1,4 @@
-"""Tune's view of a trial of ours: one epoch per step, in a worker process that outlives the trial.
+"""Tune's view of a trial of ours: one result per step, in a worker process that outlives the trial.
 
 This module is imported by the driver too, so torch comes with the first order, in the worker.
 """

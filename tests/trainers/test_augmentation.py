@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor
 
-from trainers.augmentation import KINDS, augment, crop, cut_out, padding_of
+from trainers.augmentation import augment, crop, cut_out, padding_of
+from trainers.catalog import AUGMENTATIONS
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 12, 20)]
 FILL = torch.tensor([120, 7, 255], dtype=torch.uint8)
@@ -104,7 +105,7 @@ def test_every_kind_does_what_its_name_says() -> None:
     assert augment(images, "none", seeded(), fill=FILL[:1]) is images
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
 def test_augmentation_depends_on_its_generator_alone_and_leaves_the_images(kind: str) -> None:
     images = random_images(20, (3, 32, 32))
     before = images.clone()
