@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from functools import cached_property
 from typing import Annotated, Literal, Self, TypeGuard
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
@@ -66,6 +67,17 @@ class _Conditional(StrictModel):
         description="active only where each parameter named here is active and has one of these values",
         examples=[{"sampling": ["gradient_norm"]}],
     )
+
+    def holds(self, present: Mapping[str, Scalar]) -> bool:
+        """Whether the conditions hold, given the values of the active parameters before it."""
+        return all(
+            parent in present and scalar_key(present[parent]) in keys for parent, keys in self.condition_keys.items()
+        )
+
+    @cached_property
+    def condition_keys(self) -> dict[str, frozenset[str]]:
+        """For each parent the keys of the values that make this one active."""
+        return {parent: frozenset(map(scalar_key, values)) for parent, values in self.when.items()}
 
 
 class FloatParameter(_Conditional):
@@ -173,7 +185,11 @@ class CategoricalParameter(_Conditional):
         """Whether it can have this value; 1 and 1.0 are the same, True is another."""
         if not isinstance(value, (str, int, float)):
             return False
-        return scalar_key(value) in {scalar_key(choice) for choice in self.choices}
+        return scalar_key(value) in self._choice_keys
+
+    @cached_property
+    def _choice_keys(self) -> frozenset[str]:
+        return frozenset(map(scalar_key, self.choices))
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, RootModel, model_validator
@@ -45,7 +46,7 @@ class SearchSpace(RootModel[Annotated[dict[str, Parameter], Field(min_length=1)]
         active: list[str] = []
         present: Point = {}
         for name in self.ordered():
-            if _holds(self.root[name], present):
+            if self.root[name].holds(present):
                 active.append(name)
                 if name in point:
                     present[name] = point[name]
@@ -56,6 +57,21 @@ class SearchSpace(RootModel[Annotated[dict[str, Parameter], Field(min_length=1)]
         return set(self.active(point)) == set(point) and all(
             self.root[name].takes(value) for name, value in point.items()
         )
+
+    def point_problems(self, point: Mapping[str, object]) -> list[RuleProblem]:
+        """Why these values are no point of the space: names it lacks, values it never takes, parameters left out."""
+        known: Point = {name: value for name, value in point.items() if isinstance(value, bool | int | float | str)}
+        active = self.active(known)
+        problems = []
+        for name, value in point.items():
+            if name not in self.root:
+                problems.append(RuleProblem((name,), f"the space has no such parameter{near_miss(name, self.root)}"))
+            elif not self.root[name].takes(value):
+                problems.append(RuleProblem((name,), f"{name} never has the value {shown(value)}"))
+            elif name not in active:
+                problems.append(RuleProblem((name,), f"{name} is no part of this point: its condition does not hold"))
+        missing = [name for name in active if name not in point]
+        return [*problems, *(RuleProblem((name,), "is required at this point") for name in missing)]
 
     def size(self) -> int | None:
         """How many points there are, counted without listing them; None where they are a continuum."""
@@ -84,7 +100,7 @@ class SearchSpace(RootModel[Annotated[dict[str, Parameter], Field(min_length=1)]
             by_key = {scalar_key(value): value for value in self.root[name].ends()}
             return (by_key | mentioned.get(name, {})).values()
 
-        return _points(self.root, tuple(name for name in self.ordered() if name in wanted), ends)
+        return _points(self.root, tuple(name for name in self.ordered() if name in wanted), cache(ends))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -182,14 +198,6 @@ def _parents_first(parameters: Mapping[str, Parameter], names: Iterable[str] | N
     return tuple(placed)
 
 
-def _holds(parameter: Parameter, present: Mapping[str, Scalar]) -> bool:
-    """Whether the conditions hold, given the values of the active parameters before it."""
-    return all(
-        parent in present and scalar_key(present[parent]) in map(scalar_key, values)
-        for parent, values in parameter.when.items()
-    )
-
-
 def _points(
     parameters: Mapping[str, Parameter], order: tuple[str, ...], values: Callable[[str], Iterable[Scalar]]
 ) -> Iterator[Point]:
@@ -198,7 +206,7 @@ def _points(
     def extend(index: int, point: Point) -> Iterator[Point]:
         if index == len(order):
             yield dict(point)
-        elif _holds(parameters[order[index]], point):
+        elif parameters[order[index]].holds(point):
             for value in values(order[index]):
                 yield from extend(index + 1, {**point, order[index]: value})
         else:
@@ -253,7 +261,7 @@ def _classes(
     parameter: Parameter, mentioned: Mapping[str, Scalar], known: Mapping[str, str | None]
 ) -> list[tuple[str | None, int]]:
     """The classes of values that conditions tell apart, with the number of values in each."""
-    if not all(known[parent] in {scalar_key(value) for value in values} for parent, values in parameter.when.items()):
+    if not all(known[parent] in keys for parent, keys in parameter.condition_keys.items()):
         return [(None, 1)]
     rest = (parameter.size or 0) - len(mentioned)
     classes: list[tuple[str | None, int]] = [(key, 1) for key in mentioned]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MAX_PROBLEMS = 100
+"""Of one spec that are told one by one; nobody reads more, and an answer has an end."""
+
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
@@ -38,6 +41,9 @@ class InvalidSpecError(SamstudyError):
     title = "The study spec is not valid"
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
+        if len(problems) > MAX_PROBLEMS:
+            more = len(problems) - MAX_PROBLEMS
+            problems = [*problems[:MAX_PROBLEMS], FieldProblem("spec", f"and {more:,} problems more like these")]
         lines = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
         super().__init__(lines, problems=problems)
 
@@ -83,12 +89,74 @@ class TrialNotFoundError(SamstudyError):
         super().__init__(f"study {study_id!r} has no trial {trial_id!r}")
 
 
+class AttemptNotFoundError(SamstudyError):
+    """The trial has no attempt with this number."""
+
+    status = 404
+    code = "attempt_not_found"
+    title = "No such attempt"
+
+
 class SearchSpaceNotFoundError(SamstudyError):
     """No named search space has this name."""
 
     status = 404
     code = "search_space_not_found"
     title = "No such search space"
+
+
+class WebhookNotFoundError(SamstudyError):
+    """No webhook has this id."""
+
+    status = 404
+    code = "webhook_not_found"
+    title = "No such webhook"
+
+    def __init__(self, webhook_id: str) -> None:
+        super().__init__(f"no webhook has the id {webhook_id!r}")
+
+
+class TooManyWebhooksError(SamstudyError):
+    """Its owner has as many webhooks as one may have."""
+
+    status = 409
+    code = "too_many_webhooks"
+    title = "Too many webhooks"
+
+
+class KeyNotFoundError(SamstudyError):
+    """No API key has this id."""
+
+    status = 404
+    code = "key_not_found"
+    title = "No such key"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"no key has the id {key_id!r}")
+
+
+class UnauthenticatedError(SamstudyError):
+    """The request has no key, or none that is valid."""
+
+    status = 401
+    code = "unauthenticated"
+    title = "A valid key is needed"
+
+
+class ForbiddenError(SamstudyError):
+    """The key is valid, and its role may not do this."""
+
+    status = 403
+    code = "forbidden"
+    title = "The key's role may not do this"
+
+
+class TooManyRequestsError(SamstudyError):
+    """More requests than a key may make in a minute."""
+
+    status = 429
+    code = "too_many_requests"
+    title = "Too many requests"
 
 
 class IdempotencyConflictError(SamstudyError):
@@ -107,6 +175,46 @@ class InvalidTransitionError(SamstudyError):
     title = "Not possible in this state"
 
 
+class VersionConflictError(SamstudyError):
+    """Somebody else has changed the study since the caller read it."""
+
+    status = 412
+    code = "version_conflict"
+    title = "The study has changed meanwhile"
+
+
+class PreconditionRequiredError(SamstudyError):
+    """A change must say which version of the study it is meant for."""
+
+    status = 428
+    code = "precondition_required"
+    title = "Say which version of the study is to be changed"
+
+
+class NotEnoughResultsError(SamstudyError):
+    """What was asked for cannot be told from so few results, or from ones that are all the same."""
+
+    status = 409
+    code = "not_enough_results"
+    title = "Not enough results yet"
+
+
+class InvalidPointError(SamstudyError):
+    """The point is not one of the study's search space."""
+
+    status = 422
+    code = "invalid_point"
+    title = "The point is not in the search space"
+
+
+class ConfigurationExistsError(SamstudyError):
+    """The study has this point already."""
+
+    status = 409
+    code = "configuration_exists"
+    title = "The study has this point already"
+
+
 class LeaseLostError(SamstudyError):
     """Another driver has taken the study over: whatever this one reports is refused (fencing)."""
 
@@ -121,6 +229,30 @@ class StoreUnavailableError(SamstudyError):
     status = 503
     code = "store_unavailable"
     title = "The study store is not available"
+
+
+class BackupDamagedError(SamstudyError):
+    """The file is not exactly what a backup wrote, or never was one."""
+
+    status = 422
+    code = "backup_damaged"
+    title = "The backup is damaged"
+
+
+class RestoreRefusedError(SamstudyError):
+    """The store, or this version, cannot take the backup as it is."""
+
+    status = 409
+    code = "restore_refused"
+    title = "The backup cannot be restored here"
+
+
+class StorageUnavailableError(SamstudyError):
+    """The storage of checkpoints and logs does not answer."""
+
+    status = 503
+    code = "storage_unavailable"
+    title = "The storage is not available"
 
 
 class ServiceUnavailableError(SamstudyError):

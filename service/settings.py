@@ -1,15 +1,19 @@
 """Everything the service reads from its environment, in one place.
 
-Each setting is read from `SAMSTUDY_<NAME>`, Ray's token from Ray's own variable; `samstudy doctor` prints them all.
+Each setting is read from `SAMSTUDY_<NAME>`, Ray's token from Ray's own; `samstudy doctor --settings` prints them.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Settings(BaseSettings):
@@ -19,13 +23,23 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path.home() / ".samstudy", description="data of the embedded service")
     database_url: str = Field("", description="SQLAlchemy URL of the study store; empty: SQLite in home")
-    storage: str = Field("", description="URI under which checkpoints live; empty: a folder of home")
+    storage: str = Field("", description="URI under which checkpoints and logs live; empty: a folder of home")
     url: str = Field("", description="where the client and the command find the API; empty: the one in home")
+    api_key: SecretStr = Field(
+        SecretStr(""), description="the key that the client and the command send, where the API needs one"
+    )
     host: str = Field("127.0.0.1", description="address the API binds")
     port: int = Field(8321, ge=0, le=65_535, description="port the API binds")
     allow_open_access: bool = Field(
         False,
         description="bind addresses other than loopback although there are no keys: something in front must check",
+    )
+    requests_per_minute: int = Field(
+        6_000, ge=0, description="that each API process answers to one key, or to one address without keys; 0: any"
+    )
+    public_url: str = Field("", description="the API's address in webhooks' messages; empty: url, or host and port")
+    allow_private_webhooks: bool = Field(
+        False, description="send webhooks to loopback and private addresses too, where anybody's studies may reach"
     )
     mlflow_url: str = Field("http://127.0.0.1:5000", description="MLflow's tracking server")
     mlflow_public_url: str = Field("", description="MLflow's address in a browser; empty: mlflow_url")
@@ -35,16 +49,28 @@ class Settings(BaseSettings):
         SecretStr(""), validation_alias="RAY_AUTH_TOKEN", description="the token of Ray's authentication"
     )
 
+    log_format: LogFormat = Field(
+        "text", description="how the service's processes log on stderr: lines for people, or a JSON object a line"
+    )
+    log_level: LogLevel = Field("info", description="the least that they log")
+
     lease_s: float = Field(10.0, gt=0, description="a driver without a heartbeat for this long is lost")
     heartbeat_s: float = Field(1.0, gt=0, description="time between a driver's heartbeats")
     startup_lease_s: float = Field(60.0, gt=0, description="time a new driver has until its first heartbeat")
     poll_s: float = Field(0.25, gt=0, description="time between two looks of the controller at the store")
+    max_running_studies: int = Field(
+        20, ge=1, description="studies that have a driver at a time (about 0.3 GiB each on the cluster's head)"
+    )
+    share_interval_s: float = Field(1.0, gt=0, description="time between two looks at what the running studies may use")
     cancel_grace_s: float = Field(5.0, gt=0, description="time a cancelled driver has before its job is stopped")
     export_interval_s: float = Field(2.0, gt=0, description="least time between two exports of a running trial")
 
     def to_environment(self) -> dict[str, str]:
-        """The settings as the environment of a process that shall have the same; Ray's token is Ray's own variable."""
-        ours = [name for name, field in type(self).model_fields.items() if field.validation_alias is None]
+        """The settings as the environment of a process of the service that shall have the same.
+
+        Ray's token is Ray's own variable, and the client's key is left out: the service does not need it.
+        """
+        ours = [name for name, field in type(self).model_fields.items() if field.annotation is not SecretStr]
         return {f"SAMSTUDY_{name.upper()}": str(getattr(self, name)) for name in ours}
 
     @property
@@ -54,8 +80,14 @@ class Settings(BaseSettings):
 
     @property
     def storage_uri(self) -> str:
-        """URI under which every study's checkpoints live."""
+        """URI under which every study's checkpoints and logs live."""
         return self.storage or (self.home / "storage").as_uri()
+
+    @property
+    def api_url(self) -> str:
+        """The API's address as receivers of webhooks are told it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (self.public_url or self.url or f"http://{host}:{self.port}").rstrip("/")
 
     @property
     def browser_mlflow_url(self) -> str:

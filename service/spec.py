@@ -35,6 +35,7 @@ from service.spec_sections import (
     AshaScheduler,
     Budget,
     Checkpoint,
+    Confirm,
     Description,
     Failure,
     Labels,
@@ -52,6 +53,7 @@ __all__ = [
     "AshaScheduler",
     "Budget",
     "Checkpoint",
+    "Confirm",
     "Failure",
     "NoScheduler",
     "Objective",
@@ -101,6 +103,7 @@ class StudySpec(StrictModel):
     algorithm: Algorithm = Algorithm()
     scheduler: Scheduler = NoScheduler()
     replicates: Replicates = Replicates()
+    confirm: Confirm | None = Field(None, description="runs the best again on fresh seeds; null: it does not")
     budget: Budget = Budget()
     resources_per_trial: Resources = Resources()
     failure: Failure = Failure()
@@ -140,16 +143,22 @@ class StudySpec(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much a study will run at most: its configurations, and its trials over all seeds."""
+    """How much a study will run at most: its configurations, and its trials over all seeds.
+
+    confirming_trials: how many of the trials run the best configurations again on fresh seeds.
+    """
 
     configurations: int
     trials: int
+    confirming_trials: int = 0
 
 
 def plan(spec: StudySpec) -> Plan:
     """What the study runs if nothing ends it early: the budget, or the whole space where that is smaller."""
     bounds = [bound for bound in (spec.configuration_budget(), spec.space.size()) if bound is not None]
-    return Plan(min(bounds), min(bounds) * len(spec.replicates.seeds))
+    configurations = min(bounds)
+    confirming = min(spec.confirm.top_k, configurations) * len(spec.confirm.seeds) if spec.confirm else 0
+    return Plan(configurations, configurations * len(spec.replicates.seeds) + confirming, confirming)
 
 
 def parse_spec(raw: object) -> StudySpec:
@@ -211,6 +220,7 @@ _CHECKED_TOGETHER = (
     "algorithm",
     "scheduler",
     "replicates",
+    "confirm",
     "budget",
     "resources_per_trial",
     "allow_test_objective",

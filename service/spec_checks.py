@@ -15,6 +15,7 @@ from service.spec_sections import (
     Algorithm,
     AshaScheduler,
     Budget,
+    Confirm,
     NoScheduler,
     Objective,
     Replicates,
@@ -29,6 +30,10 @@ MAX_WHOLE_GRID_TRIALS = 10_000
 """A larger grid needs a max_trials: nobody means to start so many trials unseen."""
 
 MAX_COMBINATIONS = 20_000
+"""Of the values of the fields that one rule reads."""
+
+MAX_CHECKS = 50_000
+"""Of all rules together, so that nobody can keep the service busy with a spec."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,7 @@ class Parts:
     algorithm: Algorithm | None
     scheduler: NoScheduler | AshaScheduler | None
     replicates: Replicates | None
+    confirm: Confirm | None
     budget: Budget | None
     resources_per_trial: Resources | None
     allow_test_objective: bool | None
@@ -61,6 +67,7 @@ def spec_problems(parts: Parts) -> list[FieldProblem]:
         _objective_problems,
         _grid_problems,
         _scheduler_problems,
+        _confirm_problems,
         _budget_problems,
     )
     return list(dict.fromkeys(problem for check in checks for problem in check(parts)))
@@ -116,15 +123,20 @@ def _combination_problems(parts: Parts) -> Iterator[FieldProblem]:
     """Values that are fine one by one and do not go together, over every combination that the space allows."""
     if parts.train is None or parts.parameters is None:
         return
+    unsound = _unsound_values(parts)
+    left = MAX_CHECKS
     for rule in RULES:
         searched = [key for key in rule.fields if key in parts.parameters]
-        for values in _combinations(parts, rule.fields):
-            if _are_sound(values, rule.fields):
+        combinations = _combinations(parts, rule.fields, at_most=min(left, MAX_COMBINATIONS))
+        left -= combinations.looked_at
+        for values in combinations.values:
+            if not any(repr(values[key]) in unsound[key] for key in rule.fields):
                 for problem in rule.problems(values):
                     yield _problem_together(problem, parts, searched)
-        if searched and parts.space is not None and _too_many_combinations(parts.space, searched):
+        if not combinations.complete:
             message = f"the combinations of {', '.join(searched)} are too many to check"
-            yield FieldProblem("search_space", f"{message}: more than {MAX_COMBINATIONS:,}")
+            yield FieldProblem("search_space", f"{message}: more than {combinations.looked_at:,}")
+            return
 
 
 def _problem_together(problem: ConfigProblem, parts: Parts, searched: Sequence[str]) -> FieldProblem:
@@ -135,30 +147,44 @@ def _problem_together(problem: ConfigProblem, parts: Parts, searched: Sequence[s
     return FieldProblem(f"train.{problem.field}", problem.message + default)
 
 
-def _combinations(parts: Parts, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Complete values for every combination that the trials can have of these fields, each once.
+@dataclass(frozen=True, slots=True)
+class _Combinations:
+    """values: complete values, each combination once. looked_at: points of the space that they were taken from."""
 
-    At most MAX_COMBINATIONS of them; none where a broken section decides one of the fields.
+    values: list[dict[str, Any]]
+    looked_at: int = 0
+    complete: bool = True
+
+
+def _combinations(parts: Parts, fields: Sequence[str], *, at_most: int = MAX_COMBINATIONS) -> _Combinations:
+    """What the trials can have of these fields; nothing where a broken section decides one of them.
+
+    at_most: points to look at; beyond it the combinations are not complete.
     """
     if parts.train is None or parts.parameters is None:
-        return
+        return _Combinations([])
     fixed = {key: value for key, value in parts.train.items() if key in fields}
     searched = [key for key in fields if key in parts.parameters]
     if None in fixed.values() or (searched and parts.space is None):
-        return
+        return _Combinations([])
     if not searched or parts.space is None:
-        yield {**defaults(), **fixed}
-        return
-    seen = set()
-    for corner in islice(parts.space.corners(searched), MAX_COMBINATIONS):
-        chosen = {key: value for key, value in corner.items() if key in fields}
-        if repr(chosen) not in seen:
-            seen.add(repr(chosen))
-            yield {**defaults(), **fixed, **chosen}
+        return _Combinations([{**defaults(), **fixed}])
+    corners = parts.space.corners(searched)
+    looked_at = list(islice(corners, at_most))
+    chosen = ({key: value for key, value in corner.items() if key in fields} for corner in looked_at)
+    once = {repr(values): values for values in chosen}
+    complete = next(corners, None) is None
+    return _Combinations([{**defaults(), **fixed, **values} for values in once.values()], len(looked_at), complete)
 
 
-def _too_many_combinations(space: SearchSpace, searched: Sequence[str]) -> bool:
-    return next(islice(space.corners(searched), MAX_COMBINATIONS, None), None) is not None
+def _unsound_values(parts: Parts) -> dict[str, set[str]]:
+    """For each field, the values in play that it does not accept by itself; they were reported already."""
+    fields = {key for rule in RULES for key in rule.fields}
+    in_play = {key: {repr(value): value for value in _values_in_play(parts, key)} for key in fields}
+    return {
+        key: {shown for shown, value in values.items() if knobs()[key].problem_with(key, value)}
+        for key, values in in_play.items()
+    }
 
 
 def _device_problems(parts: Parts) -> Iterator[FieldProblem]:
@@ -172,7 +198,7 @@ def _objective_problems(parts: Parts) -> Iterator[FieldProblem]:
     objective, field = parts.objective, "objective.metric"
     if objective is None:
         return
-    sound = [_with_defaults_for_unsound(values) for values in _combinations(parts, METRIC_FIELDS)]
+    sound = [_with_defaults_for_unsound(values) for values in _combinations(parts, METRIC_FIELDS).values]
     sound = [values for values in sound if values["dataset"] in DATASETS]
     reported = list(dict.fromkeys(reported_metrics(values) for values in sound))
     everywhere = [metric for metric in reported[0] if all(metric in names for names in reported)] if reported else []
@@ -200,10 +226,6 @@ def _with_defaults_for_unsound(values: Mapping[str, Any]) -> dict[str, Any]:
     """So that one wrong field does not hide that a metric is not reported; the dataset is left as it is."""
     sound = {key: value for key, value in values.items() if not knobs()[key].problem_with(key, value)}
     return {**defaults(), **sound, "dataset": values["dataset"]}
-
-
-def _are_sound(values: Mapping[str, Any], fields: Sequence[str]) -> bool:
-    return not any(knobs()[key].problem_with(key, values[key]) for key in fields)
 
 
 def _grid_problems(parts: Parts) -> Iterator[FieldProblem]:
@@ -246,9 +268,22 @@ def _scheduler_problems(parts: Parts) -> Iterator[FieldProblem]:
             yield FieldProblem("scheduler.grace_period", message)
 
 
+def _confirm_problems(parts: Parts) -> Iterator[FieldProblem]:
+    if parts.confirm is None or parts.replicates is None:
+        return
+    for index, seed in enumerate(parts.confirm.seeds):
+        if seed in parts.replicates.seeds:
+            message = f"must be a seed that the search does not use, and {seed} is in replicates.seeds"
+            yield FieldProblem(f"confirm.seeds[{index}]", message)
+
+
 def _budget_problems(parts: Parts) -> Iterator[FieldProblem]:
     if parts.budget is None:
         return
+    resources = parts.resources_per_trial
+    if parts.budget.max_gpu_hours is not None and resources is not None and resources.gpu == 0:
+        message = "would never be reached: resources_per_trial.gpu is 0"
+        yield FieldProblem("budget.max_gpu_hours", f"{message}, got {parts.budget.max_gpu_hours:g}")
     max_trials, field = parts.budget.max_trials, "budget.max_trials"
     if max_trials is None:
         if parts.algorithm is not None and parts.algorithm.name != "grid":

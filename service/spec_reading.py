@@ -19,6 +19,8 @@ from service.errors import FieldProblem, InvalidSpecError
 
 MAX_DEPTH = 12
 MAX_VALUES = 20_000
+MAX_KEYS = 200
+"""Of one mapping. No section has so many, and a hint for each unknown one takes its time."""
 MAX_TEXT = 10_000
 MAX_FILE_BYTES = 512 * 1024
 MAX_INT = 2**63
@@ -72,6 +74,9 @@ class _PlainReader:
         return value
 
     def _mapping(self, value: Mapping[object, object], path: FieldPath) -> dict[str, Any]:
+        if len(value) > MAX_KEYS:
+            message = f"has at most {MAX_KEYS} keys, got {len(value):,}"
+            raise InvalidSpecError([FieldProblem(field_name(path), message)])
         copy = {}
         for key, item in value.items():
             problem = _key_problem(key)

@@ -5,55 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from search_spaces.checking import RuleProblem, StrictModel, rules_error, shown
 from search_spaces.parameters import Integer, Number
+from service.text_rules import checked_name, checked_text, line_problem, refusal, word_problem
 
 MAX_SEED = 2**32 - 1
 MAX_TRIALS = 100_000
 """The most trials of one study, whatever its algorithm."""
 
 
-def _problem(message: str) -> PydanticCustomError:
-    return PydanticCustomError("rule", "{text}", {"text": message})
-
-
 def _not_yet(noun: str, planned: tuple[str, ...], available: tuple[str, ...]) -> Callable[[object], object]:
     def check(value: object) -> object:
         if isinstance(value, str) and value in planned:
-            raise _problem(f"{noun} {value!r} is not there yet; those that are: {', '.join(available)}")
+            raise refusal(f"{noun} {value!r} is not there yet; those that are: {', '.join(available)}")
         return value
 
     return check
 
 
 def _checked_name(name: str) -> str:
-    if not name.isprintable():
-        raise _problem(f"must not contain line breaks, control or invisible characters, got {shown(name)}")
-    if name != name.strip():
-        raise _problem(f"must not begin or end with a blank, got {shown(name)}")
     if "/" in name or "\\" in name:
-        raise _problem(f"must not contain a slash: it names an MLflow experiment and files, got {shown(name)}")
-    return name
-
-
-def _checked_text(text: str) -> str:
-    if not all(character.isprintable() or character in "\n\t" for character in text):
-        raise _problem("must not contain control or invisible characters other than line breaks and tabs")
-    return text
+        raise refusal(f"must not contain a slash: it names an MLflow experiment and files, got {shown(name)}")
+    return checked_name(name)
 
 
 def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
     problems = []
     for key, value in labels.items():
-        if not 1 <= len(key) <= 63 or not key.isprintable():
-            message = f"a label's key has 1 to 63 printable characters, got {shown(key)}"
+        if not 1 <= len(key) <= 63:
+            problems.append(RuleProblem((key,), f"a label's key has 1 to 63 characters, got {shown(key)}"))
+        elif problem := word_problem(key):
+            problems.append(RuleProblem((key,), f"a label's key {problem}"))
+        if len(value) > 255:
+            message = f"a label's value has at most 255 characters, got {len(value):,}: {shown(value)}"
             problems.append(RuleProblem((key,), message))
-        if len(value) > 255 or not value.isprintable():
-            message = f"a label's value has at most 255 printable characters, got {shown(value)}"
-            problems.append(RuleProblem((key,), message))
+        elif problem := line_problem(value):
+            problems.append(RuleProblem((key,), f"a label's value {problem}"))
     if problems:
         raise rules_error(problems)
     return labels
@@ -61,9 +50,10 @@ def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
 
 Text = Annotated[str, Field(strict=True)]
 Name = Annotated[Text, Field(min_length=1, max_length=100), AfterValidator(_checked_name)]
-Description = Annotated[Text, Field(max_length=2_000), AfterValidator(_checked_text)]
+Description = Annotated[Text, Field(max_length=2_000), AfterValidator(checked_text)]
 Labels = Annotated[dict[str, Text], Field(max_length=32), AfterValidator(_checked_labels)]
 Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
+Seconds = Annotated[Number, Field(gt=0, le=1e9)]
 
 
 class Objective(StrictModel):
@@ -80,7 +70,7 @@ class Objective(StrictModel):
     @classmethod
     def _refuse_several(cls, value: object) -> object:
         if isinstance(value, (list, tuple)):
-            raise _problem("several objectives are not supported yet: give one mapping with metric and mode")
+            raise refusal("several objectives are not supported yet: give one mapping with metric and mode")
         return value
 
 
@@ -123,24 +113,35 @@ Scheduler = Annotated[
 ]
 
 
+def _checked_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    problems = [
+        RuleProblem((index,), f"every seed must be there once, and {seed} is there before")
+        for index, seed in enumerate(seeds)
+        if seed in seeds[:index]
+    ]
+    if problems:
+        raise rules_error(problems)
+    return seeds
+
+
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000), AfterValidator(_checked_seeds)]
+
+
 class Replicates(StrictModel):
     """The seeds that every configuration is trained with."""
 
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = Field(
-        (0,), description="one trial of every configuration for each", examples=[[0, 1, 2]]
-    )
+    seeds: Seeds = Field((0,), description="one trial of every configuration for each", examples=[[0, 1, 2]])
 
-    @field_validator("seeds")
-    @classmethod
-    def _check_unique(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        problems = [
-            RuleProblem((index,), f"every seed must be there once, and {seed} is there before")
-            for index, seed in enumerate(seeds)
-            if seed in seeds[:index]
-        ]
-        if problems:
-            raise rules_error(problems)
-        return seeds
+
+class Confirm(StrictModel):
+    """After the search its best configurations run again on seeds that the search never saw.
+
+    The best of many means is too good, because luck took part in the choice; the mean over fresh seeds is honest.
+    These trials come on top of budget.max_trials, train to their last epoch, and teach the search nothing.
+    """
+
+    top_k: Annotated[Integer, Field(ge=1, le=1_000)] = Field(1, description="how many of the best configurations")
+    seeds: Seeds = Field(description="other ones than replicates.seeds", examples=[[100, 101, 102]])
 
 
 class Budget(StrictModel):
@@ -155,17 +156,15 @@ class Budget(StrictModel):
     max_failed_trials: Annotated[Integer, Field(ge=0)] | None = Field(
         5, description="the study fails once more trials than this have failed"
     )
-    max_wallclock_s: Annotated[Number, Field(gt=0)] | None = Field(
-        None, description="seconds since the study first began to run; then it ends with what it has"
+    max_wallclock_s: Seconds | None = Field(
+        None, description="seconds that the study may run, pauses left out; then it ends with what it has"
     )
-    max_gpu_hours: None = Field(None, description="not supported yet: only null")
-
-    @field_validator("max_gpu_hours", mode="before")
-    @classmethod
-    def _refuse_gpu_hours(cls, value: object) -> object:
-        if value is not None:
-            raise _problem(f"a limit on GPU hours is not supported yet: only null, got {shown(value)}")
-        return value
+    max_gpu_hours: Annotated[Number, Field(gt=0, le=1e9)] | None = Field(
+        None, description="GPUs of a trial times the hours that trials have held them; then the study ends"
+    )
+    max_trial_s: Seconds | None = Field(
+        None, description="seconds that one trial may train, over all of its attempts; then it has failed"
+    )
 
 
 class Resources(StrictModel):

@@ -15,10 +15,15 @@ Scalar = bool | int | float | str
 
 
 class StudyState(StrEnum):
-    """QUEUED → RUNNING → SUCCEEDED | FAILED | CANCELLED; STOPPING while a cancel is being carried out."""
+    """QUEUED → RUNNING → SUCCEEDED | FAILED | CANCELLED, with PAUSED and STOPPING between.
+
+    STOPPING: what still runs is being brought to where `Study.intent` wants it: paused, drained or cancelled.
+    A study that has ended goes back to QUEUED when its budget is raised or its failed trials are retried.
+    """
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
     STOPPING = "STOPPING"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
@@ -27,6 +32,10 @@ class StudyState(StrEnum):
     @property
     def is_final(self) -> bool:
         return self in (StudyState.SUCCEEDED, StudyState.FAILED, StudyState.CANCELLED)
+
+    @property
+    def has_driver(self) -> bool:
+        return self in (StudyState.RUNNING, StudyState.STOPPING)
 
 
 class Reason(StrEnum):
@@ -42,10 +51,15 @@ class Reason(StrEnum):
 
 
 class TrialState(StrEnum):
-    """PENDING → RUNNING → one of the final four; back to PENDING when an attempt is lost."""
+    """PENDING → RUNNING → one of the final four.
+
+    Back to PENDING when an attempt is lost, PAUSED with its study in between; a retried or reopened trial is PENDING
+    again.
+    """
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
     SUCCEEDED = "SUCCEEDED"
     EARLY_STOPPED = "EARLY_STOPPED"
     FAILED = "FAILED"
@@ -53,13 +67,18 @@ class TrialState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        return self not in (TrialState.PENDING, TrialState.RUNNING)
+        return self not in OPEN_TRIAL_STATES
+
+
+OPEN_TRIAL_STATES = (TrialState.PENDING, TrialState.RUNNING, TrialState.PAUSED)
+"""The states of a trial that has not ended."""
 
 
 class AttemptState(StrEnum):
     """How one execution of a trial ended; LOST when its worker, node or driver went away."""
 
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
     SUCCEEDED = "SUCCEEDED"
     EARLY_STOPPED = "EARLY_STOPPED"
     FAILED = "FAILED"
@@ -68,35 +87,54 @@ class AttemptState(StrEnum):
 
 
 class Intent(StrEnum):
-    """What the user wants of a study; the controller and the driver make it so."""
+    """What the user wants of a study; the controller and the driver make it so.
+
+    PAUSE: no new trials, the running ones save their state and leave. STOP: no new trials, the running ones end.
+    CANCEL: everything ends now.
+    """
 
     RUN = "RUN"
+    PAUSE = "PAUSE"
+    STOP = "STOP"
     CANCEL = "CANCEL"
 
 
+class Origin(StrEnum):
+    """Where a configuration comes from: the search algorithm, or a user who enqueued the point."""
+
+    SEARCH = "SEARCH"
+    USER = "USER"
+
+
+class Purpose(StrEnum):
+    """What a trial is for: the search learns from SEARCH; CONFIRM runs the best again on seeds the search never saw."""
+
+    SEARCH = "SEARCH"
+    CONFIRM = "CONFIRM"
+
+
 _STUDY_TRANSITIONS: dict[StudyState, frozenset[StudyState]] = {
-    StudyState.QUEUED: frozenset({StudyState.RUNNING, StudyState.CANCELLED, StudyState.FAILED}),
-    StudyState.RUNNING: frozenset(
-        {
-            StudyState.QUEUED,
-            StudyState.STOPPING,
-            StudyState.SUCCEEDED,
-            StudyState.FAILED,
-            StudyState.CANCELLED,
-        }
-    ),
-    StudyState.STOPPING: frozenset({StudyState.SUCCEEDED, StudyState.FAILED, StudyState.CANCELLED}),
+    StudyState.QUEUED: frozenset(set(StudyState) - {StudyState.QUEUED}),
+    StudyState.RUNNING: frozenset(set(StudyState) - {StudyState.RUNNING, StudyState.PAUSED}),
+    StudyState.STOPPING: frozenset(set(StudyState) - {StudyState.STOPPING}),
+    StudyState.PAUSED: frozenset({StudyState.QUEUED, StudyState.SUCCEEDED, StudyState.CANCELLED}),
+    StudyState.SUCCEEDED: frozenset({StudyState.QUEUED}),
+    StudyState.FAILED: frozenset({StudyState.QUEUED}),
+    StudyState.CANCELLED: frozenset({StudyState.QUEUED}),
 }
 
 _TRIAL_TRANSITIONS: dict[TrialState, frozenset[TrialState]] = {
     TrialState.PENDING: frozenset({TrialState.RUNNING, TrialState.CANCELLED, TrialState.FAILED}),
     TrialState.RUNNING: frozenset(set(TrialState) - {TrialState.RUNNING}),
+    TrialState.PAUSED: frozenset({TrialState.RUNNING, TrialState.CANCELLED, TrialState.FAILED}),
+    TrialState.FAILED: frozenset({TrialState.PENDING}),
+    TrialState.CANCELLED: frozenset({TrialState.PENDING}),
 }
 
 
 def check_study_transition(old: StudyState, new: StudyState) -> None:
     """Raises InvalidTransitionError where a study cannot go from `old` to `new`."""
-    if new not in _STUDY_TRANSITIONS.get(old, frozenset()):
+    if new not in _STUDY_TRANSITIONS[old]:
         raise InvalidTransitionError(f"a study that is {old} cannot become {new}")
 
 
@@ -123,10 +161,16 @@ class Study(_Record):
     reason: Reason | None = Field(description="why it ended")
     error: str | None = Field(description="what went wrong, where something did")
     waiting_reason: str | None = Field(description="why nothing happens, in plain words, where nothing does")
+    slots: int | None = Field(description="its share: trials that may train at once; null while it shares with nobody")
     spec: dict[str, Any] = Field(description="the study spec as it was accepted, defaults filled in")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    archived_at: datetime | None = Field(description="when it was put out of sight; null: it is listed")
+    elapsed_s: float = Field(description="seconds that earlier drivers have spent on it")
+    running_since: datetime | None = Field(description="when its present driver was started; null where it has none")
+    cloned_from: str | None = Field(description="the study whose spec this one took over")
+    version: int = Field(description="grows with every change that a user makes; its ETag")
     driver_attempt: int = Field(description="how many drivers have been started for this study")
     revision: int = Field(description="grows with every change to the study or its trials")
     exported_revision: int = Field(description="the revision that MLflow shows")
@@ -144,8 +188,9 @@ class Configuration(_Record):
 
     id: str
     study_id: str
-    number: int = Field(description="1, 2, … in the order in which the algorithm proposed them")
+    number: int = Field(description="1, 2, … in the order in which they were proposed or enqueued")
     point: dict[str, Scalar]
+    origin: Origin
     created_at: datetime
 
 
@@ -157,12 +202,14 @@ class Trial(_Record):
     configuration_id: str
     number: int = Field(description="1, 2, … within the study")
     seed: int
+    purpose: Purpose
     state: TrialState
     attempt: int = Field(description="number of the current or last attempt; 0 before the first")
     epochs_done: int
     metrics: dict[str, float] = Field(description="of the last epoch that was reported")
     objective: float | None = Field(description="what this trial says of the study's objective, once it ended")
     error: str | None = Field(description="the traceback of a failed trial")
+    note: str | None = Field(description="why early stopping ended it: which value, against how many others")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -178,6 +225,9 @@ class Attempt(_Record):
     state: AttemptState
     node: str | None
     error: str | None
+    warning: str | None = Field(
+        None, description="the last thing that went wrong without ending it, such as a checkpoint that was not written"
+    )
     started_at: datetime
     finished_at: datetime | None
 

@@ -23,6 +23,8 @@ from service.errors import StoreUnavailableError
 
 _BUSY_TIMEOUT_S = 15
 _MIGRATION_LOCK = 0x5A75D1  # any number that is the same in every process
+_UNKNOWN_TABLE_OR_COLUMN = ("42P01", "42703")  # PostgreSQL's SQLSTATE
+_READ_ONLY = "25006"
 
 
 def _utc_now() -> datetime:
@@ -50,9 +52,12 @@ class Database:
                 f"the driver of {parsed.drivername} is not installed ({error.name}); the extra `postgres` has psycopg"
             ) from error
         self._clock = clock
-        if self.is_sqlite and parsed.database:
+        if self.is_sqlite and parsed.database and not parsed.database.startswith("file:"):
             _make_folder(Path(parsed.database).parent)
         self._writer: Engine = self._engine.execution_options(writes=True)
+        self._reader: Engine = self._engine
+        if not self.is_sqlite:  # whose readers see one state anyway
+            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
         if self.is_sqlite:
             event.listen(self._engine, "connect", _set_sqlite_pragmas)
             event.listen(self._engine, "begin", _begin_sqlite)
@@ -60,7 +65,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one consistent state. Raises StoreUnavailableError."""
-        with _translated_errors(), self._engine.begin() as connection:
+        with _translated_errors(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
@@ -74,30 +79,69 @@ class Database:
         if self.is_sqlite:
             return self._clock()
         now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-        return now
+        return now.astimezone(UTC)  # it comes in the time zone of the server
 
     def migrate(self) -> None:
         """Brings the schema to the newest revision; a database that is there already stays as it is."""
+        with self.migrating() as connection:
+            upgrade(connection)
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """Like `writing`; two processes that migrate at once go one after the other."""
         with self.writing() as connection:
-            if not self.is_sqlite:  # two processes that migrate at once go one after the other, as on SQLite
+            if not self.is_sqlite:  # where every transaction that writes is alone
                 connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            config = _alembic_config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            yield connection
 
     def check_schema(self) -> None:
         """Raises StoreUnavailableError where the database does not answer or needs `samstudy migrate`."""
         with self.reading() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-        expected = ScriptDirectory.from_config(_alembic_config()).get_current_head()
+            found = current_revision(connection)
+        expected = known_revisions()[-1]
+        _check_known(found)
         if found != expected:
             raise StoreUnavailableError(
                 f"the store's schema is at revision {found}, this version needs {expected}: run `samstudy migrate`"
             )
 
+    def check_writable(self) -> None:
+        """Raises StoreUnavailableError where nothing can be written: a full disk, a read-only file or server."""
+        with self.writing() as connection:
+            if not self.is_sqlite:
+                connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
+
     def dispose(self) -> None:
         """Closes every connection."""
         self._engine.dispose()
+
+
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Brings the schema up to this revision, within the connection's transaction. Raises StoreUnavailableError."""
+    _check_known(current_revision(connection))
+    config = _alembic_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The schema's revision; None for a database without one."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def known_revisions() -> list[str]:
+    """Every revision that this version can bring up to its own, which is the last."""
+    scripts = ScriptDirectory.from_config(_alembic_config())
+    return [script.revision for script in scripts.walk_revisions()][::-1]
+
+
+def _check_known(revision: str | None) -> None:
+    known = known_revisions()
+    if revision is not None and revision not in known:
+        raise StoreUnavailableError(
+            f"the store's schema is at revision {revision}, which a newer version has made: this one knows {known[-1]}"
+        )
 
 
 def _make_folder(folder: Path) -> None:
@@ -117,6 +161,10 @@ def _translated_errors() -> Iterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated or type(error).__name__ in ("OperationalError", "InterfaceError"):
             raise StoreUnavailableError(f"the study store does not answer: {error.orig}") from error
+        if getattr(error.orig, "sqlstate", None) == _READ_ONLY:  # an OperationalError on SQLite
+            raise StoreUnavailableError(f"the study store takes nothing: {error.orig}") from error
+        if getattr(error.orig, "sqlstate", None) in _UNKNOWN_TABLE_OR_COLUMN:  # an OperationalError on SQLite
+            raise StoreUnavailableError(f"the study store needs `samstudy migrate`: {error.orig}") from error
         raise
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, Table, insert, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from service.errors import LeaseLostError, StudyNotFoundError
+from service.errors import LeaseLostError, SamstudyError, StudyNotFoundError
 from service.store import records, tables
 from service.store.database import Database
+from service.store.inserting import insert_configuration, insert_trials, last_number
+from service.store.summaries import summarise_configurations
 from service.study import (
     AttemptState,
     Configuration,
     Intent,
+    Origin,
+    Purpose,
     Reason,
     Result,
     Scalar,
@@ -28,6 +31,14 @@ from service.study import (
     TrialState,
     check_trial_transition,
 )
+
+
+class NewConfigurationsError(SamstudyError):
+    """The study has configurations that its driver does not know yet; it reads them and proposes again."""
+
+    status = 409
+    code = "new_configurations"
+    title = "The study has new configurations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +52,36 @@ class AttemptStarted:
 
 @dataclass(frozen=True, slots=True)
 class EpochReported:
-    """A trial has finished an epoch."""
+    """A trial has finished an epoch; `warning` is what went wrong beside that."""
 
     trial_id: str
     attempt: int
     epoch: int
     metrics: dict[str, float]
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TrialEnded:
-    """A trial has reached a final state; `objective` is None where it has nothing to say of the objective."""
+    """A trial has reached a final state; `objective` is None where it has nothing to say of the objective.
+
+    note: why early stopping ended it.
+    """
 
     trial_id: str
     attempt: int
     state: TrialState
     objective: float | None
     error: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptPaused:
+    """A trial has left its worker with its study's pause; its next attempt goes on from its checkpoint."""
+
+    trial_id: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +93,21 @@ class AttemptLost:
     error: str
 
 
-Report = AttemptStarted | EpochReported | TrialEnded | AttemptLost
+Report = AttemptStarted | EpochReported | TrialEnded | AttemptPaused | AttemptLost
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """What a driver hears at every heartbeat.
+
+    budget: of the spec, which its user may have changed. slots: how many trials may train at once, None for no limit.
+    last_configuration: number of the study's newest configuration, which a user may have enqueued.
+    """
+
+    intent: Intent
+    budget: Mapping[str, Any]
+    slots: int | None
+    last_configuration: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +115,8 @@ class StudySnapshot:
     """All that a driver needs to go on where the one before stopped.
 
     results: in the order in which they were recorded. lost_attempts: by trial, how many attempts a worker took along.
+    trained_s: by trial, the seconds of its attempts that have ended. Both count from a trial's last retry by its user.
+    attempts_s: the seconds of all attempts of the study that have ended.
     """
 
     study: Study
@@ -84,6 +124,8 @@ class StudySnapshot:
     trials: list[Trial]
     results: list[Result]
     lost_attempts: dict[str, int]
+    trained_s: dict[str, float]
+    attempts_s: float
 
 
 class DrivingStore:
@@ -98,8 +140,8 @@ class DrivingStore:
         self._study_id = study_id
         self._driver_attempt = driver_attempt
 
-    def heartbeat(self, lease_s: float, waiting_reason: str | None = None) -> Intent:
-        """Extends the lease and tells what the user wants by now.
+    def heartbeat(self, lease_s: float, waiting_reason: str | None = None) -> Instructions:
+        """Extends the lease and tells what is wanted by now.
 
         waiting_reason: why nothing trains, in plain words; None where something does.
         """
@@ -111,7 +153,12 @@ class DrivingStore:
                 .where(tables.studies.c.id == self._study_id)
                 .values(lease_expires_at=expires_at, waiting_reason=waiting_reason)
             )
-            return Intent(study.intent)
+            return Instructions(
+                intent=Intent(study.intent),
+                budget=study.spec["budget"],
+                slots=study.slots,
+                last_configuration=self._last_number(connection, tables.configurations),
+            )
 
     def snapshot(self) -> StudySnapshot:
         """The whole study as it stands."""
@@ -133,69 +180,66 @@ class DrivingStore:
                 .where(of_study)
                 .order_by(tables.results.c.id)
             ).all()
-            lost = connection.execute(
-                select(tables.attempts.c.trial_id, func.count().label("losses"))
+            attempts = connection.execute(
+                select(tables.attempts, tables.trials.c.retried_after)
                 .join(tables.trials, tables.trials.c.id == tables.attempts.c.trial_id)
-                .where(
-                    of_study,
-                    tables.attempts.c.state == AttemptState.LOST,
-                    tables.attempts.c.error.is_not(None),
-                )
-                .group_by(tables.attempts.c.trial_id)
+                .where(of_study, tables.attempts.c.finished_at.is_not(None))
             ).all()
             return StudySnapshot(
                 study=records.as_record(Study, study),
                 configurations=[records.as_record(Configuration, row) for row in configurations],
                 trials=[records.as_record(Trial, row) for row in trials],
                 results=[records.as_record(Result, row) for row in results],
-                lost_attempts={row.trial_id: row.losses for row in lost},
+                **_history(attempts),
             )
 
+    def configurations_after(self, number: int) -> list[tuple[Configuration, list[Trial]]]:
+        """The configurations with higher numbers, in order, with their trials."""
+        table, trials = tables.configurations, tables.trials
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(table)
+                .where(table.c.study_id == self._study_id, table.c.number > number)
+                .order_by(table.c.number)
+            ).all()
+            of_them = connection.execute(
+                select(trials).where(trials.c.configuration_id.in_([row.id for row in rows])).order_by(trials.c.number)
+            ).all()
+        return [
+            (
+                records.as_record(Configuration, row),
+                [records.as_record(Trial, trial) for trial in of_them if trial.configuration_id == row.id],
+            )
+            for row in rows
+        ]
+
     def add_configuration(
-        self, point: dict[str, Scalar], point_key: str, seeds: Sequence[int]
+        self, point: dict[str, Scalar], point_key: str, seeds: Sequence[int], *, last_known: int
     ) -> tuple[Configuration, list[Trial]]:
         """Records a new point of the search space with one PENDING trial for each seed.
 
-        point_key: what makes the point unique within its study.
+        point_key: what makes the point unique within its study. last_known: the number of the last configuration that
+        the driver knows; raises NewConfigurationsError where a user has enqueued another since then.
         """
         with self._database.writing() as connection:
             self._lock(connection)
+            if self._last_number(connection, tables.configurations) != last_known:
+                raise NewConfigurationsError(f"study {self._study_id} has configurations after number {last_known}")
             now = self._database.now(connection)
-            number = 1 + self._count(connection, tables.configurations.c.study_id)
-            first_trial = 1 + self._count(connection, tables.trials.c.study_id)
-            configuration = Configuration(
-                id=f"{self._study_id}-{number}",
-                study_id=self._study_id,
-                number=number,
-                point=point,
-                created_at=now,
+            added = insert_configuration(
+                connection, self._study_id, point, point_key, seeds, at=now, origin=Origin.SEARCH
             )
-            digest = hashlib.sha256(point_key.encode()).hexdigest()
-            connection.execute(insert(tables.configurations).values(**configuration.model_dump(), point_key=digest))
-            trials = [
-                Trial(
-                    id=f"{configuration.id}-{seed}",
-                    study_id=self._study_id,
-                    configuration_id=configuration.id,
-                    number=first_trial + index,
-                    seed=seed,
-                    state=TrialState.PENDING,
-                    attempt=0,
-                    epochs_done=0,
-                    metrics={},
-                    objective=None,
-                    error=None,
-                    created_at=now,
-                    started_at=None,
-                    finished_at=None,
-                    mlflow_run_id=None,
-                )
-                for index, seed in enumerate(seeds)
-            ]
-            unexported = {"revision": 1, "exported_revision": 0, "exported_epoch": 0}
-            connection.execute(insert(tables.trials), [{**trial.model_dump(), **unexported} for trial in trials])
             records.touch_study(connection, self._study_id)
-            return configuration, trials
+            return added
+
+    def add_confirming_trials(self, configuration_id: str, seeds: Sequence[int]) -> list[Trial]:
+        """Records a PENDING trial of this configuration for each of the fresh seeds."""
+        with self._database.writing() as connection:
+            self._lock(connection)
+            now = self._database.now(connection)
+            trials = insert_trials(connection, self._study_id, configuration_id, seeds, at=now, purpose=Purpose.CONFIRM)
+            records.touch_study(connection, self._study_id)
+            return trials
 
     def record(self, reports: Sequence[Report]) -> None:
         """Records what happened, in this order, as one transaction.
@@ -210,23 +254,47 @@ class DrivingStore:
             news = any(isinstance(report, (EpochReported, TrialEnded)) for report in reports)
             records.touch_study(connection, self._study_id, **({"driver_losses": 0} if news else {}))
 
-    def finish(self, state: StudyState, reason: Reason, error: str | None = None) -> None:
-        """Ends the study; trials that have not ended are cancelled."""
+    def finish(self, state: StudyState, reason: Reason, error: str | None = None) -> bool:
+        """Ends the study; trials that have not ended are cancelled. False, and nothing, where the user cancels it."""
         with self._database.writing() as connection:
             study = self._lock(connection)
             now = self._database.now(connection)
-            records.end_open_trials(connection, self._study_id, at=now)
+            if study.intent == Intent.CANCEL:
+                records.end_as_intended(connection, study, at=now)
+                return False
+            records.cancel_open_trials(connection, self._study_id, at=now)
             records.set_study_state(connection, study, state, at=now, reason=reason, error=error)
+            return True
+
+    def give_up_lease(self) -> None:
+        """Ends the lease at once, so that the next driver need not wait until it runs out."""
+        with self._database.writing() as connection:
+            self._lock(connection)
+            connection.execute(
+                tables.studies.update()
+                .where(tables.studies.c.id == self._study_id)
+                .values(lease_expires_at=self._database.now(connection))
+            )
+
+    def leave(self) -> StudyState:
+        """Nothing of the study runs any more as its user wished: it becomes what they want by now; answers that."""
+        with self._database.writing() as connection:
+            study = self._lock(connection)
+            records.end_as_intended(connection, study, at=self._database.now(connection))
+            return StudyState(records.locked_study(connection, self._study_id).state)
 
     def _record(self, connection: Connection, report: Report, now: datetime) -> None:
         trial = connection.execute(
-            select(tables.trials.c.state, tables.trials.c.attempt, tables.trials.c.started_at).where(
-                tables.trials.c.id == report.trial_id, tables.trials.c.study_id == self._study_id
-            )
+            select(
+                tables.trials.c.state,
+                tables.trials.c.attempt,
+                tables.trials.c.started_at,
+                tables.trials.c.configuration_id,
+            ).where(tables.trials.c.id == report.trial_id, tables.trials.c.study_id == self._study_id)
         ).one()
         state = TrialState(trial.state)
         if isinstance(report, AttemptStarted):
-            if state is TrialState.PENDING and report.attempt == trial.attempt + 1:
+            if state in (TrialState.PENDING, TrialState.PAUSED) and report.attempt == trial.attempt + 1:
                 self._start_attempt(connection, report, trial.started_at or now, now)
             return
         if report.attempt != trial.attempt or state is not TrialState.RUNNING:
@@ -239,11 +307,15 @@ class DrivingStore:
                 records.end_open_attempts(
                     connection, report.trial_id, AttemptState(report.state), at=now, error=report.error
                 )
-                values = {"objective": report.objective, "error": report.error, "finished_at": now}
-                self._set_trial_state(connection, report.trial_id, report.state, now, **values)
+                values = {"objective": report.objective, "error": report.error, "note": report.note}
+                self._move_trial(connection, report.trial_id, report.state, now, finished_at=now, **values)
+                summarise_configurations(connection, [trial.configuration_id])
+            case AttemptPaused():
+                records.end_open_attempts(connection, report.trial_id, AttemptState.PAUSED, at=now)
+                self._move_trial(connection, report.trial_id, TrialState.PAUSED, now)
             case AttemptLost():
                 records.end_open_attempts(connection, report.trial_id, AttemptState.LOST, at=now, error=report.error)
-                self._set_trial_state(connection, report.trial_id, TrialState.PENDING, now)
+                self._move_trial(connection, report.trial_id, TrialState.PENDING, now)
 
     def _start_attempt(
         self, connection: Connection, report: AttemptStarted, started_at: datetime, now: datetime
@@ -259,7 +331,7 @@ class DrivingStore:
             )
         )
         values = {"attempt": report.attempt, "started_at": started_at}
-        self._set_trial_state(connection, report.trial_id, TrialState.RUNNING, now, **values)
+        self._move_trial(connection, report.trial_id, TrialState.RUNNING, now, **values)
 
     def _add_result(self, connection: Connection, report: EpochReported, now: datetime) -> None:
         insert_into = sqlite_insert if self._database.is_sqlite else postgresql_insert
@@ -278,13 +350,17 @@ class DrivingStore:
         if added.first() is not None:  # rowcount does not say so on PostgreSQL
             values = {"epochs_done": report.epoch, "metrics": report.metrics}
             records.touch_trial(connection, report.trial_id, **values)
+        if report.warning is not None:
+            connection.execute(
+                tables.attempts.update()
+                .where(tables.attempts.c.trial_id == report.trial_id, tables.attempts.c.number == report.attempt)
+                .values(warning=report.warning)
+            )
 
-    def _set_trial_state(
+    def _move_trial(
         self, connection: Connection, trial_id: str, state: TrialState, now: datetime, **values: Any
     ) -> None:
-        records.touch_trial(connection, trial_id, state=state, **values)
-        data = {"state": state, "objective": values.get("objective"), "error": values.get("error")}
-        records.add_event(connection, self._study_id, "trial.state", data, at=now, trial_id=trial_id)
+        records.move_trial(connection, self._study_id, trial_id, state, at=now, **values)
 
     def _lock(self, connection: Connection) -> Row[Any]:
         try:
@@ -295,16 +371,27 @@ class DrivingStore:
     def _checked(self, study: Row[Any] | None) -> Row[Any]:
         if study is None:
             raise LeaseLostError(f"study {self._study_id} is gone")
-        if study.driver_attempt != self._driver_attempt or StudyState(study.state) not in (
-            StudyState.RUNNING,
-            StudyState.STOPPING,
-        ):
+        if study.driver_attempt != self._driver_attempt or not StudyState(study.state).has_driver:
             raise LeaseLostError(
                 f"driver {self._driver_attempt} of study {self._study_id} has lost its lease: "
                 f"the study is {study.state} under driver {study.driver_attempt}"
             )
         return study
 
-    def _count(self, connection: Connection, study_column: Any) -> int:
-        query = select(func.count()).where(study_column == self._study_id)
-        return int(connection.execute(query).scalar_one())
+    def _last_number(self, connection: Connection, table: Table) -> int:
+        return last_number(connection, table, self._study_id)
+
+
+def _history(attempts: Sequence[Row[Any]]) -> dict[str, Any]:
+    """The snapshot's numbers about attempts that have ended."""
+    lost: dict[str, int] = {}
+    trained_s: dict[str, float] = {}
+    attempts_s = 0.0
+    for attempt in attempts:
+        spent_s = max(0.0, (attempt.finished_at - attempt.started_at).total_seconds())
+        attempts_s += spent_s
+        if attempt.number > attempt.retried_after:
+            trained_s[attempt.trial_id] = trained_s.get(attempt.trial_id, 0.0) + spent_s
+            if attempt.state == AttemptState.LOST and attempt.error is not None:
+                lost[attempt.trial_id] = lost.get(attempt.trial_id, 0) + 1
+    return {"lost_attempts": lost, "trained_s": trained_s, "attempts_s": attempts_s}

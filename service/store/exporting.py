@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, Update, select, update
 
 from service.store import records, tables
 from service.store.database import Database
@@ -37,11 +37,36 @@ class TrialBacklog:
     results: list[Result]
 
 
-class ExportStore:
-    """The store as the exporter uses it. Watermarks only grow, and only after MLflow has what they promise."""
+class StudyGoneError(Exception):
+    """The study was deleted while it was exported: nothing more of it is to be written."""
 
-    def __init__(self, database: Database) -> None:
+
+class LeadLostError(Exception):
+    """Another process leads by now, and writes once more what this one was writing when it found out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """The lease under which a process writes, and its name in it."""
+
+    lease: str
+    holder: str
+
+
+class ExportStore:
+    """The store as the exporter uses it. Watermarks only grow, and only after MLflow has what they promise.
+
+    MLflow itself refuses nobody. So an exporter that was held up until another one leads may still write what is out of
+    date, or a run that the other has made as well; but then its watermark is refused, and what it wrote counts as
+    behind, so that whoever leads looks again and puts it right.
+
+    lead: what this process must lead by; None: there is no other. Whatever moves a watermark raises StudyGoneError
+    where its study has been deleted since, and LeadLostError.
+    """
+
+    def __init__(self, database: Database, lead: Lead | None = None) -> None:
         self._database = database
+        self._lead = lead
 
     def behind(self) -> list[str]:
         """Ids of the studies that MLflow does not show as they are, the oldest first."""
@@ -100,33 +125,25 @@ class ExportStore:
 
     def set_study_run(self, study_id: str, *, experiment_id: str, run_id: str) -> None:
         """Remembers the study's experiment and parent run."""
-        with self._database.writing() as connection:
-            connection.execute(
-                update(tables.studies)
-                .where(tables.studies.c.id == study_id)
-                .values(mlflow_experiment_id=experiment_id, mlflow_run_id=run_id)
-            )
+        values = {"mlflow_experiment_id": experiment_id, "mlflow_run_id": run_id}
+        self._write(update(tables.studies).values(values), study_id=study_id)
 
     def set_trial_run(self, trial_id: str, run_id: str) -> None:
         """Remembers the trial's child run."""
-        with self._database.writing() as connection:
-            connection.execute(update(tables.trials).where(tables.trials.c.id == trial_id).values(mlflow_run_id=run_id))
+        self._write(update(tables.trials).values(mlflow_run_id=run_id), trial_id=trial_id)
 
     def trial_exported(self, trial_id: str, *, revision: int, epoch: int) -> None:
         """MLflow shows the trial as it was at this revision, its results up to this epoch included."""
-        with self._database.writing() as connection:
-            connection.execute(
-                update(tables.trials)
-                .where(tables.trials.c.id == trial_id)
-                .values(exported_revision=revision, exported_epoch=epoch)
-            )
+        values = {"exported_revision": revision, "exported_epoch": epoch}
+        self._write(update(tables.trials).values(values), trial_id=trial_id)
 
     def study_exported(self, study_id: str, *, revision: int) -> None:
         """MLflow shows the study and all of its trials as they were at this revision."""
-        with self._database.writing() as connection:
-            connection.execute(
-                update(tables.studies).where(tables.studies.c.id == study_id).values(exported_revision=revision)
-            )
+        self._write(update(tables.studies).values(exported_revision=revision), study_id=study_id)
+
+    def study_written(self, study_id: str) -> None:
+        """MLflow shows the study as it was a moment ago, and not all of its trials."""
+        self._write(None, study_id=study_id)
 
     def forget(self, study_id: str) -> None:
         """Resets the study's watermarks, so that the exporter writes everything again into the runs it finds."""
@@ -141,3 +158,29 @@ class ExportStore:
                 .where(tables.studies.c.id == study_id)
                 .values(exported_revision=0, mlflow_experiment_id=None, mlflow_run_id=None)
             )
+
+    def _write(self, change: Update | None, *, study_id: str | None = None, trial_id: str | None = None) -> None:
+        """Changes a study's row or a trial's; where another process leads, it makes them count as behind instead."""
+        studies, trials = tables.studies, tables.trials
+        with self._database.writing() as connection:
+            if self._leads(connection):
+                row = studies.c.id == study_id if trial_id is None else trials.c.id == trial_id
+                if change is not None and connection.execute(change.where(row)).rowcount == 0:
+                    raise StudyGoneError
+                return
+            if study_id is None:
+                study_id = connection.execute(select(trials.c.study_id).where(trials.c.id == trial_id)).scalar()
+            if study_id is None:
+                raise StudyGoneError
+            records.touch_study(connection, study_id)
+            if trial_id is not None:
+                records.touch_trial(connection, trial_id)
+        raise LeadLostError
+
+    def _leads(self, connection: Connection) -> bool:
+        """Whether nobody else has led since this process took its lease; nobody can take it until this is committed."""
+        if self._lead is None:
+            return True
+        table = tables.leases
+        query = select(table.c.holder).where(table.c.name == self._lead.lease)
+        return connection.execute(query.with_for_update()).scalar() == self._lead.holder

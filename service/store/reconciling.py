@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from service.shares import Demand
 from service.store import records, tables
 from service.store.database import Database
-from service.study import AttemptState, Intent, Reason, Study, StudyState, TrialState
+from service.study import OPEN_TRIAL_STATES, AttemptState, Intent, Reason, Study, StudyState, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,25 @@ class OverdueCancel:
     study_id: str
     driver_attempt: int
     requested_at: datetime
+
+
+_DRIVEN = [state for state in StudyState if state.has_driver]
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedStudy:
+    """A study that waits for a driver."""
+
+    study_id: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrivenStudy:
+    """A study that has a driver. slots: its present share; None: no limit."""
+
+    demand: Demand
+    slots: int | None
 
 
 class ReconcilingStore:
@@ -51,12 +72,40 @@ class ReconcilingStore:
         with self._database.writing() as connection:
             connection.execute(table.delete().where(table.c.name == name, table.c.holder == holder))
 
-    def queued(self) -> list[str]:
-        """Ids of the studies that wait for a driver, the oldest first."""
+    def queued(self) -> list[QueuedStudy]:
+        """The studies that wait for a driver, the oldest first."""
         table = tables.studies
-        query = select(table.c.id).where(table.c.state == StudyState.QUEUED).order_by(table.c.created_at, table.c.id)
+        query = select(table.c.id, table.c.owner).where(table.c.state == StudyState.QUEUED)
         with self._database.reading() as connection:
-            return list(connection.execute(query).scalars())
+            rows = connection.execute(query.order_by(table.c.created_at, table.c.id))
+            return [QueuedStudy(row.id, row.owner) for row in rows]
+
+    def driven(self) -> list[DrivenStudy]:
+        """The studies that have a driver, the oldest first, with what they could use."""
+        table, trials = tables.studies, tables.trials
+        final = func.count().filter(trials.c.state.not_in(OPEN_TRIAL_STATES)).label("ended")
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(table.c.id, table.c.owner, table.c.spec, table.c.slots)
+                .where(table.c.state.in_(_DRIVEN))
+                .order_by(table.c.created_at, table.c.id)
+            ).all()
+            ended = connection.execute(
+                select(trials.c.study_id, final)
+                .where(trials.c.study_id.in_([row.id for row in rows]))
+                .group_by(trials.c.study_id)
+            )
+            trials_ended: dict[str, int] = {row.study_id: row.ended for row in ended}
+        return [_driven(row, trials_ended.get(row.id, 0)) for row in rows]
+
+    def set_slots(self, slots: Mapping[str, int | None]) -> None:
+        """Says how many trials of each of these studies may train at once; their drivers hear it at a heartbeat."""
+        table = tables.studies
+        with self._database.writing() as connection:
+            for study_id, number in slots.items():
+                connection.execute(
+                    update(table).where(table.c.id == study_id, table.c.state.in_(_DRIVEN)).values(slots=number)
+                )
 
     def set_waiting_reason(self, study_ids: Sequence[str], waiting_reason: str) -> None:
         """Says of these QUEUED studies why they wait."""
@@ -69,7 +118,10 @@ class ReconcilingStore:
             )
 
     def claim(self, study_id: str, startup_lease_s: float) -> DriverClaim | None:
-        """Makes a QUEUED study RUNNING under a new driver; None where it is no longer QUEUED."""
+        """Gives a QUEUED study to a new driver; None where it is no longer QUEUED.
+
+        It is RUNNING then, or STOPPING where its running trials are all that is left to do.
+        """
         with self._database.writing() as connection:
             study = records.locked_study(connection, study_id)
             if study.state != StudyState.QUEUED:
@@ -79,7 +131,7 @@ class ReconcilingStore:
             records.set_study_state(
                 connection,
                 study,
-                StudyState.RUNNING,
+                StudyState.STOPPING if study.intent == Intent.STOP else StudyState.RUNNING,
                 at=now,
                 driver_attempt=driver_attempt,
                 lease_expires_at=now + timedelta(seconds=startup_lease_s),
@@ -94,17 +146,10 @@ class ReconcilingStore:
             if study.driver_attempt != claim.driver_attempt:
                 return
             now = self._database.now(connection)
-            if study.state == StudyState.STOPPING:
-                self._finish_cancelled(connection, study, now)
-            elif study.state == StudyState.RUNNING:
-                records.set_study_state(
-                    connection,
-                    study,
-                    StudyState.QUEUED,
-                    at=now,
-                    lease_expires_at=None,
-                    waiting_reason=waiting_reason,
-                )
+            if study.intent in (Intent.PAUSE, Intent.CANCEL):
+                records.end_as_intended(connection, study, at=now)
+            elif StudyState(study.state).has_driver:
+                records.set_study_state(connection, study, StudyState.QUEUED, at=now, waiting_reason=waiting_reason)
 
     def overdue_drivers(self) -> list[DriverClaim]:
         """Drivers whose lease has run out."""
@@ -113,7 +158,7 @@ class ReconcilingStore:
             now = self._database.now(connection)
             rows = connection.execute(
                 select(table.c.id, table.c.driver_attempt).where(
-                    table.c.state.in_([StudyState.RUNNING, StudyState.STOPPING]),
+                    table.c.state.in_(_DRIVEN),
                     table.c.lease_expires_at < now,
                 )
             )
@@ -122,25 +167,29 @@ class ReconcilingStore:
     def lose_driver(self, claim: DriverClaim, *, max_losses: int) -> Study | None:
         """Declares a driver with an expired lease lost; None where it is alive after all.
 
-        Its attempts are LOST, their trials PENDING, the study QUEUED for its next driver: unless it is being cancelled,
-        which is then done, or has lost `max_losses` drivers in a row without a single new result, which FAILS it.
+        Its attempts are LOST, their trials PENDING, the study QUEUED for its next driver: unless its user wants it
+        paused or cancelled, which it then is, or it has lost `max_losses` drivers in a row without a single new result,
+        which FAILS it.
         """
         with self._database.writing() as connection:
             study = records.locked_study(connection, claim.study_id)
             now = self._database.now(connection)
             alive = study.lease_expires_at is None or study.lease_expires_at >= now
-            if study.driver_attempt != claim.driver_attempt or alive or StudyState(study.state).is_final:
+            if study.driver_attempt != claim.driver_attempt or alive or not StudyState(study.state).has_driver:
                 return None
             data = {"driver_attempt": claim.driver_attempt}
             records.add_event(connection, claim.study_id, "driver.lost", data, at=now)
             if study.intent == Intent.CANCEL:
-                self._finish_cancelled(connection, study, now)
+                records.end_as_intended(connection, study, at=now)
+            elif study.intent == Intent.PAUSE:
+                self._lose_attempts(connection, claim.study_id, now)
+                records.end_as_intended(connection, study, at=now)
             elif study.driver_losses + 1 >= max_losses:
                 error = (
                     f"{max_losses} drivers in a row were lost without a new result; the last one is Ray job "
                     f"{claim.study_id}-{claim.driver_attempt}"
                 )
-                records.end_open_trials(connection, claim.study_id, at=now)
+                records.cancel_open_trials(connection, claim.study_id, at=now)
                 records.set_study_state(
                     connection, study, StudyState.FAILED, at=now, reason=Reason.DRIVER_FAILED, error=error
                 )
@@ -151,7 +200,6 @@ class ReconcilingStore:
                     study,
                     StudyState.QUEUED,
                     at=now,
-                    lease_expires_at=None,
                     driver_losses=study.driver_losses + 1,
                     waiting_reason="its driver was lost; a new one is being started",
                 )
@@ -172,8 +220,9 @@ class ReconcilingStore:
         """Ends a study that is being cancelled, its driver having been stopped."""
         with self._database.writing() as connection:
             study = records.locked_study(connection, claim.study_id)
-            if study.driver_attempt == claim.driver_attempt and study.state == StudyState.STOPPING:
-                self._finish_cancelled(connection, study, self._database.now(connection))
+            stopping = study.state == StudyState.STOPPING and study.intent == Intent.CANCEL
+            if study.driver_attempt == claim.driver_attempt and stopping:
+                records.end_as_intended(connection, study, at=self._database.now(connection))
 
     def now(self) -> datetime:
         """The store's time."""
@@ -196,19 +245,20 @@ class ReconcilingStore:
                 return False
             return True
 
-    def _finish_cancelled(self, connection: Connection, study: Row[Any], now: datetime) -> None:
-        records.end_open_trials(connection, study.id, at=now)
-        records.set_study_state(connection, study, StudyState.CANCELLED, at=now, reason=Reason.USER)
-
     def _lose_attempts(self, connection: Connection, study_id: str, now: datetime) -> None:
-        running = connection.execute(
-            select(tables.trials.c.id).where(
-                tables.trials.c.study_id == study_id, tables.trials.c.state == TrialState.RUNNING
-            )
-        ).scalars()
-        for trial_id in list(running):
+        for trial_id in records.trials_in(connection, study_id, [TrialState.RUNNING]):
             records.end_open_attempts(connection, trial_id, AttemptState.LOST, at=now)
-            records.touch_trial(connection, trial_id, state=TrialState.PENDING)
-            records.add_event(
-                connection, study_id, "trial.state", {"state": TrialState.PENDING}, at=now, trial_id=trial_id
-            )
+            records.move_trial(connection, study_id, trial_id, TrialState.PENDING, at=now)
+
+
+def _driven(study: Any, trials_ended: int) -> DrivenStudy:
+    """The study and what it could train at once: no more than its budget lets it begin, now or later."""
+    budget, resources = study.spec["budget"], study.spec["resources_per_trial"]
+    confirm = study.spec.get("confirm")
+    limits = [budget["max_concurrent_trials"]]
+    if budget["max_trials"] is not None:
+        confirming = confirm["top_k"] * len(confirm["seeds"]) if confirm else 0
+        limits.append(max(1, budget["max_trials"] + confirming - trials_ended))
+    wanted = min((limit for limit in limits if limit is not None), default=math.inf)
+    demand = Demand(study.id, study.owner, float(resources["cpu"]), float(resources["gpu"]), wanted)
+    return DrivenStudy(demand, study.slots)

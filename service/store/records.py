@@ -1,8 +1,8 @@
-"""What the store's modules share: reading rows as domain objects, locking a study, writing its events."""
+"""What the store's modules share: reading rows as domain objects, locking a study, moving it on, its events."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -11,7 +11,16 @@ from sqlalchemy import Connection, Row, Table, insert, select, update
 
 from service.errors import StudyNotFoundError
 from service.store import tables
-from service.study import AttemptState, Reason, StudyState, TrialState, check_study_transition
+from service.store.outbox import STUDY_STATE, put_into_outbox
+from service.study import (
+    OPEN_TRIAL_STATES,
+    AttemptState,
+    Intent,
+    Reason,
+    StudyState,
+    TrialState,
+    check_study_transition,
+)
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -26,15 +35,16 @@ def columns_of(table: Table, record_type: type[BaseModel]) -> list[Any]:
     return [table.c[name] for name in record_type.model_fields if name in table.c]
 
 
-def locked_study(connection: Connection, study_id: str) -> Row[Any]:
+def locked_study(connection: Connection, study_id: str, *, scope: str | None = None) -> Row[Any]:
     """The study's whole row, locked until the transaction ends; everything that writes to a study begins with this.
 
     The lock makes event ids grow in the order in which they become visible, so that no reader misses one.
-    Raises StudyNotFoundError.
+    scope: the owner whose studies the caller may see; None: all. Raises StudyNotFoundError.
     """
-    row = connection.execute(
-        select(tables.studies).where(tables.studies.c.id == study_id).with_for_update()
-    ).one_or_none()
+    query = select(tables.studies).where(tables.studies.c.id == study_id)
+    if scope is not None:
+        query = query.where(tables.studies.c.owner == scope)
+    row = connection.execute(query.with_for_update()).one_or_none()
     if row is None:
         raise StudyNotFoundError(study_id)
     return row
@@ -49,10 +59,12 @@ def add_event(
     at: datetime,
     trial_id: str | None = None,
 ) -> None:
-    """Records that something happened; the caller holds the study's lock."""
+    """Records that something happened, for webhooks too; the caller holds the study's lock."""
     connection.execute(
         insert(tables.events).values(study_id=study_id, trial_id=trial_id, kind=kind, data=dict(data), at=at)
     )
+    if kind == STUDY_STATE:
+        put_into_outbox(connection, study_id, data, at=at)
 
 
 def touch_study(connection: Connection, study_id: str, **values: Any) -> None:
@@ -75,14 +87,42 @@ def set_study_state(
     **values: Any,
 ) -> None:
     """Moves a locked study into another state and says so in an event. Raises InvalidTransitionError."""
-    check_study_transition(StudyState(study.state), state)
+    old = StudyState(study.state)
+    check_study_transition(old, state)
+    if state.has_driver and not old.has_driver:
+        values |= {"running_since": at, "started_at": study.started_at or at}
+    if old.has_driver and not state.has_driver:
+        spent_s = (at - study.running_since).total_seconds() if study.running_since else 0.0
+        values |= {"running_since": None, "elapsed_s": study.elapsed_s + max(0.0, spent_s), "slots": None}
+        values |= {"lease_expires_at": None}
     if state.is_final:
-        values |= {"finished_at": at, "reason": reason, "error": error, "lease_expires_at": None}
-        values |= {"waiting_reason": None}
-    elif state is StudyState.RUNNING and study.started_at is None:
-        values |= {"started_at": at}
+        values |= {"finished_at": at, "reason": reason, "error": error, "waiting_reason": None, "untidy": True}
+    elif old.is_final:
+        values |= {"finished_at": None, "reason": None, "error": None, "untidy": False}
+    intent = values.get("intent", study.intent)
     touch_study(connection, study.id, state=state, **values)
-    add_event(connection, study.id, "study.state", {"state": state, "reason": reason, "error": error}, at=at)
+    data = {"state": state, "intent": intent, "reason": reason, "error": error}
+    add_event(connection, study.id, "study.state", data, at=at)
+
+
+def end_as_intended(connection: Connection, study: Row[Any], *, at: datetime) -> None:
+    """Brings a locked study, of which nothing runs any more, to where its intent wants it.
+
+    A study that was to be drained has SUCCEEDED where a trial of it has, and is CANCELLED where none has. One whose
+    user wants it to run after all waits for its next driver.
+    """
+    match Intent(study.intent):
+        case Intent.PAUSE:
+            set_study_state(connection, study, StudyState.PAUSED, at=at, waiting_reason="paused by its user")
+        case Intent.RUN:
+            set_study_state(connection, study, StudyState.QUEUED, at=at, waiting_reason="waits for its next driver")
+        case Intent.STOP:
+            ended = StudyState.SUCCEEDED if _has_result(connection, study.id) else StudyState.CANCELLED
+            cancel_open_trials(connection, study.id, at=at)
+            set_study_state(connection, study, ended, at=at, reason=Reason.USER)
+        case Intent.CANCEL:
+            cancel_open_trials(connection, study.id, at=at)
+            set_study_state(connection, study, StudyState.CANCELLED, at=at, reason=Reason.USER)
 
 
 def touch_trial(connection: Connection, trial_id: str, **values: Any) -> None:
@@ -94,18 +134,27 @@ def touch_trial(connection: Connection, trial_id: str, **values: Any) -> None:
     )
 
 
-def end_open_trials(connection: Connection, study_id: str, *, at: datetime) -> None:
+def move_trial(
+    connection: Connection, study_id: str, trial_id: str, state: TrialState, *, at: datetime, **values: Any
+) -> None:
+    """Writes a trial's new state with these columns, and says so in an event."""
+    touch_trial(connection, trial_id, state=state, **values)
+    told = {name: values[name] for name in ("objective", "error", "note") if values.get(name) is not None}
+    data = {"state": state, **told}
+    add_event(connection, study_id, "trial.state", data, at=at, trial_id=trial_id)
+
+
+def trials_in(connection: Connection, study_id: str, states: Collection[TrialState]) -> list[str]:
+    """Ids of the study's trials in these states, in the order of their numbers."""
+    query = select(tables.trials.c.id).where(tables.trials.c.study_id == study_id, tables.trials.c.state.in_(states))
+    return list(connection.execute(query.order_by(tables.trials.c.number)).scalars())
+
+
+def cancel_open_trials(connection: Connection, study_id: str, *, at: datetime) -> None:
     """Cancels every trial of the study that has not ended, and its attempt."""
-    open_trials = connection.execute(
-        select(tables.trials.c.id).where(
-            tables.trials.c.study_id == study_id,
-            tables.trials.c.state.in_([TrialState.PENDING, TrialState.RUNNING]),
-        )
-    ).scalars()
-    for trial_id in list(open_trials):
+    for trial_id in trials_in(connection, study_id, OPEN_TRIAL_STATES):
         end_open_attempts(connection, trial_id, AttemptState.CANCELLED, at=at)
-        touch_trial(connection, trial_id, state=TrialState.CANCELLED, finished_at=at)
-        add_event(connection, study_id, "trial.state", {"state": TrialState.CANCELLED}, at=at, trial_id=trial_id)
+        move_trial(connection, study_id, trial_id, TrialState.CANCELLED, at=at, finished_at=at)
 
 
 def end_open_attempts(
@@ -117,3 +166,9 @@ def end_open_attempts(
         .where(tables.attempts.c.trial_id == trial_id, tables.attempts.c.state == AttemptState.RUNNING)
         .values(state=state, finished_at=at, error=error)
     )
+
+
+def _has_result(connection: Connection, study_id: str) -> bool:
+    table = tables.trials
+    query = select(table.c.id).where(table.c.study_id == study_id, table.c.state == TrialState.SUCCEEDED)
+    return connection.execute(query.limit(1)).first() is not None

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Float,
@@ -18,8 +19,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.expression import false
 from sqlalchemy.types import TypeDecorator
 
 
@@ -90,7 +93,22 @@ studies = Table(
     Column("exported_revision", Integer, nullable=False, comment="the revision that MLflow shows"),
     Column("mlflow_experiment_id", String(64)),
     Column("mlflow_run_id", String(64)),
+    Column("version", Integer, nullable=False, server_default="1", comment="grows with every change that a user makes"),
+    Column("archived_at", UTCDateTime),
+    Column("elapsed_s", Float, nullable=False, server_default="0", comment="spent by earlier drivers"),
+    Column("running_since", UTCDateTime, comment="when the present driver was claimed"),
+    Column("slots", Integer, comment="trials that may train at once; NULL: no share is set"),
+    Column("cloned_from", String(32)),
+    Column(
+        "untidy",
+        Boolean,
+        nullable=False,
+        server_default=false(),
+        index=True,
+        comment="it has ended, and checkpoints may be left that are not to stay",
+    ),
     UniqueConstraint("owner", "idempotency_key"),
+    Index("ix_studies_owner_created_at_id", "owner", "created_at", "id"),
 )
 
 configurations = Table(
@@ -102,8 +120,17 @@ configurations = Table(
     Column("point", JSON, nullable=False),
     Column("point_key", String(64), nullable=False, comment="digest of the point"),
     Column("created_at", UTCDateTime, nullable=False),
+    Column("origin", String(10), nullable=False, server_default="SEARCH"),
+    Column("objective_mean", Float, comment="over the search trials that succeeded"),
+    Column("objective_std", Float, comment="of the sample; NULL below two replicates"),
+    Column("objective_n", Integer, nullable=False, server_default="0"),
+    Column("confirmed_mean", Float, comment="the same over the confirming trials"),
+    Column("confirmed_std", Float),
+    Column("confirmed_n", Integer, nullable=False, server_default="0"),
+    Column("complete", Boolean, nullable=False, server_default=false(), comment="every search trial has an objective"),
     UniqueConstraint("study_id", "number"),
     UniqueConstraint("study_id", "point_key"),
+    Index("ix_configurations_study_id_complete_objective_mean", "study_id", "complete", "objective_mean"),
 )
 
 trials = Table(
@@ -127,6 +154,9 @@ trials = Table(
     Column("exported_revision", Integer, nullable=False, comment="the revision that MLflow shows"),
     Column("exported_epoch", Integer, nullable=False, comment="the last epoch that MLflow has"),
     Column("mlflow_run_id", String(64)),
+    Column("purpose", String(10), nullable=False, server_default="SEARCH"),
+    Column("note", Text),
+    Column("retried_after", Integer, nullable=False, server_default="0", comment="its attempt when a user retried it"),
     UniqueConstraint("study_id", "number"),
     UniqueConstraint("configuration_id", "seed"),
     Index("ix_trials_study_id_state", "study_id", "state"),
@@ -141,6 +171,7 @@ attempts = Table(
     Column("state", String(20), nullable=False),
     Column("node", String(255)),
     Column("error", ErrorText),
+    Column("warning", ErrorText, comment="the last thing that went wrong without ending it"),
     Column("started_at", UTCDateTime, nullable=False),
     Column("finished_at", UTCDateTime),
 )
@@ -175,4 +206,61 @@ leases = Table(
     Column("name", String(40), primary_key=True),
     Column("holder", String(100), nullable=False),
     Column("expires_at", UTCDateTime, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("owner", String(100), nullable=False),
+    Column("role", String(10), nullable=False),
+    Column("secret_hash", String(64), nullable=False, comment="SHA-256 of a secret of 256 random bits"),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("last_used_at", UTCDateTime),
+    Column("revoked_at", UTCDateTime),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("owner", String(100), nullable=False, index=True),
+    Column("url", Text, nullable=False),
+    Column("secret", String(100), nullable=False, comment="signs what is sent; shown once"),
+    Column("states", JSON, nullable=False, comment="the study states that are told; empty: all"),
+    Column("created_at", UTCDateTime, nullable=False),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", _BigSerial, primary_key=True, autoincrement=True),
+    Column("webhook_id", String(16), ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    Column("study_id", String(32), nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", UTCDateTime, comment="NULL: delivered, or given up"),
+    Column("delivered_at", UTCDateTime),
+    Column("error", ErrorText, comment="what went wrong the last time"),
+    Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
+    Index(
+        "ix_webhook_deliveries_open",  # few of many: the sender looks at it several times a second
+        "webhook_id",
+        "id",
+        sqlite_where=text("next_attempt_at IS NOT NULL"),
+        postgresql_where=text("next_attempt_at IS NOT NULL"),
+    ),
+)
+
+removals = Table(
+    "removals",
+    metadata,
+    Column("study_id", String(32), primary_key=True),
+    Column("mlflow_experiment_id", String(64)),
+    Column("delete_runs", Boolean, nullable=False),
+    Column("requested_at", UTCDateTime, nullable=False),
+    Column("error", ErrorText, comment="what went wrong the last time"),
+    comment="what is left of deleted studies outside the store: checkpoints, logs, runs in MLflow",
 )

@@ -54,7 +54,7 @@ def test_every_problem_comes_in_one_answer() -> None:
         train={"epoch": 3, "lr": 0},
         algorithm={"name": "gp"},
         replicates={"seeds": [0, 1, 0]},
-        budget={"max_trials": 0, "max_gpu_hours": 2},
+        budget={"max_trials": 0, "max_gpu_hours": -2},
     )
     found = problems(raw)
     assert found.pop("objective.metric").startswith("trials on digits do not report 'val_acuracy'; did you mean")
@@ -68,7 +68,7 @@ def test_every_problem_comes_in_one_answer() -> None:
         "algorithm.name": "algorithm 'gp' is not there yet; those that are: grid, random, tpe",
         "replicates.seeds[2]": "every seed must be there once, and 0 is there before",
         "budget.max_trials": "must be at least 1, got 0",
-        "budget.max_gpu_hours": "a limit on GPU hours is not supported yet: only null, got 2",
+        "budget.max_gpu_hours": "must be above 0, got -2",
     }
 
 
@@ -92,7 +92,7 @@ def test_unreadable_values_do_not_hide_the_rest() -> None:
         ({"description": "x" * 2001}, "description", "at most 2,000"),
         ({"description": "bell \x07"}, "description", "control"),
         ({"labels": {"k": 1}}, "labels.k", "must be text, got 1"),
-        ({"labels": {"k": "\n"}}, "labels.k", "printable"),
+        ({"labels": {"k": "\n"}}, "labels.k", "line breaks"),
         ({"labels": {"": "v"}}, "labels.''", "1 to 63"),
         ({"labels": {str(index): "" for index in range(33)}}, "labels", "at most 32 entries, got 33"),
         ({"train": {"seed": 1}}, "train.seed", "replicates.seeds"),

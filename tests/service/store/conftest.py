@@ -1,26 +1,30 @@
-"""The stores over one database: SQLite always, PostgreSQL where SAMSTUDY_TEST_POSTGRESQL_URL names a server's."""
+"""The stores over one database, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.store import tables
+from service.spec import parse_spec
 from service.store.database import Database
 from service.store.driving import AttemptStarted, DrivingStore, EpochReported, TrialEnded
 from service.store.exporting import ExportStore
+from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import DriverClaim, ReconcilingStore
 from service.store.studies import NewStudy, StudyStore
 from service.study import Reason, Scalar, Study, StudyState, Trial, TrialState
+from tests.postgresql import Databases
 
-POSTGRESQL_URL = os.environ.get("SAMSTUDY_TEST_POSTGRESQL_URL", "")
+SPEC: dict[str, Any] = parse_spec(
+    {"name": "s", "search_space": "paper_lambda_rho", "objective": {"metric": "val_accuracy", "mode": "max"}}
+).to_mapping()
 
 
 class Clock:
@@ -42,12 +46,13 @@ class Stores:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.studies = StudyStore(database)
+        self.lifecycle = LifecycleStore(database)
         self.reconciling = ReconcilingStore(database)
         self.exporting = ExportStore(database)
         self._points = count()
 
     def create(self, **changes: Any) -> Study:
-        fields: dict[str, Any] = {"name": "s", "description": "", "labels": {}, "spec": {"name": "s"}, "owner": "ada"}
+        fields: dict[str, Any] = {"name": "s", "description": "", "labels": {}, "spec": SPEC, "owner": "ada"}
         return self.studies.create(NewStudy(**{**fields, "request_digest": "digest", **changes}))[0]
 
     def claim(self, study: Study, lease_s: float = 60) -> DriverClaim:
@@ -60,7 +65,8 @@ class Stores:
 
     def propose(self, driver: DrivingStore, seeds: Sequence[int] = (0,)) -> list[Trial]:
         point: dict[str, Scalar] = {"rho": float(next(self._points))}
-        return driver.add_configuration(point, repr(point), seeds)[1]
+        known = len(driver.snapshot().configurations)
+        return driver.add_configuration(point, repr(point), seeds, last_known=known)[1]
 
     def begin(self, driver: DrivingStore, attempt: int = 1) -> Trial:
         """A trial that runs."""
@@ -83,35 +89,22 @@ class Stores:
         return study
 
 
-@pytest.fixture(scope="session")
-def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with the schema and nothing in it, to be copied."""
-    path = tmp_path_factory.mktemp("empty") / "store.db"
-    database = Database(f"sqlite:///{path}")
-    database.migrate()
-    database.dispose()
-    return path
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[Database]:
-    database = Database(POSTGRESQL_URL)
-    database.migrate()
-    yield database
-    database.dispose()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"] if POSTGRESQL_URL else ["sqlite"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A database with the schema and nothing in it."""
-    if request.param == "sqlite":
-        yield request.getfixturevalue("sqlite")
+@pytest.fixture
+def new_url(store_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a database with nothing in it, not even a schema."""
+    if store_kind == "sqlite":
+        yield f"sqlite:///{tmp_path / 'new.db'}"
         return
-    postgresql: Database = request.getfixturevalue("postgresql")
-    with postgresql.writing() as connection:
-        for table in reversed(tables.metadata.sorted_tables):
-            connection.execute(table.delete())
-    yield postgresql
+    databases: Databases = request.getfixturevalue("postgresql")
+    url = databases.create()
+    yield url
+    databases.drop(url)
 
 
 @pytest.fixture
@@ -120,14 +113,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def open_sqlite(empty_sqlite: Path, tmp_path: Path) -> Iterator[Callable[..., Database]]:
-    """Opens one and the same SQLite store, as each process would."""
-    path = tmp_path / "store.db"
-    shutil.copy(empty_sqlite, path)
+def open_url() -> Iterator[Callable[..., Database]]:
+    """Opens a database, and closes it when the test has ended."""
     opened: list[Database] = []
 
-    def open_it(**options: Any) -> Database:
-        opened.append(Database(f"sqlite:///{path}", **options))
+    def open_it(url: str, **options: Any) -> Database:
+        opened.append(Database(url, **options))
         return opened[-1]
 
     yield open_it
@@ -136,8 +127,27 @@ def open_sqlite(empty_sqlite: Path, tmp_path: Path) -> Iterator[Callable[..., Da
 
 
 @pytest.fixture
+def open_database(store_url: str, open_url: Callable[..., Database]) -> Callable[[], Database]:
+    """Opens one and the same store, as each process would."""
+    return partial(open_url, store_url)
+
+
+@pytest.fixture
+def open_sqlite(migrated_store: Path, tmp_path: Path, open_url: Callable[..., Database]) -> Callable[..., Database]:
+    """Opens one and the same SQLite store."""
+    path = tmp_path / "store.db"
+    shutil.copy(migrated_store, path)
+    return partial(open_url, f"sqlite:///{path}")
+
+
+@pytest.fixture
 def sqlite(open_sqlite: Callable[..., Database]) -> Database:
     return open_sqlite()
+
+
+@pytest.fixture
+def database(open_database: Callable[[], Database]) -> Database:
+    return open_database()
 
 
 @pytest.fixture

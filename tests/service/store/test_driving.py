@@ -16,7 +16,7 @@ def every_write(driver: DrivingStore, trial_id: str) -> list[Any]:
     return [
         lambda: driver.heartbeat(60),
         driver.snapshot,
-        lambda: driver.add_configuration({"rho": 9.0}, "late", [0]),
+        lambda: driver.add_configuration({"rho": 9.0}, "late", [0], last_known=0),
         lambda: driver.record([EpochReported(trial_id, 1, 2, {"val_loss": 0.1})]),
         lambda: driver.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS),
     ]
@@ -74,10 +74,10 @@ def test_a_heartbeat_tells_what_the_user_wants(stores: Any) -> None:
     study = stores.create()
     driver = stores.drive(study)
     assert stores.studies.get(study.id).waiting_reason == "its driver is starting"
-    assert driver.heartbeat(60) is Intent.RUN
+    assert driver.heartbeat(60).intent is Intent.RUN
     assert stores.studies.get(study.id).waiting_reason is None
-    stores.studies.request_cancel(study.id)
-    assert driver.heartbeat(60) is Intent.CANCEL
+    stores.lifecycle.cancel(study.id)
+    assert driver.heartbeat(60).intent is Intent.CANCEL
 
 
 def test_a_trial_passes_through_its_states(stores: Any) -> None:
@@ -214,11 +214,11 @@ def test_an_error_may_say_anything(stores: Any) -> None:
 def test_ids_and_numbers_grow_through_the_study(stores: Any) -> None:
     study = stores.create()
     driver = stores.drive(study)
-    configuration, trials = driver.add_configuration({"lambda": "1/t", "rho": 0.1}, "a", [5, 6])
+    configuration, trials = driver.add_configuration({"lambda": "1/t", "rho": 0.1}, "a", [5, 6], last_known=0)
     assert (configuration.id, configuration.number) == (f"{study.id}-1", 1)
     assert configuration.point == {"lambda": "1/t", "rho": 0.1}
     assert [(trial.id, trial.number) for trial in trials] == [(f"{study.id}-1-5", 1), (f"{study.id}-1-6", 2)]
-    configuration, trials = driver.add_configuration({"rho": 0.2}, "b", [5])
+    configuration, trials = driver.add_configuration({"rho": 0.2}, "b", [5], last_known=1)
     assert (configuration.id, trials[0].id, trials[0].number) == (f"{study.id}-2", f"{study.id}-2-5", 3)
     assert stores.studies.trials(study.id)[-1] == trials[0]
 
@@ -226,13 +226,13 @@ def test_ids_and_numbers_grow_through_the_study(stores: Any) -> None:
 def test_the_same_point_twice_is_refused_and_leaves_nothing(stores: Any) -> None:
     study = stores.create()
     driver = stores.drive(study)
-    driver.add_configuration({"rho": 0.1}, "same", [0])
+    driver.add_configuration({"rho": 0.1}, "same", [0], last_known=0)
     before = driver.snapshot()
     with pytest.raises(IntegrityError):
-        driver.add_configuration({"rho": 0.1}, "same", [1])
+        driver.add_configuration({"rho": 0.1}, "same", [1], last_known=1)
     assert driver.snapshot() == before
     other = stores.drive(stores.create())
-    other.add_configuration({"rho": 0.1}, "same", [0])  # of another study
+    other.add_configuration({"rho": 0.1}, "same", [0], last_known=0)  # of another study
 
 
 def test_the_end_of_a_study_cancels_what_is_open(stores: Any) -> None:
@@ -302,3 +302,13 @@ def test_ten_drivers_at_once_lose_no_result(stores: Any) -> None:
             results = stores.studies.results(study_id, trial_id)
             assert [result.epoch for result in results] == list(range(1, epochs + 1))
             assert stores.studies.get(study_id).state is StudyState.SUCCEEDED
+
+
+def test_what_went_wrong_beside_an_epoch_is_on_its_attempt(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    warning = "the checkpoint of epoch 1 could not be written: No space left on device"
+    driver.record([EpochReported(trial.id, 1, 1, {}, warning), EpochReported(trial.id, 1, 2, {})])
+    driver.record([AttemptLost(trial.id, 1, "gone"), AttemptStarted(trial.id, 2, None)])
+    assert [attempt.warning for attempt in stores.studies.attempts(study.id, trial.id)] == [warning, None]

@@ -30,7 +30,7 @@ def test_a_claimed_study_runs_under_its_driver(stores: Any) -> None:
 def test_queued_studies_come_oldest_first(stores: Any) -> None:
     studies = [stores.create() for _ in range(3)]
     stores.claim(studies[1])
-    assert stores.reconciling.queued() == [studies[0].id, studies[2].id]
+    assert [queued.study_id for queued in stores.reconciling.queued()] == [studies[0].id, studies[2].id]
 
 
 def test_a_waiting_reason_is_said_of_queued_studies_only(stores: Any) -> None:
@@ -103,7 +103,7 @@ def test_a_study_being_cancelled_ends_with_its_driver(stores: Any) -> None:
     study = stores.create()
     claim = stores.claim(study, lease_s=-1)
     trial = stores.begin(DrivingStore(stores.database, study.id, 1))
-    stores.studies.request_cancel(study.id)
+    stores.lifecycle.cancel(study.id)
     lost = stores.lose(claim)
     assert (lost.state, lost.reason) == (StudyState.CANCELLED, Reason.USER)
     assert stores.studies.trial(study.id, trial.id).state is TrialState.CANCELLED
@@ -181,7 +181,7 @@ def test_a_study_whose_driver_did_not_start_waits_again(stores: Any) -> None:
 def test_a_study_given_back_while_it_is_cancelled_is_cancelled(stores: Any) -> None:
     study = stores.create()
     claim = stores.claim(study)
-    stores.studies.request_cancel(study.id)
+    stores.lifecycle.cancel(study.id)
     stores.reconciling.give_back(claim, "no cluster")
     assert stores.studies.get(study.id).state is StudyState.CANCELLED
 
@@ -193,7 +193,7 @@ def test_a_cancel_that_its_driver_does_not_carry_out_is_carried_out(timed_stores
     stores.drive(other)
     trial = stores.begin(driver)
     clock.advance(1)
-    stores.studies.request_cancel(study.id)
+    stores.lifecycle.cancel(study.id)
     (cancel,) = stores.reconciling.cancelling()
     assert (cancel.study_id, cancel.driver_attempt, cancel.requested_at) == (study.id, 1, clock.now)
     stores.reconciling.cancel_now(DriverClaim(study.id, 2))

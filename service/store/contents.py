@@ -1,0 +1,312 @@
+"""What is in a study, as its users read it: configurations, trials, attempts, results, events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, func, select, true
+
+from service.analysis.aggregation import ConfigurationSummary, summary_of
+from service.analysis.trial_tables import TrialRow
+from service.answers import ConfigurationOrder, TrialOrder
+from service.errors import ConfigurationNotFoundError, StudyNotFoundError, TrialNotFoundError
+from service.store import records, tables
+from service.store.database import Database
+from service.store.filters import ConfigurationFilter, TrialFilter, in_scope
+from service.store.ranking import best_configuration
+from service.study import Attempt, Configuration, Event, Purpose, Result, Study, Trial, TrialState
+
+_ROWS_AT_A_TIME = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """A study's best configuration with its trials."""
+
+    configuration: Configuration
+    trials: list[Trial]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyStanding:
+    """A study, and what its trials say together; counts leave out states without a trial."""
+
+    study: Study
+    trial_counts: dict[TrialState, int]
+    epochs_done: int
+    best: Best | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPage:
+    """One page of a study's trials; next_page_token is None on the last. running: how many of the study train."""
+
+    study: Study
+    trials: list[Trial]
+    running: int
+    next_page_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationPage:
+    """One page of a study's configurations and all trials of these; next_page_token is None on the last."""
+
+    configurations: list[Configuration]
+    trials: list[Trial]
+    next_page_token: str | None
+
+
+class StudyContents:
+    """The contents of studies. Every method raises StudyNotFoundError.
+
+    scope: the owner whose studies there are, any other being StudyNotFoundError; None: every study, for admins and
+    the service itself.
+    """
+
+    def __init__(self, database: Database, scope: str | None = None) -> None:
+        self._database = database
+        self._scope = scope
+
+    def get(self, study_id: str) -> Study:
+        """The study itself."""
+        with self._database.reading() as connection:
+            return self._study(connection, study_id)
+
+    def standing(self, study_id: str) -> StudyStanding:
+        """The study as a whole, without a look at each of its trials."""
+        table = tables.trials
+        counted = (
+            select(table.c.state, func.count(), func.sum(table.c.epochs_done))
+            .where(table.c.study_id == study_id)
+            .group_by(table.c.state)
+        )
+        with self._database.reading() as connection:
+            study = self._study(connection, study_id)
+            rows = connection.execute(counted).all()
+            best = _best(connection, study)
+        counts = {TrialState(state): count for state, count, _ in rows}
+        return StudyStanding(study, counts, sum(int(epochs) for _, _, epochs in rows), best)
+
+    def best(self, study_id: str) -> tuple[Study, Best | None]:
+        """The study and its best configuration; None while there is none."""
+        with self._database.reading() as connection:
+            study = self._study(connection, study_id)
+            return study, _best(connection, study)
+
+    def configurations(self, study_id: str) -> list[Configuration]:
+        """In the order in which they were proposed or enqueued."""
+        table = tables.configurations
+        query = select(*records.columns_of(table, Configuration)).where(table.c.study_id == study_id)
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            rows = connection.execute(query.order_by(table.c.number))
+            return [records.as_record(Configuration, row) for row in rows]
+
+    def configuration(self, study_id: str, configuration_id: str) -> Configuration:
+        """Raises ConfigurationNotFoundError."""
+        table = tables.configurations
+        query = select(*records.columns_of(table, Configuration)).where(
+            table.c.study_id == study_id, table.c.id == configuration_id
+        )
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise ConfigurationNotFoundError(study_id, configuration_id)
+        return records.as_record(Configuration, row)
+
+    def configuration_page(
+        self,
+        study_id: str,
+        wanted: ConfigurationFilter,
+        *,
+        order_by: ConfigurationOrder = "number",
+        page_size: int,
+        page_token: str | None = None,
+    ) -> ConfigurationPage:
+        """Configurations with their trials. Raises PageTokenError."""
+        table, trials = tables.configurations, tables.trials
+        query = select(*records.columns_of(table, Configuration)).where(
+            table.c.study_id == study_id, *wanted.conditions()
+        )
+        with self._database.reading() as connection:
+            mode = self._study(connection, study_id).spec["objective"]["mode"]
+            keyset = wanted.keyset(study_id, order_by, mode)
+            found, token = keyset.read(connection, query, Configuration, page_size=page_size, page_token=page_token)
+            of_them = _trials(trials.c.configuration_id.in_([configuration.id for configuration in found]))
+            rows = connection.execute(of_them).all() if found else []
+        return ConfigurationPage(found, [records.as_record(Trial, row) for row in rows], token)
+
+    def summaries(self, study_id: str) -> list[ConfigurationSummary]:
+        """What each configuration has come to, in order, from the sums that the store keeps."""
+        table = tables.configurations
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            rows = connection.execute(select(table).where(table.c.study_id == study_id).order_by(table.c.number)).all()
+        return [
+            ConfigurationSummary(
+                configuration=records.as_record(Configuration, row),
+                objective=summary_of(row.objective_mean, row.objective_std, row.objective_n),
+                confirmed=summary_of(row.confirmed_mean, row.confirmed_std, row.confirmed_n),
+                complete=row.complete,
+            )
+            for row in rows
+        ]
+
+    def trials(self, study_id: str, *, configuration_id: str | None = None) -> list[Trial]:
+        """Every trial in the order of their numbers."""
+        query = _trials(tables.trials.c.study_id == study_id)
+        if configuration_id is not None:
+            query = query.where(tables.trials.c.configuration_id == configuration_id)
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            return [records.as_record(Trial, row) for row in connection.execute(query)]
+
+    def trial_page(
+        self,
+        study_id: str,
+        wanted: TrialFilter,
+        *,
+        order_by: TrialOrder = "number",
+        page_size: int,
+        page_token: str | None = None,
+    ) -> TrialPage:
+        """Some of the study's trials. Raises PageTokenError."""
+        table = tables.trials
+        query = select(*records.columns_of(table, Trial)).where(table.c.study_id == study_id, *wanted.conditions())
+        keyset = wanted.keyset(study_id, order_by)
+        with self._database.reading() as connection:
+            study = self._study(connection, study_id)
+            found, token = keyset.read(connection, query, Trial, page_size=page_size, page_token=page_token)
+            return TrialPage(study, found, _running(connection, study_id), token)
+
+    def trial(self, study_id: str, trial_id: str) -> Trial:
+        """Raises TrialNotFoundError."""
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            return _trial(connection, study_id, trial_id)
+
+    def running_trials(self, study_id: str) -> int:
+        """How many trials of the study train."""
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            return _running(connection, study_id)
+
+    def attempts(self, study_id: str, trial_id: str) -> list[Attempt]:
+        """Every execution of a trial, the first one first. Raises TrialNotFoundError."""
+        table = tables.attempts
+        query = select(*records.columns_of(table, Attempt)).where(table.c.trial_id == trial_id)
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            _trial(connection, study_id, trial_id)
+            rows = connection.execute(query.order_by(table.c.number))
+            return [records.as_record(Attempt, row) for row in rows]
+
+    def results(self, study_id: str, trial_id: str) -> list[Result]:
+        """One per reported epoch, in order. Raises TrialNotFoundError."""
+        table = tables.results
+        query = select(*records.columns_of(table, Result)).where(table.c.trial_id == trial_id)
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            _trial(connection, study_id, trial_id)
+            rows = connection.execute(query.order_by(table.c.epoch))
+            return [records.as_record(Result, row) for row in rows]
+
+    def events(self, study_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
+        """What happened after the event with this id, oldest first."""
+        table = tables.events
+        query = select(table).where(table.c.study_id == study_id, table.c.id > after).order_by(table.c.id).limit(limit)
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            return [records.as_record(Event, row) for row in connection.execute(query)]
+
+    def trial_rows(self, study_id: str) -> Iterator[TrialRow]:
+        """Every trial in the order of their numbers, some thousand read at a time, so that any study fits."""
+        trials, configurations = tables.trials, tables.configurations
+        columns = [(configurations if name in _OF_CONFIGURATION else trials).c[_SOURCE.get(name, name)].label(name)
+                   for name in TrialRow._fields]  # fmt: skip
+        query = (
+            select(*columns)
+            .join(configurations, configurations.c.id == trials.c.configuration_id)
+            .where(trials.c.study_id == study_id)
+            .order_by(trials.c.number)
+            .limit(_ROWS_AT_A_TIME)
+        )
+        after = 0
+        while True:
+            with self._database.reading() as connection:
+                self._study(connection, study_id)
+                rows = connection.execute(query.where(trials.c.number > after)).all()
+            yield from (TrialRow(*row) for row in rows)
+            if len(rows) < _ROWS_AT_A_TIME:
+                return
+            after = rows[-1].number
+
+    def metric_names(self, study_id: str) -> list[str]:
+        """Names of the metrics that its trials have reported, sorted."""
+        trials = tables.trials
+        if self._database.is_sqlite:
+            pairs = func.json_each(trials.c.metrics).table_valued("key")
+            query = select(pairs.c.key).select_from(trials).join(pairs, true())
+        else:
+            query = select(func.json_object_keys(trials.c.metrics))
+        query = query.where(trials.c.study_id == study_id).distinct()
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            return sorted(connection.execute(query).scalars())
+
+    def values_by_seed(self, configuration: Configuration, metric: str, purpose: Purpose) -> dict[int, float]:
+        """The metric's last value of each trial of the configuration that succeeded, by seed."""
+        table = tables.trials
+        query = select(table.c.seed, table.c.metrics).where(
+            table.c.configuration_id == configuration.id,
+            table.c.purpose == purpose,
+            table.c.state == TrialState.SUCCEEDED,
+        )
+        with self._database.reading() as connection:
+            self._study(connection, configuration.study_id)
+            rows = connection.execute(query.order_by(table.c.seed)).all()
+        return {seed: metrics[metric] for seed, metrics in rows if metric in metrics}
+
+    def _study(self, connection: Connection, study_id: str) -> Study:
+        table = tables.studies
+        query = select(*records.columns_of(table, Study)).where(table.c.id == study_id, in_scope(self._scope))
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            raise StudyNotFoundError(study_id)
+        return records.as_record(Study, row)
+
+
+_OF_CONFIGURATION = ("configuration_number", "origin", "point")
+_SOURCE = {"trial_id": "id", "configuration_number": "number", "attempts": "attempt"}
+
+
+def _trials(condition: ColumnElement[bool]) -> Select[Any]:
+    table = tables.trials
+    return select(*records.columns_of(table, Trial)).where(condition).order_by(table.c.number)
+
+
+def _trial(connection: Connection, study_id: str, trial_id: str) -> Trial:
+    table = tables.trials
+    row = connection.execute(
+        select(*records.columns_of(table, Trial)).where(table.c.study_id == study_id, table.c.id == trial_id)
+    ).one_or_none()
+    if row is None:
+        raise TrialNotFoundError(study_id, trial_id)
+    return records.as_record(Trial, row)
+
+
+def _best(connection: Connection, study: Study) -> Best | None:
+    configuration = best_configuration(connection, study)
+    if configuration is None:
+        return None
+    rows = connection.execute(_trials(tables.trials.c.configuration_id == configuration.id))
+    return Best(configuration, [records.as_record(Trial, row) for row in rows])
+
+
+def _running(connection: Connection, study_id: str) -> int:
+    table = tables.trials
+    query = select(func.count()).where(table.c.study_id == study_id, table.c.state == TrialState.RUNNING)
+    return int(connection.execute(query).scalar_one())

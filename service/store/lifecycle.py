@@ -1,0 +1,312 @@
+"""What users ask of a study once it is there: pause, go on, stop, cancel, retry, change, enqueue, archive, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from search_spaces.parameters import Scalar, point_key
+from service.errors import (
+    ConfigurationExistsError,
+    FieldProblem,
+    InvalidPointError,
+    InvalidTransitionError,
+    VersionConflictError,
+)
+from service.spec import StudySpec, parse_spec
+from service.store import records, tables
+from service.store.database import Database
+from service.store.inserting import insert_configuration, last_number
+from service.store.summaries import summarise_configurations
+from service.study import (
+    OPEN_TRIAL_STATES,
+    Configuration,
+    Intent,
+    Origin,
+    Reason,
+    Study,
+    StudyState,
+    Trial,
+    TrialState,
+)
+from trainers.config import InvalidTrainConfigError
+
+_LIMITS = ("max_trials", "max_failed_trials", "max_wallclock_s", "max_gpu_hours")
+"""The limits of a budget that end a study; null is no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyChanges:
+    """What a user changes of a study; what is None or left out stays.
+
+    budget: the given limits only, None in it being no limit. labels: all of them, those before are replaced.
+    """
+
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, str] | None = None
+    description: str | None = None
+
+
+class LifecycleStore:
+    """Studies as their users steer them. Every method raises StudyNotFoundError, and InvalidTransitionError.
+
+    scope: the owner whose studies the caller may see; None: all.
+    """
+
+    def __init__(self, database: Database, scope: str | None = None) -> None:
+        self._database = database
+        self._scope = scope
+
+    def pause(self, study_id: str) -> Study:
+        """No new trials; running ones save their state and leave. A paused study stays as it is."""
+        with self._database.writing() as connection:
+            study, state, now = self._locked(connection, study_id)
+            if study.intent in (Intent.STOP, Intent.CANCEL) or state.is_final:
+                raise _impossible(study, "paused")
+            if study.intent != Intent.PAUSE:
+                study = self._want(connection, study, Intent.PAUSE, now)
+                if state is StudyState.QUEUED:
+                    records.end_as_intended(connection, study, at=now)
+                elif state is StudyState.RUNNING:
+                    records.set_study_state(connection, study, StudyState.STOPPING, at=now)
+            return self._study(connection, study_id)
+
+    def resume(self, study_id: str) -> Study:
+        """Lets a paused study go on; one that is not paused stays as it is."""
+        with self._database.writing() as connection:
+            study, state, now = self._locked(connection, study_id)
+            if study.intent in (Intent.STOP, Intent.CANCEL) or state.is_final:
+                raise _impossible(study, "resumed")
+            if study.intent == Intent.PAUSE:
+                study = self._want(connection, study, Intent.RUN, now)
+                if state is StudyState.PAUSED:
+                    self._queue(connection, study, now, driver_losses=0)
+                else:  # a driver that has begun to pause leaves all the same, and the next one goes on
+                    records.set_study_state(connection, study, StudyState.RUNNING, at=now)
+            return self._study(connection, study_id)
+
+    def stop(self, study_id: str) -> Study:
+        """No new trials; what has begun ends. At once where nothing has begun, or where the study is paused."""
+        with self._database.writing() as connection:
+            study, state, now = self._locked(connection, study_id)
+            pausing = state is StudyState.STOPPING and study.intent == Intent.PAUSE
+            if study.intent == Intent.CANCEL or state.is_final or pausing:
+                raise _impossible(study, "stopped")
+            if study.intent != Intent.STOP:
+                study = self._want(connection, study, Intent.STOP, now)
+                if state is StudyState.RUNNING:
+                    records.set_study_state(connection, study, StudyState.STOPPING, at=now)
+                elif state is StudyState.PAUSED or not _has_begun(connection, study_id):
+                    records.end_as_intended(connection, study, at=now)
+            return self._study(connection, study_id)
+
+    def cancel(self, study_id: str) -> Study:
+        """Ends everything of it now: at once where nothing runs. A cancelled study stays as it is."""
+        with self._database.writing() as connection:
+            study, state, now = self._locked(connection, study_id)
+            if state.is_final and state is not StudyState.CANCELLED:
+                raise _impossible(study, "cancelled")
+            if not state.is_final and study.intent != Intent.CANCEL:
+                study = self._want(connection, study, Intent.CANCEL, now)
+                if not state.has_driver:
+                    records.end_as_intended(connection, study, at=now)
+                elif state is StudyState.RUNNING:
+                    records.set_study_state(connection, study, StudyState.STOPPING, at=now)
+            return self._study(connection, study_id)
+
+    def retry(self, study_id: str) -> Study:
+        """Runs the failed trials of a finished study again, from their checkpoints, and whatever its failure cut off.
+
+        A study that its user or its target had ended does that and no more; any other goes on as far as its budget lets
+        it.
+        """
+        with self._database.writing() as connection:
+            study, state, now = self._locked(connection, study_id)
+            if not state.is_final:
+                raise InvalidTransitionError(f"study {study_id!r} is {state}: only what has ended can be retried")
+            if study.reason == Reason.BUDGET_EXHAUSTED:
+                raise InvalidTransitionError(f"study {study_id!r} has used up its budget: raise that first")
+            failed = records.trials_in(connection, study_id, [TrialState.FAILED])
+            cut_off = records.trials_in(connection, study_id, [TrialState.CANCELLED])
+            if state is not StudyState.FAILED:
+                cut_off = []
+            if not failed and not cut_off:
+                raise InvalidTransitionError(f"study {study_id!r} has no trial that failed or was lost")
+            self._reopen_trials(connection, study_id, [*failed, *cut_off], now)
+            goes_on = state is StudyState.FAILED or study.reason in (Reason.MAX_TRIALS, Reason.SPACE_EXHAUSTED)
+            study = self._want(connection, study, Intent.RUN if goes_on else Intent.STOP, now)
+            self._queue(connection, study, now, driver_losses=0, archived_at=None)
+            return self._study(connection, study_id)
+
+    def patch(self, study_id: str, changes: StudyChanges, *, if_version: int | None) -> Study:
+        """Changes budget, labels or description; a higher limit reopens a finished study, with all that it knows.
+
+        if_version: the version that the user has seen; None: any. Raises VersionConflictError, InvalidSpecError.
+        """
+        with self._database.writing() as connection:
+            study, state, now = self._locked(connection, study_id)
+            if if_version is not None and if_version != study.version:
+                raise VersionConflictError(
+                    f"study {study_id!r} is at version {study.version} by now, not at {if_version}: read it again"
+                )
+            spec = _changed(study.spec, changes)
+            raised = _raised_limits(study.spec["budget"], spec.budget.model_dump(mode="json"))
+            if state.is_final and raised and study.reason == Reason.TARGET_REACHED:
+                raise InvalidTransitionError(
+                    f"study {study_id!r} has reached objective.target: a clone with another target can go on"
+                )
+            values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
+            records.touch_study(connection, study_id, version=study.version + 1, **values)
+            data = {
+                "budget": spec.budget.model_dump(mode="json"),
+                "labels": spec.labels,
+                "description": spec.description,
+            }
+            records.add_event(connection, study_id, "study.changed", data, at=now)
+            if state.is_final and raised:
+                cut_off = records.trials_in(connection, study_id, [TrialState.CANCELLED])
+                self._reopen_trials(connection, study_id, cut_off, now)
+                study = self._want(connection, study, Intent.RUN, now)
+                self._queue(connection, study, now, driver_losses=0, archived_at=None)
+            return self._study(connection, study_id)
+
+    def enqueue(self, study_id: str, point: Mapping[str, Scalar]) -> tuple[Configuration, list[Trial]]:
+        """Records a point that the user wants tried, with a trial for each seed; it is run before new proposals.
+
+        Raises InvalidPointError, ConfigurationExistsError.
+        """
+        try:
+            with self._database.writing() as connection:
+                study, state, now = self._locked(connection, study_id)
+                if state.is_final or study.intent in (Intent.STOP, Intent.CANCEL):
+                    raise _impossible(study, "given another point")
+                spec = parse_spec(study.spec)
+                _check_point(spec, point)
+                seeds, most = spec.replicates.seeds, spec.configuration_budget()
+                known = last_number(connection, tables.configurations, study_id)
+                if most is not None and known >= most:
+                    raise InvalidTransitionError(
+                        f"study {study_id!r} has {known} configurations, as many as budget.max_trials allows: raise it"
+                    )
+                added = insert_configuration(
+                    connection, study_id, point, point_key(point), seeds, at=now, origin=Origin.USER
+                )
+                records.touch_study(connection, study_id)
+                data = {"configuration_id": added[0].id, "point": dict(point), "origin": Origin.USER}
+                records.add_event(connection, study_id, "configuration.added", data, at=now)
+                return added
+        except IntegrityError as error:
+            raise ConfigurationExistsError(f"study {study_id!r} has this point already") from error
+
+    def archive(self, study_id: str, *, archived: bool = True) -> Study:
+        """Puts a finished study out of sight of lists that do not ask for it, or back."""
+        with self._database.writing() as connection:
+            study, state, now = self._locked(connection, study_id)
+            if archived and not state.is_final:
+                raise InvalidTransitionError(f"study {study_id!r} is {state}: only what has ended can be archived")
+            if archived != (study.archived_at is not None):
+                at = now if archived else None
+                records.touch_study(connection, study_id, archived_at=at, version=study.version + 1)
+                records.add_event(connection, study_id, "study.changed", {"archived": archived}, at=now)
+            return self._study(connection, study_id)
+
+    def delete(self, study_id: str, *, delete_runs: bool) -> None:
+        """Forgets a finished study and all of its results; the controller then removes its files.
+
+        delete_runs: its runs in MLflow too.
+        """
+        with self._database.writing() as connection:
+            study, state, now = self._locked(connection, study_id)
+            if not state.is_final:
+                raise InvalidTransitionError(f"study {study_id!r} is {state}: cancel it before you delete it")
+            connection.execute(
+                insert(tables.removals).values(
+                    study_id=study_id,
+                    mlflow_experiment_id=study.mlflow_experiment_id,
+                    delete_runs=delete_runs,
+                    requested_at=now,
+                )
+            )
+            connection.execute(delete(tables.studies).where(tables.studies.c.id == study_id))
+
+    def _locked(self, connection: Connection, study_id: str) -> tuple[Row[Any], StudyState, datetime]:
+        study = records.locked_study(connection, study_id, scope=self._scope)
+        return study, StudyState(study.state), self._database.now(connection)
+
+    @staticmethod
+    def _want(connection: Connection, study: Row[Any], intent: Intent, now: datetime) -> Row[Any]:
+        records.touch_study(connection, study.id, intent=intent, intent_at=now)
+        return records.locked_study(connection, study.id)
+
+    @staticmethod
+    def _queue(connection: Connection, study: Row[Any], now: datetime, **values: Any) -> None:
+        waiting_reason = "waits for its driver"
+        records.set_study_state(connection, study, StudyState.QUEUED, at=now, waiting_reason=waiting_reason, **values)
+
+    @staticmethod
+    def _reopen_trials(connection: Connection, study_id: str, trial_ids: list[str], now: datetime) -> None:
+        table = tables.trials
+        forgotten = {"objective": None, "error": None, "note": None, "finished_at": None}
+        for trial_id in trial_ids:
+            records.move_trial(
+                connection, study_id, trial_id, TrialState.PENDING, at=now, retried_after=table.c.attempt, **forgotten
+            )
+        touched = select(table.c.configuration_id).where(table.c.id.in_(trial_ids)).distinct()
+        summarise_configurations(connection, list(connection.execute(touched).scalars()))
+
+    @staticmethod
+    def _study(connection: Connection, study_id: str) -> Study:
+        row = connection.execute(select(tables.studies).where(tables.studies.c.id == study_id)).one()
+        return records.as_record(Study, row)
+
+
+def _impossible(study: Row[Any], participle: str) -> InvalidTransitionError:
+    if StudyState(study.state).is_final:
+        return InvalidTransitionError(
+            f"study {study.id!r} has already ended as {study.state}: it cannot be {participle}"
+        )
+    on_its_way = {Intent.PAUSE: "paused", Intent.STOP: "stopped", Intent.CANCEL: "cancelled"}.get(study.intent)
+    return InvalidTransitionError(f"study {study.id!r} is being {on_its_way}: it cannot be {participle}")
+
+
+def _has_begun(connection: Connection, study_id: str) -> bool:
+    """Whether a trial that has not ended has had an attempt."""
+    table = tables.trials
+    query = select(table.c.id).where(
+        table.c.study_id == study_id, table.c.attempt > 0, table.c.state.in_(OPEN_TRIAL_STATES)
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def _changed(spec: Mapping[str, Any], changes: StudyChanges) -> StudySpec:
+    changed = {**spec, "budget": {**spec["budget"], **changes.budget}}
+    if changes.labels is not None:
+        changed["labels"] = dict(changes.labels)
+    if changes.description is not None:
+        changed["description"] = changes.description
+    return parse_spec(changed)
+
+
+def _raised_limits(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [name for name in _LIMITS if old.get(name) is not None and (new[name] is None or new[name] > old[name])]
+
+
+def _check_point(spec: StudySpec, point: Mapping[str, Scalar]) -> None:
+    problems = [
+        FieldProblem(".".join(("point", *map(str, problem.path))), problem.message)
+        for problem in spec.space.point_problems(point)
+    ]
+    if not problems:
+        try:
+            spec.train_config(point, spec.replicates.seeds[0])
+        except InvalidTrainConfigError as error:
+            problems = [FieldProblem(f"point.{problem.field}", problem.message) for problem in error.problems]
+    if problems:
+        raise InvalidPointError(
+            "; ".join(f"{problem.field}: {problem.message}" for problem in problems), problems=problems
+        )

@@ -1,0 +1,60 @@
+"""Which configuration is better, in SQL over the summaries that each has in its row; `analysis.aggregation.rank` says
+the same of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, case, func, select
+
+from service.store import records, tables
+from service.store.paging import SortKey
+from service.study import Configuration, Study
+
+_columns = tables.configurations.c
+
+
+def by_objective(mode: Literal["max", "min"]) -> list[SortKey]:
+    """The best first: complete ones, then those with any objective, by mean, spread and number."""
+    return [
+        SortKey(_flag(_columns.complete.is_(False)), int),
+        SortKey(_flag(_columns.objective_mean.is_(None)), int),
+        SortKey(func.coalesce(_columns.objective_mean, 0.0), float, descending=mode == "max"),
+        SortKey(_flag(_columns.objective_std.is_(None)), int),
+        SortKey(func.coalesce(_columns.objective_std, 0.0), float),
+        SortKey(_columns.number, int),
+    ]
+
+
+def best_configuration(connection: Connection, study: Study) -> Configuration | None:
+    """The best of the confirmed ones where there are any, else of the complete ones; None where there is neither."""
+    objective = study.spec["objective"]
+    if study.spec.get("confirm"):
+        most = [_columns.confirmed_n.desc()]  # a mean over fewer fresh seeds than another's has not the same say
+        confirmed = _first(connection, study, _columns.confirmed_n > 0, "confirmed", objective["mode"], most)
+        if confirmed is not None:
+            return confirmed
+    return _first(connection, study, _columns.complete.is_(True), "objective", objective["mode"], [])
+
+
+def _first(
+    connection: Connection,
+    study: Study,
+    condition: ColumnElement[bool],
+    name: Literal["objective", "confirmed"],
+    mode: Literal["max", "min"],
+    before: Sequence[ColumnElement[Any]],
+) -> Configuration | None:
+    mean, std = _columns[f"{name}_mean"], _columns[f"{name}_std"]
+    row = connection.execute(
+        select(*records.columns_of(tables.configurations, Configuration))
+        .where(_columns.study_id == study.id, condition)
+        .order_by(*before, mean.desc() if mode == "max" else mean.asc(), _flag(std.is_(None)), std, _columns.number)
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else records.as_record(Configuration, row)
+
+
+def _flag(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return case((condition, 1), else_=0)

@@ -1,0 +1,317 @@
+"""What users ask of a study, as the store carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from service.errors import (
+    ConfigurationExistsError,
+    InvalidPointError,
+    InvalidSpecError,
+    InvalidTransitionError,
+    StudyNotFoundError,
+    VersionConflictError,
+)
+from service.spec import parse_spec
+from service.store import tables
+from service.store.driving import AttemptPaused, AttemptStarted, DrivingStore, TrialEnded
+from service.store.lifecycle import LifecycleStore, StudyChanges
+from service.study import Intent, Origin, Reason, Study, StudyState, TrialState
+
+QUEUED, RUNNING, PAUSED, STOPPING = StudyState.QUEUED, StudyState.RUNNING, StudyState.PAUSED, StudyState.STOPPING
+SUCCEEDED, FAILED, CANCELLED = StudyState.SUCCEEDED, StudyState.FAILED, StudyState.CANCELLED
+VERBS = ("pause", "resume", "stop", "cancel", "retry", "archive")
+
+
+@pytest.fixture
+def lifecycle(stores: Any) -> LifecycleStore:
+    return LifecycleStore(stores.database)
+
+
+@pytest.fixture
+def create(stores: Any) -> Callable[..., Study]:
+    """A study of 20 configurations with 2 seeds each; its spec changed in these sections."""
+
+    def create(**changes: Any) -> Study:
+        spec = {
+            "name": "s",
+            "train": {"dataset": "digits", "model": "mlp", "epochs": 3},
+            "search_space": "paper_lambda_rho",
+            "objective": {"metric": "val_accuracy", "mode": "max"},
+            "replicates": {"seeds": [0, 1]},
+            **changes,
+        }
+        study: Study = stores.create(spec=parse_spec(spec).to_mapping())
+        return study
+
+    return create
+
+
+def end(driver: DrivingStore, trial: Any, state: TrialState, attempt: int = 1) -> None:
+    driver.record([AttemptStarted(trial.id, attempt, "n"), TrialEnded(trial.id, attempt, state, 0.5)])
+
+
+class TestPause:
+    def test_a_queued_study_is_paused_at_once_and_not_claimed(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        assert lifecycle.pause(study.id).state is PAUSED
+        assert lifecycle.pause(study.id).state is PAUSED
+        assert stores.reconciling.queued() == []
+        assert lifecycle.resume(study.id).state is QUEUED
+        assert [queued.study_id for queued in stores.reconciling.queued()] == [study.id]
+
+    def test_a_running_study_is_stopping_until_its_driver_has_left(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        trial = stores.begin(driver)
+        assert lifecycle.pause(study.id).state is STOPPING
+        assert driver.heartbeat(60).intent is Intent.PAUSE
+        driver.record([AttemptPaused(trial.id, 1)])
+        assert driver.leave() is PAUSED
+        assert stores.studies.trial(study.id, trial.id).state is TrialState.PAUSED
+        assert lifecycle.resume(study.id).state is QUEUED
+
+    def test_a_pause_that_is_taken_back_in_time_leaves_the_study_running(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        lifecycle.pause(study.id)
+        assert lifecycle.resume(study.id).state is RUNNING
+        assert driver.leave() is QUEUED, "the driver had begun to leave, and the next one goes on"
+
+    def test_a_paused_study_can_be_stopped_and_cancelled(
+        self, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        for verb in (lifecycle.stop, lifecycle.cancel):
+            study = create()
+            lifecycle.pause(study.id)
+            ended = verb(study.id)
+            assert (ended.state, ended.reason) == (CANCELLED, Reason.USER)
+
+
+class TestStopAndCancel:
+    def test_a_stopped_study_has_succeeded_where_a_trial_has(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        first, waiting = stores.propose(driver, seeds=[0, 1])
+        end(driver, first, TrialState.SUCCEEDED)
+        assert lifecycle.stop(study.id).state is STOPPING
+        assert lifecycle.stop(study.id).state is STOPPING
+        assert driver.leave() is SUCCEEDED
+        assert stores.studies.get(study.id).reason is Reason.USER
+        assert stores.studies.trial(study.id, waiting.id).state is TrialState.CANCELLED
+
+    def test_a_queued_study_is_cancelled_at_once_with_its_trials(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        claim = stores.claim(study, lease_s=-1)
+        trial = stores.begin(DrivingStore(stores.database, study.id, claim.driver_attempt))
+        stores.lose(claim)
+        cancelled = lifecycle.cancel(study.id)
+        assert (cancelled.state, cancelled.reason) == (CANCELLED, Reason.USER)
+        assert cancelled.finished_at is not None
+        assert stores.studies.trial(study.id, trial.id).state is TrialState.CANCELLED
+
+    def test_a_running_study_is_stopping_until_its_driver_ends_it(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        stopping = lifecycle.cancel(study.id)
+        assert (stopping.state, stopping.intent, stopping.finished_at) == (STOPPING, Intent.CANCEL, None)
+        assert lifecycle.cancel(study.id) == stopping
+        assert driver.leave() is CANCELLED
+        assert lifecycle.cancel(study.id).state is CANCELLED
+
+    def test_a_cancel_outdoes_a_stop_and_a_pause_but_nothing_outdoes_a_cancel(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        for before in (lifecycle.pause, lifecycle.stop):
+            study = create()
+            stores.begin(stores.drive(study))
+            before(study.id)
+            assert lifecycle.cancel(study.id).intent is Intent.CANCEL
+            for after in (lifecycle.pause, lifecycle.resume, lifecycle.stop):
+                with pytest.raises(InvalidTransitionError, match="is being cancelled"):
+                    after(study.id)
+
+
+class TestRetry:
+    def test_only_what_failed_runs_again_and_the_study_does_no_more_where_its_user_had_ended_it(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        good, bad = stores.propose(driver, seeds=[0, 1])
+        end(driver, good, TrialState.SUCCEEDED)
+        end(driver, bad, TrialState.FAILED)
+        lifecycle.stop(study.id)
+        driver.leave()
+        retried = lifecycle.retry(study.id)
+        assert (retried.state, retried.intent, retried.reason) == (QUEUED, Intent.STOP, None)
+        states = [trial.state for trial in stores.studies.trials(study.id)]
+        assert states == [TrialState.SUCCEEDED, TrialState.PENDING]
+        assert stores.studies.summaries(study.id)[0].complete is False
+
+    def test_a_study_whose_trials_failed_it_goes_on(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        bad, waiting = stores.propose(driver, seeds=[0, 1])
+        end(driver, bad, TrialState.FAILED)
+        driver.finish(FAILED, Reason.TOO_MANY_FAILURES, "1 trial failed")
+        retried = lifecycle.retry(study.id)
+        assert (retried.state, retried.intent, retried.error) == (QUEUED, Intent.RUN, None)
+        assert {trial.state for trial in stores.studies.trials(study.id)} == {TrialState.PENDING}
+        assert waiting.attempt == 0
+
+    def test_without_a_failure_there_is_nothing_to_retry(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        with pytest.raises(InvalidTransitionError, match="only what has ended"):
+            lifecycle.retry(study.id)
+        stores.finish(stores.drive(study))
+        with pytest.raises(InvalidTransitionError, match="no trial that failed"):
+            lifecycle.retry(study.id)
+
+
+class TestPatch:
+    def test_every_change_makes_another_version(self, lifecycle: LifecycleStore, create: Callable[..., Study]) -> None:
+        study = create()
+        changed = lifecycle.patch(study.id, StudyChanges(labels={"a": "b"}), if_version=study.version)
+        assert (changed.version, changed.labels) == (study.version + 1, {"a": "b"})
+        with pytest.raises(VersionConflictError):
+            lifecycle.patch(study.id, StudyChanges(description="late"), if_version=study.version)
+
+    def test_a_bad_budget_changes_nothing(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        with pytest.raises(InvalidSpecError) as refused:
+            lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 3, "x": 1}), if_version=None)
+        assert {problem.field for problem in refused.value.problems} == {"budget.max_trials", "budget.x"}
+        assert stores.studies.get(study.id) == study
+
+    def test_a_running_driver_hears_of_its_new_budget(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 6}), if_version=None)
+        assert driver.heartbeat(60).budget["max_trials"] == 6
+
+    @pytest.mark.parametrize(
+        ("old", "new", "reopens"),
+        [({"max_trials": 4}, 6, True), ({"max_trials": 4}, None, True), ({"max_trials": 4}, 2, False)],
+    )
+    def test_only_a_higher_limit_reopens_a_finished_study(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], old: Any, new: Any, reopens: bool
+    ) -> None:
+        study = create(budget=old)
+        stores.finish(stores.drive(study))
+        changed = lifecycle.patch(study.id, StudyChanges(budget={"max_trials": new}), if_version=None)
+        assert changed.state is (QUEUED if reopens else SUCCEEDED)
+
+    def test_a_study_that_reached_its_target_is_not_reopened(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(budget={"max_trials": 4})
+        stores.drive(study).finish(SUCCEEDED, Reason.TARGET_REACHED)
+        with pytest.raises(InvalidTransitionError, match=r"objective\.target"):
+            lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 8}), if_version=None)
+
+
+class TestEnqueue:
+    def test_a_driver_hears_of_the_point_and_reads_it(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        configuration, trials = lifecycle.enqueue(study.id, {"lambda": 1, "rho": 0.2})
+        assert (configuration.number, configuration.origin, len(trials)) == (1, Origin.USER, 2)
+        assert driver.heartbeat(60).last_configuration == 1
+        assert driver.configurations_after(0) == [(configuration, trials)]
+
+    def test_one_point_is_one_configuration(self, lifecycle: LifecycleStore, create: Callable[..., Study]) -> None:
+        study = create()
+        lifecycle.enqueue(study.id, {"lambda": 1, "rho": 0.2})
+        with pytest.raises(ConfigurationExistsError):
+            lifecycle.enqueue(study.id, {"rho": 0.2, "lambda": 1.0})
+
+    @pytest.mark.parametrize(
+        "point", [{"lambda": 1}, {"lambda": 0.3, "rho": 0.2}, {"lambda": 1, "rho": 0.2, "x": 1}, {}]
+    )
+    def test_what_is_no_point_of_the_space_is_refused(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], point: dict[str, Any]
+    ) -> None:
+        study = create()
+        with pytest.raises(InvalidPointError):
+            lifecycle.enqueue(study.id, point)
+        assert stores.studies.configurations(study.id) == []
+
+    def test_the_budget_counts_enqueued_points_too(
+        self, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(budget={"max_trials": 2})
+        lifecycle.enqueue(study.id, {"lambda": 1, "rho": 0.2})
+        with pytest.raises(InvalidTransitionError, match=r"budget\.max_trials"):
+            lifecycle.enqueue(study.id, {"lambda": 0, "rho": 0.2})
+
+
+class TestArchiveAndDelete:
+    def test_only_what_has_ended_is_archived_or_deleted(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        with pytest.raises(InvalidTransitionError):
+            lifecycle.archive(study.id)
+        with pytest.raises(InvalidTransitionError):
+            lifecycle.delete(study.id, delete_runs=False)
+        stores.finish(stores.drive(study))
+        assert lifecycle.archive(study.id).archived_at is not None
+        assert lifecycle.archive(study.id, archived=False).archived_at is None
+
+    def test_nothing_of_a_deleted_study_stays_but_what_is_to_be_removed(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        trial = stores.begin(driver)
+        stores.report(driver, trial, 1)
+        stores.succeed(driver, trial)
+        stores.finish(driver)
+        lifecycle.delete(study.id, delete_runs=True)
+        with stores.database.reading() as connection:
+            for name in ("studies", "configurations", "trials", "attempts", "results", "events"):
+                table = tables.metadata.tables[name]
+                assert connection.execute(select(func.count()).select_from(table)).scalar_one() == 0, name
+            (removal,) = connection.execute(select(tables.removals)).all()
+        assert (removal.study_id, removal.delete_runs) == (study.id, True)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_anothers_study_is_not_there(stores: Any, create: Callable[..., Study], verb: str) -> None:
+    study, of_bob = create(), LifecycleStore(stores.database, scope="bob")
+    with pytest.raises(StudyNotFoundError):
+        getattr(of_bob, verb)(study.id)
+    with pytest.raises(StudyNotFoundError):
+        of_bob.patch(study.id, StudyChanges(description="mine"), if_version=None)
+    with pytest.raises(StudyNotFoundError):
+        of_bob.enqueue(study.id, {"lambda": 1, "rho": 0.2})
+    with pytest.raises(StudyNotFoundError):
+        of_bob.delete(study.id, delete_runs=True)
+    assert stores.studies.get(study.id) == study
