@@ -1,7 +1,8 @@
 """The controller: the loop that makes what runs match what the store says. One leads; others wait for its lease.
 
-It starts a driver for every queued study, declares drivers lost whose lease ran out, ends cancelled studies whose
-driver does not, and runs the exporter to MLflow in a thread of its own, so that neither delays the other.
+It starts drivers for queued studies, declares drivers lost whose lease ran out, ends cancelled studies whose driver
+does not, and tells running studies their shares of the cluster. The exporter to MLflow and other slow work run in
+threads of their own, so that none delays the others.
 """
 
 from __future__ import annotations
@@ -12,16 +13,26 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from types import FrameType
 
+from service import logs
 from service.errors import SamstudyError, ServiceUnavailableError, StoreUnavailableError
+from service.notifying.sender import Sender, SenderOptions
+from service.removing import Remover
 from service.settings import Settings
+from service.shares import fair_shares
 from service.store.database import Database
-from service.store.exporting import ExportStore
+from service.store.delivering import DeliveringStore
+from service.store.exporting import ExportStore, Lead
 from service.store.reconciling import DriverClaim, ReconcilingStore
+from service.store.removals import RemovalStore
 from service.store.studies import StudyStore
+from service.store.tidying import TidyingStore
+from service.tidying import Tidier
 from service.tracking.exporter import Exporter
+from service.tracking.leftovers import LeftRuns
 from service.tuning.jobs import DriverJobs
 
 logger = logging.getLogger(__name__)
@@ -29,10 +40,14 @@ logger = logging.getLogger(__name__)
 _LEASE_NAME = "controller"
 _MAX_DRIVER_LOSSES = 5
 _LONGEST_BACKOFF_S = 15.0
+_SENDING_S = 2.0  # for what is on its way to receivers of webhooks; what does not end in it is sent again
 
 
 class Controller:
-    """One controller; `holder` names it in the lease by which it leads."""
+    """One controller; `holder` names it in the lease by which it leads.
+
+    term: how often it has begun to lead; between two terms others may have led.
+    """
 
     def __init__(
         self,
@@ -49,6 +64,9 @@ class Controller:
         self._holder = holder
         self._clock = clock
         self._leads_until = float("-inf")
+        self.term = 0
+        self._share_again_at = float("-inf")
+        self._in_contact_since: float | None = None
 
     @property
     def leads(self) -> bool:
@@ -58,19 +76,40 @@ class Controller:
     def reconcile(self) -> None:
         """One look at the store. Raises StoreUnavailableError."""
         asked_at = self._clock()
-        if not self._store.lead(_LEASE_NAME, self._holder, self._config.lease_s):
-            self._leads_until = float("-inf")
+        try:
+            leads = self._store.lead(_LEASE_NAME, self._holder, self._config.lease_s)
+        except StoreUnavailableError:
+            self._in_contact_since = None
+            raise
+        if self._in_contact_since is None:
+            self._in_contact_since = self._clock()
+        if leads and not self.leads:
+            self.term += 1
+        self._leads_until = asked_at + self._config.lease_s if leads else float("-inf")
+        if not leads:
             return
-        self._leads_until = asked_at + self._config.lease_s
-        for claim in self._store.overdue_drivers():
-            self._replace(claim)
+        for claim in self._overdue_drivers():
+            with logs.about(study_id=claim.study_id, driver_attempt=claim.driver_attempt):
+                self._replace(claim)
         self._end_overdue_cancels()
         self._start_queued()
+        self._share()
 
     def resign(self) -> None:
         """Gives up the lead, so that another controller can take it at once."""
         self._leads_until = float("-inf")
         self._store.give_up_lead(_LEASE_NAME, self._holder)
+
+    def _overdue_drivers(self) -> list[DriverClaim]:
+        """Drivers whose lease ran out while they could have renewed it.
+
+        While the store did not answer they could not; back again, they get the time of a lease, or what they have still
+        to report, finished trials among it, would be refused.
+        """
+        since = self._in_contact_since
+        if since is None or self._clock() - since < self._config.lease_s:
+            return []
+        return self._store.overdue_drivers()
 
     def _replace(self, claim: DriverClaim) -> None:
         """Declares a driver lost; its job is stopped first, in case it is merely silent and holds its workers."""
@@ -90,7 +129,8 @@ class Controller:
             try:
                 self._jobs.stop(claim)
             except ServiceUnavailableError as error:
-                logger.warning("study %s cannot be cancelled yet: %s", claim.study_id, error)
+                said = {"study_id": claim.study_id, "driver_attempt": claim.driver_attempt}
+                logger.warning("study %s cannot be cancelled yet: %s", claim.study_id, error, extra=said)
                 continue
             self._store.cancel_now(claim)
 
@@ -101,17 +141,49 @@ class Controller:
         try:
             self._jobs.check()
         except ServiceUnavailableError as error:
-            self._store.set_waiting_reason(queued, str(error))
+            self._store.set_waiting_reason([study.study_id for study in queued], str(error))
             return
-        for study_id in queued:
-            claim = self._store.claim(study_id, self._config.startup_lease_s)
-            if claim is None:
-                continue
-            try:
-                self._jobs.start(claim)
-                logger.info("study %s: driver %d submitted", study_id, claim.driver_attempt)
-            except ServiceUnavailableError as error:
-                self._store.give_back(claim, str(error))
+        running = Counter(study.demand.owner for study in self._store.driven())
+        while queued and running.total() < self._config.max_running_studies:
+            study = min(queued, key=lambda study: running[study.owner])  # of equal ones the oldest
+            queued.remove(study)
+            if self._start(study.study_id):
+                running[study.owner] += 1
+        if queued:
+            reason = f"{running.total()} studies run, as many as may at a time; it is among the {len(queued)} that wait"
+            self._store.set_waiting_reason([study.study_id for study in queued], reason)
+
+    def _start(self, study_id: str) -> bool:
+        claim = self._store.claim(study_id, self._config.startup_lease_s)
+        if claim is None:
+            return False
+        try:
+            self._jobs.start(claim)
+        except ServiceUnavailableError as error:
+            self._store.give_back(claim, str(error))
+            return False
+        said = {"study_id": study_id, "driver_attempt": claim.driver_attempt}
+        logger.info("study %s: driver %d submitted", study_id, claim.driver_attempt, extra=said)
+        return True
+
+    def _share(self) -> None:
+        """Tells the running studies their shares, now and then: the cluster or what they want may have changed."""
+        if self._clock() < self._share_again_at:
+            return
+        self._share_again_at = self._clock() + self._config.share_interval_s
+        studies = self._store.driven()
+        if len(studies) < 2 and all(study.slots is None for study in studies):
+            return
+        try:
+            nodes = self._jobs.nodes()
+        except ServiceUnavailableError as error:
+            logger.warning("shares stay as they are: %s", error)
+            return
+        shares = fair_shares([study.demand for study in studies], nodes)
+        before = {study.demand.study_id: study.slots for study in studies}
+        changed = {study_id: slots for study_id, slots in shares.items() if slots != before[study_id]}
+        if changed:
+            self._store.set_slots(changed)
 
 
 def run_controller(config: Settings) -> None:
@@ -122,11 +194,18 @@ def run_controller(config: Settings) -> None:
     jobs = DriverJobs(config.ray_jobs_url, token=config.ray_auth_token.get_secret_value())
     controller = Controller(ReconcilingStore(database), jobs, config, holder=holder)
     exporter = Exporter(
-        ExportStore(database),
+        ExportStore(database, Lead(_LEASE_NAME, holder)),
         StudyStore(database),
         config.mlflow_url,
         min_interval_s=config.export_interval_s,
     )
+    sender = Sender(
+        DeliveringStore(database),
+        study_url=lambda study_id: f"{config.api_url}/api/v1/studies/{study_id}",
+        options=SenderOptions(allow_private=config.allow_private_webhooks),
+    )
+    remover = Remover(RemovalStore(database), LeftRuns(config.mlflow_url), config.storage_uri)
+    tidier = Tidier(TidyingStore(database), config.storage_uri)
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -138,15 +217,34 @@ def run_controller(config: Settings) -> None:
     def must_stop() -> bool:
         return stopping.is_set() or not controller.leads
 
+    exporting_since = 0
+
     def export() -> None:
+        nonlocal exporting_since
+        if controller.leads and controller.term != exporting_since:
+            exporting_since = controller.term
+            exporter.start_over()
         while controller.leads and exporter.export_pending(must_stop).more:
             pass
 
-    exporting = threading.Thread(target=_repeat, args=(export, stopping, config.poll_s), name="exporter", daemon=True)
-    exporting.start()
+    beside = {
+        "exporter": export,
+        "sender": lambda: sender.send_due(must_stop),
+        "remover": lambda: remover.carry_out(must_stop),
+        "tidier": lambda: tidier.tidy(must_stop),
+    }
+    threads = [
+        threading.Thread(target=_repeat, args=(action, stopping, config.poll_s), name=name, daemon=True)
+        for name, action in beside.items()
+    ]
+    for thread in threads:
+        thread.start()
     logger.info("controller %s runs", holder)
     _repeat(controller.reconcile, stopping, config.poll_s)
-    exporting.join(timeout=config.lease_s)
+    give_up_at = time.monotonic() + config.lease_s
+    for thread in threads:
+        thread.join(max(0.0, give_up_at - time.monotonic()))
+    sender.wait(_SENDING_S)
     try:
         controller.resign()
     except StoreUnavailableError as error:

@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 # Tune reads these when it is imported: no loggers of its own (they import torch and write files that nobody reads),
@@ -25,6 +26,7 @@ import ray
 from ray import tune
 from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
 
+from service import logs
 from service.errors import LeaseLostError
 from service.settings import Settings, settings
 from service.spec import StudySpec, parse_spec
@@ -34,9 +36,9 @@ from service.tuning.algorithms import algorithm_for
 from service.tuning.capacity import waiting_reason
 from service.tuning.checkpoints import TrialCheckpoints
 from service.tuning.orders import TrialOrder
-from service.tuning.progress import IssuedTrial, StudyProgress
+from service.tuning.progress import IssuedTrial, Leaving, StudyProgress
 from service.tuning.recorder import Recorder
-from service.tuning.schedulers import scheduler_for
+from service.tuning.schedulers import scheduler_for, why_stopped
 from service.tuning.searcher import StudyCallback, StudySearcher, StudyStopper
 from service.tuning.trial import StudyTrial
 
@@ -55,11 +57,13 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
         store,
         clock=lambda: datetime.now(UTC),
     )
+
+    def why_nothing_trains() -> str | None:
+        own = progress.waiting_reason
+        return own if own or progress.is_training else waiting_reason(spec.resources_per_trial)
+
     recorder = Recorder(
-        store,
-        lease_s=config.lease_s,
-        heartbeat_s=config.heartbeat_s,
-        waiting_reason=lambda: None if progress.is_training else waiting_reason(spec.resources_per_trial),
+        store, lease_s=config.lease_s, heartbeat_s=config.heartbeat_s, waiting_reason=why_nothing_trains
     )
     recorder.start()
 
@@ -67,19 +71,21 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
         return _order(spec, study_id, issued, storage_uri=config.storage_uri)
 
     def tidy_checkpoints(trial_id: str) -> None:
-        checkpoints = TrialCheckpoints(config.storage_uri, study_id, trial_id)
-        if spec.checkpoint.every_epochs and spec.checkpoint.keep == "none":
-            checkpoints.delete()
-        elif spec.checkpoint.every_epochs:
-            checkpoints.prune(keep=1)
+        if spec.checkpoint.every_epochs:
+            TrialCheckpoints(config.storage_uri, study_id, trial_id).tidy(spec.checkpoint.keep)
 
     searcher = StudySearcher(progress, recorder, order_for)
+    scheduler = scheduler_for(spec, snapshot, searcher.issued)
     callback = StudyCallback(
-        searcher, progress, recorder, metric=spec.objective.metric, tidy_checkpoints=tidy_checkpoints
+        searcher,
+        progress,
+        recorder,
+        metric=spec.objective.metric,
+        why_stopped=lambda trial_id: why_stopped(scheduler, trial_id),
+        tidy_checkpoints=tidy_checkpoints,
     )
-    scheduler = scheduler_for(spec, snapshot, lambda tune_id: searcher.issued(tune_id).trial_id)
-    ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="samstudy-") as scratch:
+    ray.init(address="auto", log_to_driver=False, configure_logging=False)
+    with _handing_over(recorder, store), tempfile.TemporaryDirectory(prefix="samstudy-") as scratch:
         Tuner(
             tune.with_resources(StudyTrial, {"cpu": spec.resources_per_trial.cpu, "gpu": spec.resources_per_trial.gpu}),
             tune_config=TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True),
@@ -96,19 +102,40 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
     ending = searcher.ending
     if ending is None:
         raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
-    store.finish(ending.state, ending.reason, ending.error)
+    if isinstance(ending, Leaving):
+        logger.info("driver %d leaves study %s: %s", driver_attempt, study_id, store.leave())
+        return
+    if not store.finish(ending.state, ending.reason, ending.error):
+        logger.info("study %s was cancelled at its end", study_id)
     for trial_id in progress.open_trials():  # the study's end has cancelled them
         tidy_checkpoints(trial_id)
     logger.info("study %s ended: %s", study_id, ending)
 
 
+@contextmanager
+def _handing_over(recorder: Recorder, store: DrivingStore) -> Iterator[None]:
+    """Where SIGTERM ends the process, as when Ray stops the job, the next driver can go on at once.
+
+    Ray's handler makes a SystemExit of it. What was reported until then is recorded before the lease is given up.
+    """
+    try:
+        yield
+    except SystemExit:
+        logger.warning("asked to end: another driver goes on with the study")
+        recorder.close()
+        store.give_up_lease()
+        raise
+
+
 def main(arguments: Sequence[str]) -> int:
     """The process's entry point; its exit status tells Ray whether the job succeeded."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for files that Tune does not write here
     study_id, driver_attempt = arguments
+    config = settings()
+    logs.configure(config.log_format, config.log_level, study_id=study_id, driver_attempt=int(driver_attempt))
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for files that Tune does not write here
     try:
-        drive(study_id, int(driver_attempt), settings())
+        drive(study_id, int(driver_attempt), config)
     except LeaseLostError as error:
         logger.error("%s", error)  # the message says it all
         return 1
@@ -125,6 +152,8 @@ def _order(spec: StudySpec, study_id: str, issued: IssuedTrial, *, storage_uri: 
         threads=max(1, int(spec.resources_per_trial.cpu)),
         storage_uri=storage_uri,
         checkpoint_every_epochs=spec.checkpoint.every_epochs,
+        max_trial_s=spec.budget.max_trial_s,
+        seconds_left=issued.seconds_left,
         keep_last_checkpoint=spec.checkpoint.keep == "latest" and spec.checkpoint.every_epochs > 0,
     )
 

@@ -2,72 +2,163 @@
 
 from __future__ import annotations
 
-import logging
+import json
+import os
+import socket
+import time
 import traceback
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from service.trial_logs import TrialLog
 from service.tuning.checkpoints import TrialCheckpoints
 from service.tuning.orders import TrialOrder, TrialReport
+from service.tuning.time_limit import OutOfTimeError, time_limit
+from service.tuning.trial_output import TrialOutput
 from trainers.checkpoint import DamagedCheckpointError, dumps, loads
-from trainers.config import InvalidTrainConfigError, TrainConfig
-from trainers.loop import Training
+from trainers.config import InvalidTrainConfigError, TrainConfig, defaults
+from trainers.loop import EpochResult, Training
 
-logger = logging.getLogger(__name__)
+STORAGE_PATIENCE_S = 30.0
+"""How long an attempt waits for a storage that does not answer before it begins without its checkpoint."""
+
+_ALWAYS_SAID = ("dataset", "model", "lambda", "rho", "seed")
+_MAIN_METRICS = ("val_accuracy", "val_loss", "train_loss", "suboptimality", "test_accuracy", "test_loss")
 
 
 class TrialExecution:
-    """One attempt of one trial.
+    """One attempt of one trial, and its log.
 
     An error of the training is a report like any other, not an exception: it says something about the trial, and
-    nothing about the worker, which goes on with the next one.
+    nothing about the worker, which goes on with the next one. Neither does storage that fails end the training: what
+    was computed counts, with or without a checkpoint.
     """
 
     def __init__(self, order: TrialOrder) -> None:
         self._order = order
         self._training: Training | None = None
+        self._deadline = None if order.seconds_left is None else time.monotonic() + order.seconds_left
+        self._has_ended = False
+        self._output = TrialOutput(lambda: TrialLog(order.storage_uri, order.study_id, order.trial_id, order.attempt))
+        self._output.say(
+            f"trial {order.trial_id}, attempt {order.attempt}, on {socket.gethostname()} (process {os.getpid()})"
+        )
 
     def next_result(self) -> TrialReport:
         """Trains up to the next epoch that is reported, from the newest usable checkpoint on.
 
         Saves what the order wants saved.
         """
+        with self._output.captured():
+            report = self._next_report()
+        if report.is_last or report.error is not None:
+            self._end("all epochs are done" if report.error is None else f"the trial failed: {report.error}")
+        return report
+
+    def close(self) -> None:
+        """Ends an attempt from outside: its trial was stopped early, paused or cancelled."""
+        self._training = None
+        self._end("this attempt was ended: stopped early, paused or cancelled, as its state says")
+
+    def _next_report(self) -> TrialReport:
         epoch = 0
         try:
-            training = self._training or self._begin()
-            self._training = training
-            epoch = training.epochs_done
-            result = training.next_result()
-            self._save(training, since=epoch, is_last=result.is_last)
+            with time_limit(self._deadline):
+                self._training = training = self._training or self._begin()
+                epoch = training.epochs_done
+                started = time.monotonic()
+                result = training.next_result()
+            self._say_result(result, seconds=time.monotonic() - started)
+            warning = self._save(training, since=epoch, is_last=result.is_last)
+        except OutOfTimeError:
+            self._training = None
+            limit = self._order.max_trial_s
+            error = f"the trial has trained for its budget.max_trial_s of {limit:g} s"
+            return self._report(epoch, {}, is_last=False, error=error)
         except InvalidTrainConfigError as error:  # says the field, the rule and the value
             return self._report(epoch, {}, is_last=False, error=str(error))
         except Exception:  # noqa: BLE001  # the outermost runner: whatever ended the training is recorded on the trial
             self._training = None
             return self._report(epoch, {}, is_last=False, error=traceback.format_exc())
-        return self._report(result.epoch, result.metrics, is_last=result.is_last)
+        return self._report(result.epoch, result.metrics, is_last=result.is_last, warning=warning)
 
     def _begin(self) -> Training:
         """The training, continued from the newest checkpoint that is whole and whose epoch has been reported."""
         order = self._order
+        known = {name: value for name, value in defaults().items() if name not in _ALWAYS_SAID}
+        chosen = {name: value for name, value in order.train.items() if value != known.get(name)}
+        self._output.say(f"configuration: {json.dumps(chosen, ensure_ascii=False)}, all else by default")
         training = Training(TrainConfig.from_mapping(order.train), threads=order.threads)
-        epochs = training.config.epochs
         if order.attempt > 1 and order.checkpoint_every_epochs:
-            for epoch, content in self._checkpoints().newest_first(up_to=min(order.epochs_done, epochs - 1)):
-                try:
-                    training.load_state_dict(loads(content))
-                    break
-                except DamagedCheckpointError as error:
-                    logger.warning("trial %s: the checkpoint of epoch %d is %s", order.trial_id, epoch, error)
+            self._restore(training)
+        if not training.epochs_done:
+            self._output.say(f"training from the start, {training.config.epochs} epochs")
         return training
 
-    def _save(self, training: Training, *, since: int, is_last: bool) -> None:
-        """Saves after each multiple of the order's epochs, or after the first result that comes behind one."""
+    def _restore(self, training: Training) -> None:
+        up_to = min(self._order.epochs_done, training.config.epochs - 1)
+        waiting = Retrying(
+            retry=retry_if_exception_type(OSError),
+            stop=stop_after_delay(STORAGE_PATIENCE_S),
+            wait=wait_exponential(multiplier=0.25, max=5),
+            reraise=True,
+        )
+        try:
+            found = waiting(lambda: self._checkpoints().epochs(up_to=up_to))
+        except OSError as error:
+            self._output.say(f"the storage does not say which checkpoints there are: {error}")
+            return
+        for epoch in found:
+            try:
+                training.load_state_dict(loads(self._checkpoints().read(epoch)))
+            except (DamagedCheckpointError, OSError) as error:
+                self._output.say(f"the checkpoint of epoch {epoch} is of no use: {error}")
+            else:
+                of = training.config.epochs
+                self._output.say(f"continues after epoch {epoch}/{of}, from the checkpoint of that epoch")
+                return
+
+    def _save(self, training: Training, *, since: int, is_last: bool) -> str | None:
+        """Saves after each multiple of the order's epochs, or after the first result that comes behind one.
+
+        Answers why that was not possible, where it was not: the training goes on, and what was saved before stays.
+        """
         every = self._order.checkpoint_every_epochs
         due = every and training.epochs_done // every > since // every
-        if self._order.keep_last_checkpoint if is_last else due:
-            self._checkpoints().save(training.epochs_done, dumps(training.state_dict()))
+        if not (self._order.keep_last_checkpoint if is_last else due):
+            return None
+        content = dumps(training.state_dict())
+        try:
+            self._checkpoints().save(training.epochs_done, content)
+        except OSError as error:
+            warning = (
+                f"the checkpoint of epoch {training.epochs_done} ({len(content):,} bytes) could not be written: {error}"
+            )
+            self._output.say(warning)
+            return warning
+        return None
+
+    def _say_result(self, result: EpochResult, *, seconds: float) -> None:
+        metrics = (f"{name} {result.metrics[name]:.6g}" for name in _MAIN_METRICS if name in result.metrics)
+        self._output.say(f"epoch {result.epoch}/{self._order.train['epochs']}: {', '.join(metrics)}; {seconds:.2f} s")
+
+    def _end(self, words: str) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            self._output.say(words, is_end=True)
+            self._output.close()
 
     def _checkpoints(self) -> TrialCheckpoints:
         order = self._order
         return TrialCheckpoints(order.storage_uri, order.study_id, order.trial_id)
 
-    def _report(self, epoch: int, metrics: dict[str, float], *, is_last: bool, error: str | None = None) -> TrialReport:
-        return TrialReport(self._order.trial_id, self._order.attempt, epoch, metrics, is_last, error)
+    def _report(
+        self,
+        epoch: int,
+        metrics: dict[str, float],
+        *,
+        is_last: bool,
+        error: str | None = None,
+        warning: str | None = None,
+    ) -> TrialReport:
+        return TrialReport(self._order.trial_id, self._order.attempt, epoch, metrics, is_last, error, warning)

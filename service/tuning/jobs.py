@@ -12,11 +12,13 @@ from typing import Any
 import httpx
 
 from service.errors import ServiceUnavailableError
+from service.shares import Node
 from service.store.reconciling import DriverClaim
 
 DRIVER_COMMAND = ("python", "-m", "service.tuning.driver")
 _OPEN_STATUSES = ("PENDING", "RUNNING")
 _TIMEOUT_S = 10.0
+_MOST_NODES = 10_000
 
 
 class DriverJobs:
@@ -39,6 +41,16 @@ class DriverJobs:
     def check(self) -> None:
         """Raises ServiceUnavailableError where the cluster does not answer."""
         self._ask("GET", "/api/version")
+
+    def nodes(self) -> list[Node]:
+        """What the cluster's living nodes have, busy or not."""
+        answer = self._ask("GET", "/api/v0/nodes", params={"detail": "true", "limit": _MOST_NODES}) or {}
+        try:
+            listed = answer["data"]["result"]["result"]
+            alive = [node["resources_total"] for node in listed if node["state"] == "ALIVE"]
+        except (KeyError, TypeError) as error:
+            raise ServiceUnavailableError(f"the Ray cluster at {self._url} does not say what it has") from error
+        return [Node(cpu=float(node.get("CPU", 0.0)), gpu=float(node.get("GPU", 0.0))) for node in alive]
 
     def start(self, claim: DriverClaim) -> None:
         """Submits the driver; it may take a few seconds until it runs."""

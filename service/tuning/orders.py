@@ -11,6 +11,7 @@ class TrialOrder:
     """What a worker is told to do. `train` is a TrainConfig by wire names; every value is plain, for Tune's config.
 
     epochs_done: how many epochs earlier attempts have reported; this one goes on from there, so that none is missing.
+    max_trial_s: how long the trial may train, over all of its attempts. seconds_left: how much of that this one has.
     """
 
     study_id: str
@@ -22,6 +23,13 @@ class TrialOrder:
     storage_uri: str
     checkpoint_every_epochs: int
     keep_last_checkpoint: bool
+    max_trial_s: float | None = None
+    seconds_left: float | None = None
+
+    def checkpoints(self, epoch: int, *, since: int) -> bool:
+        """Whether the result of this epoch comes with a checkpoint; since: the epoch of the result before."""
+        every = self.checkpoint_every_epochs
+        return every > 0 and epoch // every > since // every
 
     def to_tune_config(self) -> dict[str, Any]:
         """The order as Tune's config of one trial: a list, because a Tune trial may execute several of ours."""
@@ -36,7 +44,10 @@ class TrialOrder:
 
 @dataclass(frozen=True, slots=True)
 class TrialReport:
-    """What a worker says after an epoch, or of the failure that ended the trial (then `error` is its traceback)."""
+    """What a worker says after an epoch, or of the failure that ended the trial (then `error` is its traceback).
+
+    warning: what went wrong without ending anything, such as a checkpoint that could not be written.
+    """
 
     trial_id: str
     attempt: int
@@ -44,6 +55,7 @@ class TrialReport:
     metrics: dict[str, float]
     is_last: bool
     error: str | None = None
+    warning: str | None = None
 
     def to_tune_result(self) -> dict[str, Any]:
         """The report as Tune's result, with what Tune's schedulers look at beside it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import fmean
@@ -11,20 +12,28 @@ from typing import Protocol
 
 from search_spaces.parameters import Point, point_key
 from service.spec import StudySpec
-from service.store.driving import StudySnapshot
-from service.study import Configuration, Reason, StudyState, Trial, TrialState
+from service.spec_sections import Budget
+from service.store.driving import Instructions, NewConfigurationsError, StudySnapshot
+from service.study import Configuration, Intent, Purpose, Reason, StudyState, Trial, TrialState
 from service.tuning.algorithms import Algorithm, Outcome
+
+_LEAST_TRIAL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedTrial:
-    """A trial to run now, as attempt number `attempt`, of which `epochs_done` epochs have been reported."""
+    """A trial to run now, as attempt number `attempt`, of which `epochs_done` epochs have been reported.
+
+    seconds_left: how long it may still train; None: no limit.
+    """
 
     trial_id: str
     attempt: int
     epochs_done: int
     point: Point
     seed: int
+    purpose: Purpose
+    seconds_left: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +45,24 @@ class Ending:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Nothing runs any more because the user wanted that; the store knows what becomes of the study."""
+
+
 class ConfigurationLog(Protocol):
-    """Where new configurations are recorded before anything of them runs."""
+    """Where new configurations and trials are recorded before anything of them runs."""
 
     def add_configuration(
-        self, point: Point, point_key: str, seeds: tuple[int, ...]
+        self, point: Point, point_key: str, seeds: Sequence[int], *, last_known: int
     ) -> tuple[Configuration, list[Trial]]:
-        """Records the point with one trial for each seed."""
+        """Records the point with one trial for each seed. Raises NewConfigurationsError."""
+
+    def add_confirming_trials(self, configuration_id: str, seeds: Sequence[int]) -> list[Trial]:
+        """Records trials of a configuration that is there."""
+
+    def configurations_after(self, number: int) -> list[tuple[Configuration, list[Trial]]]:
+        """What users have enqueued since the configuration with this number."""
 
 
 @dataclass(slots=True)
@@ -50,9 +70,12 @@ class _TrialProgress:
     trial_id: str
     configuration_id: str
     seed: int
+    purpose: Purpose
     state: TrialState
     attempt: int
     losses: int
+    trained_s: float
+    running_since: datetime | None = None
     epochs_done: int = 0
     values: dict[int, float] = field(default_factory=dict)
     objective: float | None = None
@@ -61,7 +84,7 @@ class _TrialProgress:
 class StudyProgress:
     """One study while a driver runs it, rebuilt from the store's snapshot.
 
-    clock: the time, for the wall-clock budget.
+    clock: the time, for the budgets that count it.
     """
 
     def __init__(
@@ -74,49 +97,74 @@ class StudyProgress:
         clock: Callable[[], datetime],
     ) -> None:
         self._spec = spec
+        self._budget = spec.budget
         self._algorithm = algorithm
         self._log = log
         self._clock = clock
-        self._started_at = snapshot.study.started_at or clock()
+        self._elapsed_s = snapshot.study.elapsed_s
+        self._running_since = snapshot.study.running_since or clock()
+        self._attempts_s = snapshot.attempts_s
+        self._intent = snapshot.study.intent
+        self._slots = snapshot.study.slots
         self._points: dict[str, Point] = {}
         self._trials: dict[str, _TrialProgress] = {}
         self._trials_of: defaultdict[str, list[_TrialProgress]] = defaultdict(list)
         self._failures = 0
         self._waiting: list[str] = []
         self._running: set[str] = set()
+        self._last_configuration = 0
+        self._newest_configuration = 0
         self._exhausted = False
         self._unrecorded: Point | None = None
         self._target_reached = False
         self._replay(snapshot)
 
-    def next_trial(self) -> IssuedTrial | Ending | None:
-        """What to do now: run this trial, end the study so, or (None) wait for a running trial."""
+    def follow(self, instructions: Instructions) -> None:
+        """Takes over what the user and the controller want by now. A driver that has begun to pause goes on with it."""
+        if self._intent is not Intent.PAUSE:
+            self._intent = instructions.intent
+        self._budget = Budget.model_validate(dict(instructions.budget))
+        self._slots = instructions.slots
+        self._newest_configuration = instructions.last_configuration
+
+    def next_trial(self) -> IssuedTrial | Ending | Leaving | None:
+        """What to do now: run this trial, end the study so, leave it, or (None) wait for a running trial."""
         ending = self.must_end_now()
         if ending:
             return ending
-        limit = self._spec.budget.max_concurrent_trials
-        if limit is not None and len(self._running) >= limit:
+        if self._newest_configuration > self._last_configuration:
+            self._take_over(self._log.configurations_after(self._last_configuration))
+        if self.is_pausing:
+            return None if self._running else Leaving()
+        if len(self._running) >= self._most_at_once():
             return None
-        if not self._waiting and not self._target_reached:
-            self._propose()
-        if self._waiting and not self._target_reached:
-            trial = self._trials[self._waiting.pop(0)]
-            self._running.add(trial.trial_id)
-            point = self._points[trial.configuration_id]
-            return IssuedTrial(trial.trial_id, trial.attempt + 1, trial.epochs_done, point, trial.seed)
-        return None if self._running else self._natural_ending()
+        waiting = self._first_waiting()
+        if waiting is None and self._intent is Intent.RUN:
+            self._add_trials()
+            waiting = self._first_waiting()
+        if waiting is not None:
+            return self._issue(waiting)
+        if self._running:
+            return None
+        if self._intent is Intent.STOP and not self._target_reached:
+            return Leaving()
+        return self._natural_ending()
 
     def must_end_now(self) -> Ending | None:
         """How the study ends at once, running trials or not; None where it may go on."""
-        most = self._spec.budget.max_failed_trials
+        most = self._budget.max_failed_trials
         if most is not None and self._failures > most:
             return Ending(
                 StudyState.FAILED,
                 Reason.TOO_MANY_FAILURES,
                 f"{self._failures} trials failed, and budget.max_failed_trials is {most}",
             )
-        longest = self._spec.budget.max_wallclock_s
-        if longest is not None and (self._clock() - self._started_at).total_seconds() > longest:
+        now = self._clock()
+        longest = self._budget.max_wallclock_s
+        if longest is not None and self._elapsed_s + (now - self._running_since).total_seconds() > longest:
+            return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
+        hours = self._budget.max_gpu_hours
+        if hours is not None and self._gpu_hours(now) > hours:
             return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
         return None
 
@@ -125,6 +173,7 @@ class StudyProgress:
         trial = self._trials[trial_id]
         trial.state = TrialState.RUNNING
         trial.attempt = attempt
+        trial.running_since = self._clock()
 
     def epoch_reported(self, trial_id: str, epoch: int, value: float | None) -> None:
         """The trial has finished an epoch; `value` is the objective's metric, where the epoch reported it."""
@@ -135,8 +184,7 @@ class StudyProgress:
 
     def attempt_lost(self, trial_id: str) -> bool:
         """A worker or node went away: True where the trial waits for its next attempt, False where it had its last."""
-        trial = self._trials[trial_id]
-        self._running.discard(trial_id)
+        trial = self._end_attempt(trial_id)
         trial.losses += 1
         if trial.losses > self._spec.failure.max_retries:
             return False
@@ -144,20 +192,40 @@ class StudyProgress:
         self._waiting.insert(0, trial_id)
         return True
 
+    def trial_paused(self, trial_id: str) -> None:
+        """The trial has left its worker with the study's pause."""
+        self._end_attempt(trial_id).state = TrialState.PAUSED
+
     def trial_ended(self, trial_id: str, state: TrialState) -> float | None:
         """The trial has reached a final state; answers what it says of the objective."""
-        trial = self._trials[trial_id]
-        self._running.discard(trial_id)
+        trial = self._end_attempt(trial_id)
         trial.state = state
         self._failures += state is TrialState.FAILED
         if state in (TrialState.SUCCEEDED, TrialState.EARLY_STOPPED) and trial.values:
-            trial.objective = self._objective_of(list(trial.values.values()))
-        self._learn(trial.configuration_id)
+            trial.objective = self._objective_of([trial.values[epoch] for epoch in sorted(trial.values)])
+        if trial.purpose is Purpose.SEARCH:
+            self._learn(trial.configuration_id)
         return trial.objective
 
     def open_trials(self) -> list[str]:
         """Ids of the trials that have not ended."""
         return [trial.trial_id for trial in self._trials.values() if not trial.state.is_final]
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether running trials are to save their state and leave."""
+        return self._intent is Intent.PAUSE
+
+    @property
+    def waiting_reason(self) -> str | None:
+        """Why nothing trains, or why no new trial does, as far as the study itself is the reason."""
+        if self.is_pausing:
+            return f"is being paused: {len(self._running)} trials train up to their next checkpoint"
+        if self._intent is Intent.STOP:
+            return f"is being stopped: {len(self._running)} trials train to their end"
+        if self._slots == 0 and not self._running:
+            return "other studies hold the cluster; its own share is no trial at the moment"
+        return None
 
     @property
     def is_training(self) -> bool:
@@ -167,51 +235,152 @@ class StudyProgress:
     def _replay(self, snapshot: StudySnapshot) -> None:
         """Puts everything that the store has into the algorithm; trials that did not end wait again."""
         for configuration in snapshot.configurations:
-            self._points[configuration.id] = dict(configuration.point)
+            self._add_point(configuration)
         for trial in snapshot.trials:
-            self._add(trial, losses=snapshot.lost_attempts.get(trial.id, 0))
-            if not trial.state.is_final:
-                self._waiting.append(trial.id)
+            losses = snapshot.lost_attempts.get(trial.id, 0)
+            self._add(trial, losses=losses, trained_s=snapshot.trained_s.get(trial.id, 0.0))
         for result in snapshot.results:
             self.epoch_reported(result.trial_id, result.epoch, result.metrics.get(self._spec.objective.metric))
         for configuration_id, point in self._points.items():
             self._algorithm.known(point)
             self._learn(configuration_id)
 
+    def _take_over(self, added: Iterable[tuple[Configuration, Iterable[Trial]]]) -> None:
+        """What users have enqueued; the algorithm does not propose it again."""
+        for configuration, trials in added:
+            self._add_point(configuration)
+            self._algorithm.known(configuration.point)
+            for trial in trials:
+                self._add(trial)
+
+    def _most_at_once(self) -> float:
+        limits = (self._budget.max_concurrent_trials, self._slots)
+        return min((limit for limit in limits if limit is not None), default=math.inf)
+
+    def _first_waiting(self) -> str | None:
+        return next((trial_id for trial_id in self._waiting if self._may_run(self._trials[trial_id])), None)
+
+    def _may_run(self, trial: _TrialProgress) -> bool:
+        """A study that is being stopped finishes what has begun; one that has reached its target only confirms it."""
+        if self._intent is Intent.STOP:
+            return trial.attempt > 0
+        return not self._target_reached or trial.purpose is Purpose.CONFIRM
+
+    def _issue(self, trial_id: str) -> IssuedTrial:
+        self._waiting.remove(trial_id)
+        self._running.add(trial_id)
+        trial = self._trials[trial_id]
+        longest = self._budget.max_trial_s
+        return IssuedTrial(
+            trial_id,
+            trial.attempt + 1,
+            trial.epochs_done,
+            self._points[trial.configuration_id],
+            trial.seed,
+            trial.purpose,
+            None if longest is None else max(_LEAST_TRIAL_S, longest - trial.trained_s),
+        )
+
+    def _add_trials(self) -> None:
+        """One more configuration; once the search is over and nothing of it runs, the trials that confirm its best."""
+        if not self._search_is_over():
+            self._propose()
+        if self._search_is_over() and not self._is_searching() and self._first_waiting() is None:
+            self._confirm()
+
+    def _search_is_over(self) -> bool:
+        most = self._budget.max_trials
+        seeds = len(self._spec.replicates.seeds)
+        return self._target_reached or self._exhausted or (most is not None and len(self._points) >= most // seeds)
+
+    def _is_searching(self) -> bool:
+        return any(self._trials[trial_id].purpose is Purpose.SEARCH for trial_id in self._running)
+
     def _propose(self) -> None:
-        """Asks for one more configuration and records it, unless the budget or the space is used up."""
-        budget = self._spec.configuration_budget()
-        if self._exhausted or (budget is not None and len(self._points) >= budget):
-            return
+        """Asks for a configuration and records it, unless the space is used up."""
         point = self._unrecorded or self._algorithm.propose()
         if point is None:
             self._exhausted = True
             return
         self._unrecorded = point  # the log may be unavailable for a while
-        configuration, trials = self._log.add_configuration(point, point_key(point), self._spec.replicates.seeds)
+        try:
+            configuration, trials = self._log.add_configuration(
+                point, point_key(point), self._spec.replicates.seeds, last_known=self._last_configuration
+            )
+        except NewConfigurationsError:
+            self._take_over(self._log.configurations_after(self._last_configuration))
+            if any(point_key(known) == point_key(point) for known in self._points.values()):
+                self._unrecorded = None  # a user has enqueued this very point
+            return
         self._unrecorded = None
-        self._points[configuration.id] = point
+        self._add_point(configuration)
         for trial in trials:
-            self._add(trial, losses=0)
-            self._waiting.append(trial.id)
+            self._add(trial)
 
-    def _add(self, trial: Trial, *, losses: int) -> None:
+    def _confirm(self) -> None:
+        """Records the trials on fresh seeds of the best configurations that have none yet."""
+        confirm = self._spec.confirm
+        if confirm is None:
+            return
+        means = {name: self._search_mean(name) for name in self._points}
+        sign = -1 if self._spec.objective.mode == "max" else 1
+        ranked = sorted((sign * mean, name) for name, mean in means.items() if mean is not None)
+        for _, configuration_id in ranked[: confirm.top_k]:
+            trials = self._trials_of[configuration_id]
+            if not any(trial.purpose is Purpose.CONFIRM for trial in trials):
+                for trial in self._log.add_confirming_trials(configuration_id, confirm.seeds):
+                    self._add(trial)
+
+    def _search_mean(self, configuration_id: str) -> float | None:
+        """The mean over the search's seeds; None unless all of them succeeded."""
+        trials = self._search_trials(configuration_id)
+        values = [trial.objective for trial in trials if trial.state is TrialState.SUCCEEDED]
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        return fmean(known) if known and len(known) == len(trials) else None
+
+    def _search_trials(self, configuration_id: str) -> list[_TrialProgress]:
+        return [trial for trial in self._trials_of[configuration_id] if trial.purpose is Purpose.SEARCH]
+
+    def _add_point(self, configuration: Configuration) -> None:
+        self._points[configuration.id] = dict(configuration.point)
+        self._last_configuration = max(self._last_configuration, configuration.number)
+
+    def _add(self, trial: Trial, *, losses: int = 0, trained_s: float = 0.0) -> None:
         progress = _TrialProgress(
             trial_id=trial.id,
             configuration_id=trial.configuration_id,
             seed=trial.seed,
+            purpose=trial.purpose,
             state=trial.state,
             attempt=trial.attempt,
             losses=losses,
+            trained_s=trained_s,
             objective=trial.objective,
         )
         self._trials[trial.id] = progress
         self._trials_of[trial.configuration_id].append(progress)
         self._failures += trial.state is TrialState.FAILED
+        if not trial.state.is_final:
+            self._waiting.append(trial.id)
+
+    def _end_attempt(self, trial_id: str) -> _TrialProgress:
+        trial = self._trials[trial_id]
+        self._running.discard(trial_id)
+        if trial.running_since is not None:
+            spent_s = (self._clock() - trial.running_since).total_seconds()
+            trial.trained_s += spent_s
+            self._attempts_s += spent_s
+            trial.running_since = None
+        return trial
+
+    def _gpu_hours(self, now: datetime) -> float:
+        running = [self._trials[trial_id].running_since for trial_id in self._running]
+        running_s = sum((now - since).total_seconds() for since in running if since is not None)
+        return self._spec.resources_per_trial.gpu * (self._attempts_s + running_s) / 3600
 
     def _learn(self, configuration_id: str) -> None:
-        """Tells the algorithm what a configuration is worth once all of its trials have ended."""
-        trials = self._trials_of[configuration_id]
+        """Tells the algorithm what a configuration is worth once all trials of the search on it have ended."""
+        trials = self._search_trials(configuration_id)
         if not trials or not all(trial.state.is_final for trial in trials):
             return
         states = {trial.state for trial in trials}

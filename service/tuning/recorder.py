@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from service.errors import LeaseLostError, StoreUnavailableError
-from service.store.driving import DrivingStore, Report
-from service.study import Intent
+from service.store.driving import DrivingStore, Instructions, Report
 
 logger = logging.getLogger(__name__)
 
@@ -45,18 +44,18 @@ class Recorder:
         self._closing = threading.Event()
         self._lost = threading.Event()
         self._failure: Exception | None = None
-        self._intent = Intent.RUN
+        self._instructions: Instructions | None = None
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     def start(self) -> None:
         """Takes over the lease at once. Raises LeaseLostError, StoreUnavailableError."""
-        self._intent = self._store.heartbeat(self._lease_s, self._waiting_reason())
+        self._instructions = self._store.heartbeat(self._lease_s, self._waiting_reason())
         self._thread.start()
 
     @property
-    def intent(self) -> Intent:
-        """What the user wanted of the study at the last heartbeat."""
-        return self._intent
+    def instructions(self) -> Instructions | None:
+        """What the last heartbeat answered; None before the first."""
+        return self._instructions
 
     @property
     def has_lost_lease(self) -> bool:
@@ -110,7 +109,7 @@ class Recorder:
             return batch
 
     def _heartbeat(self) -> None:
-        self._intent = self._store.heartbeat(self._lease_s, self._waiting_reason())
+        self._instructions = self._store.heartbeat(self._lease_s, self._waiting_reason())
 
     def _written(self, write: Callable[[], None]) -> bool:
         """Writes, again and again while the store does not answer; False once the lease is lost."""

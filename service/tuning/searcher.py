@@ -11,10 +11,10 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from service.errors import LeaseLostError, StoreUnavailableError
-from service.store.driving import AttemptLost, AttemptStarted, EpochReported, TrialEnded
+from service.store.driving import AttemptLost, AttemptPaused, AttemptStarted, EpochReported, Instructions, TrialEnded
 from service.study import Intent, Reason, StudyState, TrialState
 from service.tuning.orders import TrialOrder, TrialReport
-from service.tuning.progress import Ending, IssuedTrial, StudyProgress
+from service.tuning.progress import Ending, IssuedTrial, Leaving, StudyProgress
 from service.tuning.recorder import Recorder
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,11 @@ class StudySearcher(_Unsaved, Searcher):
         self._recorder = recorder
         self._order_for = order_for
         self._issued: dict[str, IssuedTrial] = {}
-        self._decided: Ending | None = None
+        self._orders: dict[str, TrialOrder] = {}
+        self._reported: dict[str, int] = {}
+        self._paused: set[str] = set()
+        self._followed: Instructions | None = None
+        self._decided: Ending | Leaving | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.must_stop():
@@ -53,28 +57,51 @@ class StudySearcher(_Unsaved, Searcher):
             return None
         except LeaseLostError:
             return str(Searcher.FINISHED)
-        if isinstance(issued, Ending):
+        if isinstance(issued, Ending | Leaving):
             self._decided = issued
             return str(Searcher.FINISHED)
         if issued is None:
             return None
+        order = self._order_for(issued)
         self._issued[trial_id] = issued
-        return self._order_for(issued).to_tune_config()
+        self._orders[trial_id] = order
+        return order.to_tune_config()
 
     def must_stop(self) -> bool:
         """Whether the study ends now, whatever runs: cancelled, out of budget, too many failures, or lease lost."""
+        instructions = self._recorder.instructions
+        if instructions is not None and instructions is not self._followed:
+            self._progress.follow(instructions)
+            self._followed = instructions
         return self._is_cancelled or self._recorder.has_lost_lease or self._progress.must_end_now() is not None
 
     @property
-    def ending(self) -> Ending | None:
-        """How the study ends; None while there is more to run."""
+    def ending(self) -> Ending | Leaving | None:
+        """How the study ends, or that the driver leaves it; None while there is more to run."""
         if self._is_cancelled:
             return Ending(StudyState.CANCELLED, Reason.USER)
         return self._decided or self._progress.must_end_now()
 
     @property
     def _is_cancelled(self) -> bool:
-        return self._recorder.intent is Intent.CANCEL
+        instructions = self._recorder.instructions
+        return instructions is not None and instructions.intent is Intent.CANCEL
+
+    def pauses(self, trial_id: str, epoch: int) -> bool:
+        """Whether a Tune trial is to leave its worker after the result of this epoch.
+
+        It is while the study is being paused, as soon as it has saved its state, or at once where it never does.
+        """
+        order = self._orders[trial_id]
+        saved = order.checkpoints(epoch, since=self._reported.get(trial_id, epoch - 1))
+        self._reported[trial_id] = epoch
+        if self._progress.is_pausing and (saved or not order.checkpoint_every_epochs):
+            self._paused.add(trial_id)
+        return trial_id in self._paused
+
+    def has_paused(self, trial_id: str) -> bool:
+        """Whether a Tune trial has been told to leave its worker."""
+        return trial_id in self._paused
 
     def issued(self, trial_id: str) -> IssuedTrial:
         """Our trial behind a Tune trial's id."""
@@ -100,12 +127,15 @@ class StudyCallback(_Unsaved, tune.Callback):
         recorder: Recorder,
         *,
         metric: str,
+        why_stopped: Callable[[str], str | None],
         tidy_checkpoints: Callable[[str], None],
     ) -> None:
+        """why_stopped: what early stopping says of a trial of ours that it has stopped."""
         self._searcher = searcher
         self._progress = progress
         self._recorder = recorder
         self._metric = metric
+        self._why_stopped = why_stopped
         self._tidy_checkpoints = tidy_checkpoints
         self._last: dict[str, TrialReport] = {}
 
@@ -121,7 +151,9 @@ class StudyCallback(_Unsaved, tune.Callback):
         self._last[trial.trial_id] = report
         if report.error is None:
             self._progress.epoch_reported(report.trial_id, report.epoch, report.metrics.get(self._metric))
-            self._recorder.record(EpochReported(report.trial_id, report.attempt, report.epoch, report.metrics))
+            self._recorder.record(
+                EpochReported(report.trial_id, report.attempt, report.epoch, report.metrics, report.warning)
+            )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         issued = self._searcher.issued(trial.trial_id)
@@ -132,6 +164,9 @@ class StudyCallback(_Unsaved, tune.Callback):
             self._end(issued, TrialState.SUCCEEDED)
         elif self._searcher.must_stop():
             return  # the study's end cancels it
+        elif self._searcher.has_paused(trial.trial_id):
+            self._progress.trial_paused(issued.trial_id)
+            self._recorder.record(AttemptPaused(issued.trial_id, issued.attempt))
         elif report is not None:
             self._end(issued, TrialState.EARLY_STOPPED)
         else:
@@ -152,20 +187,21 @@ class StudyCallback(_Unsaved, tune.Callback):
 
     def _end(self, issued: IssuedTrial, state: TrialState, *, error: str | None = None) -> None:
         objective = self._progress.trial_ended(issued.trial_id, state)
+        note = self._why_stopped(issued.trial_id) if state is TrialState.EARLY_STOPPED else None
         self._recorder.record(
-            TrialEnded(issued.trial_id, issued.attempt, state, objective, error),
+            TrialEnded(issued.trial_id, issued.attempt, state, objective, error, note),
             after_commit=lambda: self._tidy_checkpoints(issued.trial_id),
         )
 
 
 class StudyStopper(_Unsaved, tune.Stopper):
-    """Ends every trial at once when the study must stop."""
+    """Ends every trial at once when the study must stop, and each at its next checkpoint when it is being paused."""
 
     def __init__(self, searcher: StudySearcher) -> None:
         self._searcher = searcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return self._searcher.pauses(trial_id, int(result["epoch"]))
 
     def stop_all(self) -> bool:
         return self._searcher.must_stop()

@@ -27,8 +27,12 @@ class StudyTrial(tune.Trainable):
         self._execution: TrialExecution = TrialExecution(TrialOrder.from_tune_config(config))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._execution.close()
         self.setup(new_config)
         return True
+
+    def cleanup(self) -> None:
+        self._execution.close()
 
     def step(self) -> dict[str, Any]:
         return self._execution.next_result().to_tune_result()

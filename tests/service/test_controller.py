@@ -12,12 +12,19 @@ import pytest
 from service.controller import Controller, _repeat
 from service.errors import ServiceUnavailableError, StoreUnavailableError
 from service.settings import Settings
+from service.shares import Node
+from service.spec import parse_spec
 from service.store.database import Database
 from service.store.driving import AttemptStarted, DrivingStore
+from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import DriverClaim, ReconcilingStore
 from service.store.studies import NewStudy, StudyStore
 from service.study import Intent, Reason, Study, StudyState
 from service.tuning.jobs import DriverJobs
+
+SPEC = parse_spec(
+    {"name": "s", "search_space": "paper_lambda_rho", "objective": {"metric": "val_accuracy", "mode": "max"}}
+).to_mapping()
 
 
 class FakeJobs:
@@ -28,6 +35,10 @@ class FakeJobs:
         self.takes_jobs = True
         self.started: list[DriverClaim] = []
         self.stopped: list[DriverClaim] = []
+
+    def nodes(self) -> list[Node]:
+        self.check()
+        return [Node(cpu=4, gpu=0)]
 
     def check(self) -> None:
         if self.is_down:
@@ -51,17 +62,24 @@ class World:
         self._now = datetime(2026, 1, 1, tzinfo=UTC)
         self.database = Database(f"sqlite:///{path}", clock=lambda: self._now)
         self.studies = StudyStore(self.database)
+        self.lifecycle = LifecycleStore(self.database)
         self.jobs = FakeJobs()
         self.config = Settings(home=path.parent, lease_s=10, startup_lease_s=60, cancel_grace_s=5)
 
     def advance(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
 
-    def controller(self, holder: str = "a") -> Controller:
-        return Controller(ReconcilingStore(self.database), cast(DriverJobs, self.jobs), self.config, holder=holder)
+    def controller(self, holder: str = "a", store: ReconcilingStore | None = None) -> Controller:
+        return Controller(
+            store or ReconcilingStore(self.database),
+            cast(DriverJobs, self.jobs),
+            self.config,
+            holder=holder,
+            clock=lambda: self._now.timestamp(),
+        )
 
-    def create(self) -> Study:
-        return self.studies.create(NewStudy("s", "", {}, {}, "ada", "digest"))[0]
+    def create(self, owner: str = "ada") -> Study:
+        return self.studies.create(NewStudy("s", "", {}, SPEC, owner, "digest"))[0]
 
     def driver(self, study: Study, number: int = 1) -> DrivingStore:
         return DrivingStore(self.database, study.id, number)
@@ -164,11 +182,11 @@ def test_a_cancel_is_left_to_the_driver_for_a_while(world: World, controller: Co
     study = world.create()
     controller.reconcile()
     driver = world.driver(study)
-    (trial,) = driver.add_configuration({"rho": 0.1}, "a", [0])[1]
+    (trial,) = driver.add_configuration({"rho": 0.1}, "a", [0], last_known=0)[1]
     driver.record([AttemptStarted(trial.id, 1, None)])
-    world.studies.request_cancel(study.id)
+    world.lifecycle.cancel(study.id)
     world.advance(4)
-    assert driver.heartbeat(10) is Intent.CANCEL
+    assert driver.heartbeat(10).intent is Intent.CANCEL
     controller.reconcile()
     assert world.studies.get(study.id).state is StudyState.STOPPING
     world.advance(2)
@@ -181,7 +199,7 @@ def test_a_cancel_is_left_to_the_driver_for_a_while(world: World, controller: Co
 def test_a_cancel_is_not_said_to_be_done_while_the_job_may_run(world: World, controller: Controller) -> None:
     study = world.create()
     controller.reconcile()
-    world.studies.request_cancel(study.id)
+    world.lifecycle.cancel(study.id)
     world.advance(6)
     world.jobs.is_down = True
     controller.reconcile()
@@ -192,7 +210,7 @@ def test_a_cancel_is_not_said_to_be_done_while_the_job_may_run(world: World, con
 
 
 def test_a_cancelled_queued_study_never_starts(world: World, controller: Controller) -> None:
-    world.studies.request_cancel(world.create().id)
+    world.lifecycle.cancel(world.create().id)
     controller.reconcile()
     assert world.jobs.started == []
 
@@ -230,8 +248,46 @@ def test_a_controller_begins_where_another_stopped(world: World, controller: Con
     controller.reconcile()
     controller.resign()
     world.advance(61)
-    world.controller("b").reconcile()
+    other = world.controller("b")
+    other.reconcile()
+    assert world.jobs.started == [DriverClaim(study.id, 1)]  # it may be the store that was away, and not the driver
+    world.advance(10)
+    other.reconcile()
     assert world.jobs.started == [DriverClaim(study.id, 1), DriverClaim(study.id, 2)]
+
+
+class FailingStore(ReconcilingStore):
+    """A store that does not answer while it is down."""
+
+    is_down = False
+
+    def lead(self, name: str, holder: str, lease_s: float) -> bool:
+        if self.is_down:
+            raise StoreUnavailableError("down")
+        return super().lead(name, holder, lease_s)
+
+
+def test_a_driver_that_could_not_reach_the_store_gets_the_time_of_a_lease_when_it_is_back(world: World) -> None:
+    store = FailingStore(world.database)
+    controller = world.controller(store=store)
+    study = world.create()
+    controller.reconcile()
+    driver = world.driver(study)
+    driver.heartbeat(10)
+    store.is_down = True
+    world.advance(60)
+    with pytest.raises(StoreUnavailableError):
+        controller.reconcile()
+    store.is_down = False
+    controller.reconcile()
+    assert world.jobs.stopped == []
+    driver.heartbeat(10)  # what it has still to report is not refused
+    world.advance(10)
+    controller.reconcile()
+    assert world.jobs.stopped == []
+    world.advance(1)
+    controller.reconcile()
+    assert world.jobs.stopped == [DriverClaim(study.id, 1)]
 
 
 def test_a_store_that_does_not_answer_is_said_so(world: World, tmp_path: Path) -> None:
@@ -268,3 +324,55 @@ def test_a_controller_that_could_not_renew_its_lease_in_time_leads_no_longer(wor
     assert controller.leads
     now = world.config.lease_s
     assert not controller.leads
+
+
+def slots(world: World, *studies: Study) -> list[int | None]:
+    return [world.studies.get(study.id).slots for study in studies]
+
+
+def test_a_study_alone_has_no_limit_and_two_share_the_cluster(world: World, controller: Controller) -> None:
+    first = world.create()
+    controller.reconcile()
+    assert slots(world, first) == [None]
+    second = world.create()
+    world.advance(5)
+    controller.reconcile()
+    assert slots(world, first, second) == [2, 2]
+    world.driver(second).finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS)
+    world.advance(5)
+    controller.reconcile()
+    assert slots(world, first, second) == [None, None]
+
+
+def test_owners_share_before_their_studies_do(world: World, controller: Controller) -> None:
+    many = [world.create("ada") for _ in range(2)]
+    one = world.create("bob")
+    controller.reconcile()
+    assert slots(world, *many, one) == [1, 1, 2]
+
+
+def test_a_cluster_that_does_not_say_what_it_has_leaves_the_shares_alone(world: World, controller: Controller) -> None:
+    studies = [world.create(), world.create()]
+    controller.reconcile()
+    world.jobs.is_down = True
+    world.advance(5)
+    controller.reconcile()
+    assert slots(world, *studies) == [2, 2]
+
+
+def test_no_more_studies_run_than_may_and_the_others_say_so(world: World) -> None:
+    world.config = world.config.model_copy(update={"max_running_studies": 2})
+    controller = world.controller()
+    busy = [world.create("ada") for _ in range(2)]
+    controller.reconcile()
+    late = world.create("ada")
+    world.advance(1)
+    other = world.create("bob")
+    controller.reconcile()
+    waiting = world.studies.get(late.id)
+    assert waiting.state is StudyState.QUEUED
+    assert waiting.waiting_reason == "2 studies run, as many as may at a time; it is among the 2 that wait"
+    world.driver(busy[0]).finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS)
+    controller.reconcile()
+    assert world.studies.get(other.id).state is StudyState.RUNNING  # though it came later: its owner has none
+    assert world.studies.get(late.id).state is StudyState.QUEUED

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from service.spec import StudySpec, parse_spec
-from service.store.driving import StudySnapshot
-from service.study import Configuration, Intent, Result, Study, StudyState, Trial, TrialState
+from service.store.driving import NewConfigurationsError, StudySnapshot
+from service.study import Configuration, Intent, Origin, Purpose, Result, Study, StudyState, Trial, TrialState
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -23,18 +23,42 @@ class RecordedStudy:
         self.trials: dict[str, Trial] = {}
         self.results: list[Result] = []
         self.lost_attempts: dict[str, int] = {}
+        self.trained_s: dict[str, float] = {}
+        self.attempts_s = 0.0
+        self.elapsed_s = 0.0
+        self.intent = Intent.RUN
         self.failures: list[Exception] = []
 
     def add_configuration(
-        self, point: dict[str, Any], point_key: str, seeds: Sequence[int]
+        self, point: dict[str, Any], point_key: str, seeds: Sequence[int], *, last_known: int | None = None
     ) -> tuple[Configuration, list[Trial]]:
         if self.failures:
             raise self.failures.pop()
         number = len(self.configurations) + 1
-        configuration = Configuration(id=f"s-{number}", study_id="s", number=number, point=point, created_at=START)
+        if last_known not in (None, number - 1):
+            raise NewConfigurationsError(f"there are configurations after number {last_known}")
+        configuration = Configuration(
+            id=f"s-{number}",
+            study_id="s",
+            number=number,
+            point=point,
+            origin=Origin.SEARCH,
+            created_at=START,
+        )
         self.configurations.append(configuration)
         trials = [self._trial(configuration, seed) for seed in seeds]
         return configuration, trials
+
+    def add_confirming_trials(self, configuration_id: str, seeds: Sequence[int]) -> list[Trial]:
+        (configuration,) = [one for one in self.configurations if one.id == configuration_id]
+        return [self._trial(configuration, seed, Purpose.CONFIRM) for seed in seeds]
+
+    def configurations_after(self, number: int) -> list[tuple[Configuration, list[Trial]]]:
+        return [
+            (one, [trial for trial in self.trials.values() if trial.configuration_id == one.id])
+            for one in self.configurations
+            if one.number > number
+        ]
 
     def change(self, trial_id: str, **values: Any) -> None:
         self.trials[trial_id] = self.trials[trial_id].model_copy(update=values)
@@ -56,7 +80,7 @@ class RecordedStudy:
             owner="ada",
             labels={},
             state=StudyState.RUNNING,
-            intent=Intent.RUN,
+            intent=self.intent,
             reason=None,
             error=None,
             waiting_reason=None,
@@ -64,6 +88,12 @@ class RecordedStudy:
             created_at=START,
             started_at=START,
             finished_at=None,
+            archived_at=None,
+            elapsed_s=self.elapsed_s,
+            running_since=START,
+            cloned_from=None,
+            slots=None,
+            version=1,
             driver_attempt=1,
             revision=1,
             exported_revision=0,
@@ -71,21 +101,31 @@ class RecordedStudy:
             mlflow_run_id=None,
         )
         trials = list(self.trials.values())
-        return StudySnapshot(study, list(self.configurations), trials, list(self.results), dict(self.lost_attempts))
+        return StudySnapshot(
+            study,
+            list(self.configurations),
+            trials,
+            list(self.results),
+            dict(self.lost_attempts),
+            dict(self.trained_s),
+            self.attempts_s,
+        )
 
-    def _trial(self, configuration: Configuration, seed: int) -> Trial:
+    def _trial(self, configuration: Configuration, seed: int, purpose: Purpose = Purpose.SEARCH) -> Trial:
         trial = Trial(
             id=f"{configuration.id}-{seed}",
             study_id="s",
             configuration_id=configuration.id,
             number=len(self.trials) + 1,
             seed=seed,
+            purpose=purpose,
             state=TrialState.PENDING,
             attempt=0,
             epochs_done=0,
             metrics={},
             objective=None,
             error=None,
+            note=None,
             created_at=START,
             started_at=None,
             finished_at=None,

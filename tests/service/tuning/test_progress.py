@@ -9,8 +9,9 @@ import pytest
 from search_spaces.parameters import Point
 from service.errors import StoreUnavailableError
 from service.spec import StudySpec
-from service.study import Reason, StudyState, TrialState
-from service.tuning.progress import Ending, IssuedTrial, StudyProgress
+from service.store.driving import Instructions
+from service.study import Intent, Purpose, Reason, StudyState, TrialState
+from service.tuning.progress import Ending, IssuedTrial, Leaving, StudyProgress
 
 
 class FakeAlgorithm:
@@ -184,7 +185,8 @@ def test_a_lost_trial_comes_before_new_ones_and_knows_its_epochs(drive: Callable
     driver.progress.epoch_reported(first.trial_id, 1, 0.1)
     driver.progress.epoch_reported(first.trial_id, 2, None)
     driver.progress.attempt_lost(first.trial_id)
-    assert driver.issue() == IssuedTrial(first.trial_id, 2, 2, first.point, first.seed)
+    again = driver.issue()
+    assert (again.trial_id, again.attempt, again.epochs_done) == (first.trial_id, 2, 2)
 
 
 def test_losses_before_this_driver_count_too(drive: Callable[..., Driver], recorded: Any) -> None:
@@ -262,9 +264,9 @@ def test_a_new_driver_runs_exactly_what_did_not_end(drive: Callable[..., Driver]
     recorded.report(running.id, 1, 0.3)
     driver = drive(replicates={"seeds": [0, 1]}, budget={"max_trials": 6})
     issued = [driver.issue() for _ in range(4)]
-    assert issued[:2] == [
-        IssuedTrial(running.id, 3, 1, {"rho": 1.0}, 1),
-        IssuedTrial(waiting.id, 1, 0, {"rho": 2.0}, 0),
+    assert [(one.trial_id, one.attempt, one.epochs_done, one.point, one.seed) for one in issued[:2]] == [
+        (running.id, 3, 1, {"rho": 1.0}, 1),
+        (waiting.id, 1, 0, {"rho": 2.0}, 0),
     ]
     assert [trial.point for trial in issued[2:]] == [{"rho": 3.0}] * 2
     assert driver.progress.next_trial() is None
@@ -313,3 +315,194 @@ def test_a_point_that_could_not_be_recorded_is_not_skipped(drive: Callable[..., 
             driver.progress.next_trial()
     assert driver.run_all() == (2, succeeded(Reason.SPACE_EXHAUSTED))
     assert [configuration.point for configuration in recorded.configurations] == [{"rho": 1.0}, {"rho": 2.0}]
+
+
+def wanted(
+    driver: Driver, *, intent: Intent = Intent.RUN, slots: int | None = None, newest: int | None = None, **budget: Any
+) -> None:
+    """What the driver hears at a heartbeat; `budget` are the limits that are not null."""
+    known = len(driver.recorded.configurations) if newest is None else newest
+    driver.progress.follow(Instructions(intent, budget, slots, known))
+
+
+def test_a_study_being_paused_begins_nothing_and_is_left_once_nothing_runs(drive: Callable[..., Driver]) -> None:
+    driver = drive()
+    first, second = driver.issue(), driver.issue()
+    wanted(driver, intent=Intent.PAUSE)
+    assert driver.progress.is_pausing
+    assert driver.progress.next_trial() is None
+    driver.progress.trial_paused(first.trial_id)
+    driver.end(second, 0.5)
+    assert driver.progress.next_trial() == Leaving()
+    assert driver.progress.open_trials() == [first.trial_id]
+
+
+def test_a_driver_that_has_begun_to_pause_goes_on_with_it(drive: Callable[..., Driver]) -> None:
+    driver = drive()
+    first = driver.issue()
+    wanted(driver, intent=Intent.PAUSE)
+    wanted(driver)
+    driver.progress.trial_paused(first.trial_id)
+    assert driver.progress.next_trial() == Leaving()
+
+
+def test_paused_trials_go_on_with_the_next_driver(drive: Callable[..., Driver], recorded: Any) -> None:
+    (trial,) = recorded.add_configuration({"rho": 1.0}, "", (0,))[1]
+    recorded.report(trial.id, 1, 0.5)
+    recorded.change(trial.id, state=TrialState.PAUSED, attempt=1)
+    issued = drive().issue()
+    assert (issued.trial_id, issued.attempt, issued.epochs_done) == (trial.id, 2, 1)
+
+
+def test_a_study_being_stopped_finishes_what_has_begun_and_nothing_else(
+    drive: Callable[..., Driver], recorded: Any
+) -> None:
+    begun, untouched = recorded.add_configuration({"rho": 1.0}, "", (0, 1))[1]
+    recorded.change(begun.id, attempt=1)
+    recorded.intent = Intent.STOP
+    driver = drive(replicates={"seeds": [0, 1]}, budget={"max_trials": 40})
+    issued = driver.issue()
+    assert issued.trial_id == begun.id
+    driver.progress.attempt_lost(issued.trial_id)
+    again = driver.issue()
+    driver.end(again, 0.5)
+    assert driver.progress.next_trial() == Leaving()
+    assert driver.progress.open_trials() == [untouched.id]
+
+
+def test_a_share_limits_what_runs_at_once_and_may_change(drive: Callable[..., Driver]) -> None:
+    driver = drive()
+    wanted(driver, slots=1)
+    first = driver.issue()
+    assert driver.progress.next_trial() is None
+    wanted(driver, slots=2)
+    driver.issue()
+    assert driver.progress.next_trial() is None
+    wanted(driver, slots=0)
+    driver.end(first, 0.5)
+    assert driver.progress.next_trial() is None
+
+
+def test_a_raised_budget_reaches_a_running_driver(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_trials": 1})
+    driver.end(driver.issue(), 0.5)
+    wanted(driver, max_trials=2)
+    driver.end(driver.issue(), 0.5)
+    assert driver.progress.next_trial() == succeeded(Reason.MAX_TRIALS)
+
+
+def test_a_point_that_a_user_enqueues_is_run_next_and_not_proposed_again(
+    drive: Callable[..., Driver], recorded: Any
+) -> None:
+    driver = drive(size=3)
+    driver.end(driver.issue(), 0.5)
+    recorded.add_configuration({"rho": 3.0}, "", (0,))
+    wanted(driver)
+    assert driver.issue().point == {"rho": 3.0}
+    assert driver.issue().point == {"rho": 2.0}
+    assert driver.progress.next_trial() is None
+
+
+def test_a_point_enqueued_at_the_very_moment_of_its_proposal_runs_once(
+    drive: Callable[..., Driver], recorded: Any
+) -> None:
+    driver = drive(size=2)
+    recorded.add_configuration({"rho": 1.0}, "", (0,))  # which the driver has not heard of yet
+    assert [driver.issue().point for _ in range(2)] == [{"rho": 1.0}, {"rho": 2.0}]
+    assert len(recorded.configurations) == 2
+    assert driver.progress.next_trial() is None
+
+
+def test_pauses_do_not_count_for_the_wall_clock(drive: Callable[..., Driver], recorded: Any) -> None:
+    recorded.elapsed_s = 50.0  # of drivers before this one
+    driver = drive(budget={"max_wallclock_s": 60})
+    driver.now += timedelta(seconds=10)
+    assert driver.progress.must_end_now() is None
+    driver.now += timedelta(seconds=1)
+    assert driver.progress.must_end_now() == succeeded(Reason.BUDGET_EXHAUSTED)
+
+
+def test_gpu_hours_count_every_attempt_also_the_running_ones(drive: Callable[..., Driver], recorded: Any) -> None:
+    recorded.attempts_s = 1_800.0  # half an hour on two GPUs, before this driver
+    driver = drive(resources_per_trial={"gpu": 2}, budget={"max_gpu_hours": 3})
+    first = driver.issue()
+    driver.now += timedelta(hours=0.5)
+    driver.end(first, 0.5)
+    driver.issue()
+    driver.now += timedelta(hours=0.5)
+    assert driver.progress.must_end_now() is None
+    driver.now += timedelta(seconds=1)
+    assert driver.progress.must_end_now() == succeeded(Reason.BUDGET_EXHAUSTED)
+
+
+def test_a_trial_knows_how_long_it_may_still_train(drive: Callable[..., Driver], recorded: Any) -> None:
+    (trial,) = recorded.add_configuration({"rho": 1.0}, "", (0,))[1]
+    recorded.change(trial.id, attempt=1)
+    recorded.trained_s[trial.id] = 25.0
+    driver = drive(budget={"max_trial_s": 60})
+    first = driver.issue()
+    assert first.seconds_left == 35.0
+    driver.now += timedelta(seconds=20)
+    driver.progress.attempt_lost(first.trial_id)
+    assert driver.issue().seconds_left == 15.0
+    assert driver.issue().seconds_left == 60.0
+
+
+CONFIRM = {"confirm": {"top_k": 2, "seeds": [7, 8]}, "replicates": {"seeds": [0, 1]}, "budget": {"max_trials": 6}}
+
+
+def test_the_best_run_again_on_fresh_seeds_after_the_search(drive: Callable[..., Driver], recorded: Any) -> None:
+    driver = drive(**CONFIRM)
+    for value in (0.1, 0.1, 0.9, 0.9, 0.5, 0.5):
+        driver.end(driver.issue(), value)
+    learned = len(driver.algorithm.learned)
+    confirming = [driver.issue() for _ in range(4)]
+    assert driver.progress.next_trial() is None
+    assert {(one.point["rho"], one.seed) for one in confirming} == {(2.0, 7), (2.0, 8), (3.0, 7), (3.0, 8)}
+    assert {one.purpose for one in confirming} == {Purpose.CONFIRM}
+    for one in confirming:
+        driver.end(one, 0.0)
+    assert driver.progress.next_trial() == succeeded(Reason.MAX_TRIALS)
+    assert len(driver.algorithm.learned) == learned
+
+
+def test_nothing_is_confirmed_while_the_search_still_runs(drive: Callable[..., Driver]) -> None:
+    driver = drive(**CONFIRM)
+    issued = [driver.issue() for _ in range(6)]
+    for one in issued[:-1]:
+        driver.end(one, 0.5)
+    assert driver.progress.next_trial() is None
+
+
+def test_only_what_succeeded_with_every_seed_is_confirmed(drive: Callable[..., Driver]) -> None:
+    driver = drive(**CONFIRM)
+    for value, state in [
+        (0.9, TrialState.SUCCEEDED),
+        (0.9, TrialState.EARLY_STOPPED),
+        *[(0.1, TrialState.SUCCEEDED)] * 4,
+    ]:
+        driver.end(driver.issue(), value, state=state)
+    assert {driver.issue().point["rho"] for _ in range(4)} == {2.0, 3.0}
+
+
+def test_a_new_driver_goes_on_with_the_confirmation_and_adds_none(drive: Callable[..., Driver], recorded: Any) -> None:
+    for rho in (1.0, 2.0, 3.0):
+        for trial in recorded.add_configuration({"rho": rho}, "", (0, 1))[1]:
+            recorded.end(trial.id, rho)
+    recorded.add_confirming_trials("s-3", (7, 8))  # and the driver was lost before it added those of the second
+    driver = drive(**CONFIRM)
+    assert {(driver.issue().point["rho"]) for _ in range(4)} == {3.0, 2.0}
+    assert driver.progress.next_trial() is None
+    assert len(recorded.trials) == 10
+
+
+def test_a_target_reached_is_confirmed_too(drive: Callable[..., Driver]) -> None:
+    objective = {"metric": "val_accuracy", "mode": "max", "target": 0.8}
+    driver = drive(**CONFIRM, objective=objective)
+    for _ in range(2):
+        driver.end(driver.issue(), 0.9)
+    confirming = [driver.issue() for _ in range(2)]
+    assert {one.purpose for one in confirming} == {Purpose.CONFIRM}
+    for one in confirming:
+        driver.end(one, 0.7)
+    assert driver.progress.next_trial() == succeeded(Reason.TARGET_REACHED)

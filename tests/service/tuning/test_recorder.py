@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from service.errors import LeaseLostError, StoreUnavailableError
-from service.store.driving import DrivingStore, EpochReported, Report
+from service.store.driving import DrivingStore, EpochReported, Instructions, Report
 from service.study import Intent
 from service.tuning.recorder import Recorder
 
@@ -38,7 +38,7 @@ class FakeStore:
         self._fail()
         self.heartbeats.append(lease_s)
         self.waiting_reasons.append(waiting_reason)
-        return self.intent
+        return Instructions(self.intent, {}, None, 0)
 
     def _fail(self) -> None:
         if self.is_lost:
@@ -70,7 +70,8 @@ def recorder(store: FakeStore) -> Iterator[Recorder]:
 def test_starting_takes_over_the_lease(recorder: Recorder, store: FakeStore) -> None:
     recorder.start()
     assert store.heartbeats[0] == 10
-    assert recorder.intent is Intent.RUN
+    assert recorder.instructions is not None
+    assert recorder.instructions.intent is Intent.RUN
 
 
 def test_every_heartbeat_says_why_nothing_trains(store: FakeStore, wait_until: Callable[..., None]) -> None:
@@ -123,7 +124,7 @@ def test_the_lease_is_extended_without_any_report(
 def test_what_the_user_wants_is_seen(recorder: Recorder, store: FakeStore, wait_until: Callable[..., None]) -> None:
     recorder.start()
     store.intent = Intent.CANCEL
-    wait_until(lambda: recorder.intent is Intent.CANCEL)
+    wait_until(lambda: recorder.instructions.intent is Intent.CANCEL)
 
 
 def test_a_store_that_is_down_for_a_while_loses_nothing(recorder: Recorder, store: FakeStore) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from service.spec import StudySpec
-from service.tuning.schedulers import scheduler_for
+from service.study import Purpose
+from service.tuning.schedulers import scheduler_for, why_stopped
 
 EPOCHS, TRIALS = 9, 6
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
@@ -22,7 +23,7 @@ class Leg:
     def __init__(self, spec: StudySpec, recorded: Any, name: str) -> None:
         self._recorded, self._name = recorded, name
         self._added: set[int] = set()
-        self.scheduler = scheduler_for(spec, recorded.snapshot(), lambda tune_id: f"s-{tune_id.split('-')[1]}")
+        self.scheduler = scheduler_for(spec, recorded.snapshot(), ours)
 
     def report(self, number: int, epoch: int, value: float, *, is_new: bool = True) -> str:
         trial = SimpleNamespace(trial_id=f"{self._name}-{number}")
@@ -37,6 +38,10 @@ class Leg:
         elif epoch == EPOCHS:
             self.scheduler.on_trial_complete(None, trial, {"epoch": epoch, "val_accuracy": value})
         return decision
+
+
+def ours(tune_id: str, purpose: Purpose = Purpose.SEARCH) -> Any:
+    return SimpleNamespace(trial_id=f"s-{tune_id.split('-')[1]}", purpose=purpose)
 
 
 def result(number: int, epoch: int, value: float) -> SimpleNamespace:
@@ -126,5 +131,35 @@ def test_epochs_without_the_metric_are_passed_over(asha: Callable[..., StudySpec
 
 
 def test_without_a_scheduler_every_trial_goes_on(make_spec: Callable[..., StudySpec], recorded: Any) -> None:
-    scheduler = scheduler_for(make_spec(), recorded.snapshot(), str)
+    scheduler = scheduler_for(make_spec(), recorded.snapshot(), ours)
     assert type(scheduler) is FIFOScheduler
+
+
+def test_a_stopped_trial_says_against_how_many_others_it_lost(asha: Callable[..., StudySpec], recorded: Any) -> None:
+    leg = Leg(asha(), recorded, "first")
+    for number, value in [(0, 0.9), (1, 0.8), (2, 0.1)]:
+        leg.report(number, 1, value)
+    said = why_stopped(leg.scheduler, "s-2")
+    assert said == (
+        "asha, from epoch 1 on: val_accuracy 0.1 is below 0.85, the cutoff of 2 other trials that came so far, "
+        "one seed each"
+    )
+    assert why_stopped(leg.scheduler, "s-0") is None
+
+
+def test_where_less_is_better_it_is_above_the_cutoff(asha: Callable[..., StudySpec], recorded: Any) -> None:
+    leg = Leg(asha("min"), recorded, "first")
+    for number, value in [(0, 0.1), (1, 0.2), (2, 0.9)]:
+        leg.report(number, 1, value)
+    assert "val_accuracy 0.9 is above 0.15" in str(why_stopped(leg.scheduler, "s-2"))
+
+
+def test_trials_that_confirm_are_neither_stopped_nor_compared_with(
+    asha: Callable[..., StudySpec], recorded: Any
+) -> None:
+    scheduler = scheduler_for(asha(), recorded.snapshot(), lambda tune_id: ours(tune_id, Purpose.CONFIRM))
+    for number, value in [(0, 0.9), (1, 0.8), (2, 0.1)]:
+        trial = SimpleNamespace(trial_id=f"first-{number}")
+        scheduler.on_trial_add(None, trial)
+        assert scheduler.on_trial_result(None, trial, {"epoch": 1, "val_accuracy": value}) == CONTINUE
+    assert all(rung == {} for _, rung in scheduler._brackets[0]._rungs)

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.trial_logs import TrialLog
+from service.tuning import execution
 from service.tuning.checkpoints import TrialCheckpoints
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.trial import StudyTrial
@@ -17,7 +25,9 @@ class Worker:
     """Runs attempts of one trial as Tune would, without Ray."""
 
     def __init__(self, storage: Path) -> None:
+        self._storage = storage
         self.storage_uri = storage.as_uri()
+        self._trials: list[StudyTrial] = []
         self.checkpoints = TrialCheckpoints(self.storage_uri, "s", "s-1-0")
 
     def order(self, attempt: int = 1, epochs_done: int = 0, **changes: Any) -> dict[str, Any]:
@@ -35,15 +45,30 @@ class Worker:
         return TrialOrder(attempt=attempt, epochs_done=epochs_done, **fields).to_tune_config()
 
     def trial(self, *arguments: Any, **changes: Any) -> StudyTrial:
-        return StudyTrial(self.order(*arguments, **changes))
+        self._trials.append(StudyTrial(self.order(*arguments, **changes)))
+        return self._trials[-1]
+
+    def stop(self) -> None:
+        for trial in self._trials:
+            trial.stop()
+
+    @property
+    def folder(self) -> Path:
+        return self._storage / "studies" / "s"
+
+    def log(self, attempt: int = 1, *, trial_id: str = "s-1-0") -> str:
+        log = TrialLog(self.storage_uri, "s", trial_id, attempt)
+        return b"".join(log.read(log.extent())).decode()
 
     def epochs_kept(self) -> list[int]:
         return [epoch for epoch, _ in self.checkpoints.newest_first()]
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Worker:
-    return Worker(tmp_path)
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    worker = Worker(tmp_path)
+    yield worker
+    worker.stop()
 
 
 def steps(trial: StudyTrial, most: int = EPOCHS + 1) -> list[TrialReport]:
@@ -92,11 +117,139 @@ def test_an_error_of_the_training_is_a_report(worker: Worker) -> None:
     assert "DivergedError" in report.error
 
 
-def test_storage_that_fails_is_a_report_too(worker: Worker, tmp_path: Path) -> None:
+def test_storage_that_fails_does_not_end_the_training(
+    worker: Worker, uninterrupted: dict[int, Any], tmp_path: Path
+) -> None:
     (tmp_path / "studies").write_text("a file where a folder should be")
-    report = TrialReport.from_tune_result(worker.trial().step())
-    assert report.error is not None
-    assert "Error" in report.error
+    reports = steps(worker.trial())
+    assert numbers(reports) == uninterrupted
+    assert reports[-1].is_last
+    for report in reports:
+        assert report.warning is not None
+        assert report.warning.startswith(f"the checkpoint of epoch {report.epoch} (")
+        assert "could not be written" in report.warning
+
+
+def test_later_checkpoints_are_tried_again(worker: Worker, uninterrupted: dict[int, Any], tmp_path: Path) -> None:
+    trial = worker.trial()
+    (tmp_path / "studies").write_text("a file where a folder should be")
+    first = steps(trial, 2)
+    (tmp_path / "studies").unlink()
+    second = steps(trial, 1)
+    assert [report.warning is None for report in first + second] == [False, False, True]
+    assert worker.epochs_kept() == [3]
+    assert numbers(steps(worker.trial(2, 3))) == {4: uninterrupted[4]}
+
+
+def test_storage_that_cannot_be_read_lets_an_attempt_begin_again(
+    worker: Worker, uninterrupted: dict[int, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "STORAGE_PATIENCE_S", 0.1)
+    (tmp_path / "studies").symlink_to("studies")
+    assert numbers(steps(worker.trial(2, 2))) == uninterrupted
+
+
+def test_storage_that_is_back_soon_is_waited_for(worker: Worker, uninterrupted: dict[int, Any], tmp_path: Path) -> None:
+    steps(worker.trial(), 2)
+    worker.stop()
+    (tmp_path / "studies").rename(tmp_path / "away")
+    (tmp_path / "studies").symlink_to("studies")
+
+    def back() -> None:
+        (tmp_path / "studies").unlink()
+        (tmp_path / "away").rename(tmp_path / "studies")
+
+    trial = worker.trial(2, 2)
+    timer = threading.Timer(0.5, back)
+    timer.start()
+    assert list(numbers(steps(trial))) == [3, 4]
+    timer.join(10)
+
+
+LONG = {"epochs": 100_000, "report_every_epochs": 100_000}
+"""A training that reports once, much later."""
+
+
+def test_a_trial_that_takes_too_long_is_interrupted_there(worker: Worker, uninterrupted: dict[int, Any]) -> None:
+    trial = worker.trial(train=LONG, max_trial_s=20, seconds_left=0.5)
+    started = time.monotonic()
+    result = trial.step()
+    assert time.monotonic() - started < 10
+    report = TrialReport.from_tune_result(result)
+    assert result["done"]
+    assert report.error == "the trial has trained for its budget.max_trial_s of 20 s"
+    assert trial.reset_config(worker.order(trial_id="s-2-0"))
+    assert numbers(steps(trial)) == uninterrupted
+
+
+def test_a_trial_within_its_time_is_as_without_a_limit(worker: Worker, uninterrupted: dict[int, Any]) -> None:
+    assert numbers(steps(worker.trial(max_trial_s=300, seconds_left=250))) == uninterrupted
+
+
+def test_the_time_between_two_epochs_counts(worker: Worker) -> None:
+    trial = worker.trial(max_trial_s=0.2, seconds_left=0.2)
+    threading.Event().wait(0.3)
+    assert TrialReport.from_tune_result(trial.step()).error == (
+        "the trial has trained for its budget.max_trial_s of 0.2 s"
+    )
+
+
+def test_the_log_tells_what_ran_and_how_it_went(worker: Worker) -> None:
+    steps(worker.trial())
+    said = [line.partition(" samstudy: ")[2] for line in worker.log().splitlines()]
+    assert re.fullmatch(r"trial s-1-0, attempt 1, on \S+ \(process \d+\)", said[0])
+    words, _, end = said[1].partition("}")
+    assert (words[:15], end) == ("configuration: ", ", all else by default")
+    chosen = json.loads(words[15:] + "}")
+    assert chosen | {"dataset": "digits", "model": "mlp", "epochs": 4, "batch_size": 256, "seed": 0} == chosen
+    assert {"lambda", "rho"} <= chosen.keys()
+    assert len(chosen) < 10
+    assert said[2] == "training from the start, 4 epochs"
+    for epoch, line in enumerate(said[3:7], 1):
+        assert re.fullmatch(rf"epoch {epoch}/4: val_accuracy 0\.\d+, val_loss \S+, train_loss .*; \d+\.\d\d s", line)
+    assert "test_accuracy 0." in said[6]
+    assert said[7:] == ["all epochs are done"]
+    datetime.fromisoformat(worker.log().partition(" ")[0])
+
+
+def test_the_log_tells_from_where_an_attempt_continues(worker: Worker) -> None:
+    steps(worker.trial(), 3)
+    worker.checkpoints.save(3, b"damaged")
+    steps(worker.trial(2, 3))
+    assert "the checkpoint of epoch 3 is of no use: not a samstudy checkpoint (7 bytes)" in worker.log(2)
+    assert "continues after epoch 2/4, from the checkpoint of that epoch" in worker.log(2)
+
+
+def test_the_log_has_the_traceback_of_a_failure(worker: Worker) -> None:
+    worker.trial(train={"lr": 1e30}).step()
+    assert "the trial failed: Traceback" in worker.log()
+    assert "DivergedError" in worker.log()
+
+
+def test_the_log_says_that_a_checkpoint_is_missing(worker: Worker) -> None:
+    trial = worker.trial()
+    folder = worker.folder / "s-1-0"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("a file where a folder should be")
+    steps(trial)
+    assert worker.log().count("could not be written") == EPOCHS
+    assert "all epochs are done" in worker.log()
+
+
+def test_a_trial_that_is_stopped_early_has_its_log_ended(worker: Worker) -> None:
+    trial = worker.trial()
+    trial.step()
+    trial.reset_config(worker.order(trial_id="s-2-0"))
+    trial.stop()
+    assert "this attempt was ended" in worker.log()
+    assert "this attempt was ended" in worker.log(trial_id="s-2-0")
+
+
+def test_logs_stay_when_checkpoints_go(worker: Worker) -> None:
+    steps(worker.trial())
+    worker.checkpoints.delete()
+    assert worker.epochs_kept() == []
+    assert "all epochs are done" in worker.log()
 
 
 def test_a_worker_goes_on_with_the_next_trial(worker: Worker, uninterrupted: dict[int, Any]) -> None:

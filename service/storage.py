@@ -1,0 +1,50 @@
+"""Where a study's files are under the storage URI: its checkpoints and logs, all in one folder."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from uuid import uuid4
+
+from pyarrow import fs
+
+_STUDY_ID = re.compile(r"[a-z0-9]{1,32}")
+
+
+def study_folder(storage_uri: str, study_id: str) -> tuple[fs.FileSystem, str]:
+    """The file system that the URI names (file, s3, gs, …), and the study's folder there.
+
+    Raises ValueError for what is no URI, and OSError.
+    """
+    files, root = fs.FileSystem.from_uri(storage_uri)
+    return files, f"{root.rstrip('/')}/studies/{study_id}"
+
+
+def delete_study_files(storage_uri: str, study_id: str) -> bool:
+    """Deletes the study's folder with everything in it; False where there was none.
+
+    Raises ValueError for what is no URI, or no id of a study, and OSError.
+    """
+    if not _STUDY_ID.fullmatch(study_id):  # anything else could lead to more than one study's files
+        raise ValueError(f"{study_id!r} is no id of a study")
+    files, folder = study_folder(storage_uri, study_id)
+    if files.get_file_info(folder).type is not fs.FileType.Directory:
+        return False
+    files.delete_dir(folder)
+    return True
+
+
+def check_writable(storage_uri: str) -> None:
+    """Writes a small file below the URI, reads it and deletes it. Raises ValueError for what is no URI, and OSError."""
+    files, root = fs.FileSystem.from_uri(storage_uri)
+    path, content = f"{root.rstrip('/')}/.samstudy-check-{uuid4().hex}", b"samstudy"
+    files.create_dir(root, recursive=True)
+    try:
+        with files.open_output_stream(path) as stream:
+            stream.write(content)
+        with files.open_input_stream(path) as stream:
+            if stream.read() != content:
+                raise OSError(f"{path} has something else than was written to it")
+    finally:
+        with suppress(FileNotFoundError):
+            files.delete_file(path)

@@ -1,0 +1,62 @@
+"""Tidies up after studies that have ended: of their trials' checkpoints stays what `checkpoint.keep` says.
+
+Drivers do that as each trial ends. What is left is of drivers that died before they came to it, of trials that were
+cancelled without one, and of workers that were still on their way out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from service.spec_sections import Checkpoint
+from service.store.tidying import TidyingStore, UntidyStudy
+from service.tuning.checkpoints import TrialCheckpoints
+
+logger = logging.getLogger(__name__)
+
+_SETTLING_S = 10.0
+_PAUSE_S = 60.0
+
+
+class Tidier:
+    """Looks once at each study, `settling_s` after its end, and again where the storage did not do its part."""
+
+    def __init__(
+        self,
+        store: TidyingStore,
+        storage_uri: str,
+        *,
+        settling_s: float = _SETTLING_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """clock: seconds, monotonic."""
+        self._store = store
+        self._storage_uri = storage_uri
+        self._settling_s = settling_s
+        self._clock = clock
+        self._again_at: dict[str, float] = {}
+
+    def tidy(self, must_stop: Callable[[], bool] = lambda: False) -> None:
+        """One look at the store. must_stop: asked before each study. Raises StoreUnavailableError."""
+        for study in self._store.untidy():
+            if must_stop():
+                return
+            again_at = self._again_at.get(study.study_id, float("-inf"))
+            if study.age_s < self._settling_s or self._clock() < again_at:
+                continue
+            try:
+                self._tidy(study)
+            except (OSError, ValueError) as error:
+                self._again_at[study.study_id] = self._clock() + _PAUSE_S
+                logger.warning("study %s is tidied up later: %s", study.study_id, error)
+                continue
+            self._store.done(study)
+            self._again_at.pop(study.study_id, None)
+
+    def _tidy(self, study: UntidyStudy) -> None:
+        checkpoint = Checkpoint.model_validate(study.spec["checkpoint"])
+        if checkpoint.every_epochs:
+            for trial_id in study.trial_ids:
+                TrialCheckpoints(self._storage_uri, study.study_id, trial_id).tidy(checkpoint.keep)

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.storage import delete_study_files, study_folder
+from service.trial_logs import TrialLog
+from service.tuning.checkpoints import TrialCheckpoints
+
+
+def test_the_checkpoints_and_logs_of_a_study_are_in_its_folder(tmp_path: Path) -> None:
+    TrialCheckpoints(tmp_path.as_uri(), "s1", "s1-1-0").save(1, b"weights")
+    log = TrialLog(tmp_path.as_uri(), "s1", "s1-1-0", 1)
+    log.clear()
+    log.write(0, b"said")
+    _, folder = study_folder(tmp_path.as_uri(), "s1")
+    assert {path.name for path in Path(folder).rglob("*") if path.is_file()} == {"000001.ckpt", "000000000000.log"}
+
+
+def test_a_studys_files_are_deleted_and_no_others(tmp_path: Path) -> None:
+    for study_id in ("s1", "s12"):
+        TrialCheckpoints(tmp_path.as_uri(), study_id, f"{study_id}-1-0").save(1, b"weights")
+    assert delete_study_files(tmp_path.as_uri(), "s1")
+    assert [path.name for path in (tmp_path / "studies").iterdir()] == ["s12"]
+    assert not delete_study_files(tmp_path.as_uri(), "s1")
+    assert not delete_study_files((tmp_path / "nothing").as_uri(), "s1")
+
+
+@pytest.mark.parametrize("study_id", ["", ".", "..", "../studies", "a/b", "s1\n", "S1", "a" * 33])
+def test_what_is_no_studys_id_names_no_folder(tmp_path: Path, study_id: str) -> None:
+    (tmp_path / "studies" / "s1").mkdir(parents=True)
+    with pytest.raises(ValueError, match="is no id of a study"):
+        delete_study_files(tmp_path.as_uri(), study_id)
+    assert (tmp_path / "studies" / "s1").is_dir()

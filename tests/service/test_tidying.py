@@ -1,0 +1,103 @@
+"""Checkpoints that nobody has tidied up go after their study's end, and only those that are not to stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.store.database import Database
+from service.store.reconciling import DriverClaim, ReconcilingStore
+from service.store.tidying import TidyingStore
+from service.study import Study, StudyState, Trial
+from service.tidying import Tidier
+from service.tuning.checkpoints import TrialCheckpoints
+from tests.service.conftest import Life
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    return (tmp_path / "storage").as_uri()
+
+
+@pytest.fixture
+def tidy(database: Database, storage: str) -> Callable[[], None]:
+    return Tidier(TidyingStore(database), storage, settling_s=0).tidy
+
+
+@pytest.fixture
+def cut_off(life: Life, database: Database, storage: str) -> Callable[..., tuple[Study, Trial]]:
+    """A study with a running trial that has two checkpoints, cancelled by the controller: its driver is dead."""
+
+    def make(**changes: Any) -> tuple[Study, Trial]:
+        study = life.create(**changes)
+        driver = life.start(study)
+        trial, _ = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+        life.begin(driver, trial)
+        for epoch in (1, 2):
+            TrialCheckpoints(storage, study.id, trial.id).save(epoch, b"weights")
+        life.lifecycle.cancel(study.id)
+        ReconcilingStore(database).cancel_now(DriverClaim(study.id, 1))
+        assert life.studies.get(study.id).state is StudyState.CANCELLED
+        return study, trial
+
+    return make
+
+
+@pytest.mark.parametrize(("keep", "left"), [("latest", [2]), ("none", [])])
+def test_what_is_not_to_stay_goes(
+    keep: str, left: list[int], cut_off: Callable[..., Any], tidy: Callable[[], None], storage: str, database: Database
+) -> None:
+    study, trial = cut_off(checkpoint={"keep": keep})
+    tidy()
+    assert TrialCheckpoints(storage, study.id, trial.id).epochs() == left
+    assert TidyingStore(database).untidy() == []
+
+
+def test_a_study_is_left_alone_until_its_workers_are_gone(
+    cut_off: Callable[..., Any], storage: str, database: Database
+) -> None:
+    study, trial = cut_off()
+    Tidier(TidyingStore(database), storage, settling_s=60).tidy()
+    assert TrialCheckpoints(storage, study.id, trial.id).epochs() == [2, 1]
+
+
+def test_a_study_that_goes_on_is_left_alone(
+    cut_off: Callable[..., Any], tidy: Callable[[], None], storage: str, database: Database, life: Life
+) -> None:
+    study = life.create(checkpoint={"keep": "none"})
+    driver = life.start(study)
+    trial, _ = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.fail(driver, trial)
+    TrialCheckpoints(storage, study.id, trial.id).save(1, b"weights")
+    life.succeed(driver)
+    life.lifecycle.retry(study.id)
+    tidy()
+    assert TrialCheckpoints(storage, study.id, trial.id).epochs() == [1]
+
+
+def test_an_end_that_was_tidied_up_says_nothing_of_the_next(
+    cut_off: Callable[..., Any], database: Database, life: Life
+) -> None:
+    store = TidyingStore(database)
+    study = life.create()
+    driver = life.start(study)
+    trial, _ = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.fail(driver, trial)
+    life.succeed(driver)
+    (first,) = store.untidy()
+    life.lifecycle.retry(study.id)
+    life.lifecycle.cancel(study.id)
+    store.done(first)
+    assert [untidy.study_id for untidy in store.untidy()] == [study.id]
+
+
+def test_storage_that_fails_is_tried_again_later(cut_off: Callable[..., Any], database: Database) -> None:
+    now = 0.0
+    cut_off()
+    store = TidyingStore(database)
+    tidier = Tidier(store, "no URI", settling_s=0, clock=lambda: now)
+    tidier.tidy()
+    assert len(store.untidy()) == 1
