@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from service.analysis.aggregation import aggregate
 from service.errors import InvalidSpecError, StoreUnavailableError, StudyNotFoundError
 from service.spec import parse_spec
-from service.store.exporting import ExportStore, StudyBacklog
+from service.store.exporting import ExportStore, LeadLostError, StudyBacklog, StudyGoneError
 from service.store.studies import StudyStore
 from service.tracking.due import Due, due, has_parent_run
 from service.tracking.server import RefusedError, RunGoneError, TrackingServer, TrackingUnavailableError
@@ -41,16 +41,12 @@ class ExportReport:
 
 @dataclass(slots=True)
 class _Progress:
-    """What this process knows of one study's export; times by the exporter's clock.
-
-    had_trouble: whether a call has failed of which it is unknown if MLflow carries it out, now or later.
-    """
+    """What this process knows of one study's export; times by the exporter's clock."""
 
     runs: StudyRuns | None = None
     study_written_at: float | None = None
     trials_written_at: dict[str, float] = field(default_factory=dict)
     refused_until: float = float("-inf")
-    had_trouble: bool = False
 
     def start_over(self) -> None:
         """Forgets what was written."""
@@ -96,23 +92,30 @@ class Exporter:
             try:
                 self._export_or_rebuild(study_id, progress, report, should_stop)
             except (TrackingUnavailableError, StoreUnavailableError):
-                progress.had_trouble = True
                 for known in self._progress.values():
                     known.runs = None  # whether the last call was carried out is unknown: look again afterwards
                 raise
-            except StudyNotFoundError:
+            except (StudyNotFoundError, StudyGoneError):
                 del self._progress[study_id]
+            except LeadLostError:
+                logger.warning("another controller leads; it writes study %s to MLflow again", study_id)
+                self.start_over()
+                break
             except (RefusedError, RunGoneError, InvalidSpecError) as error:
-                logger.error("study %s cannot be exported to MLflow: %s", study_id, error)
+                logger.error("study %s cannot be exported to MLflow: %s", study_id, error, extra={"study_id": study_id})
                 self._set_aside(study_id, progress, report, error)
             except Exception as error:  # the outermost runner of one study: a defect there must not stop the others
-                logger.exception("unexpected: study %s cannot be exported to MLflow", study_id)
+                said = {"study_id": study_id}
+                logger.exception("unexpected: study %s cannot be exported to MLflow", study_id, extra=said)
                 self._set_aside(study_id, progress, report, error)
         return report
 
+    def start_over(self) -> None:
+        """Forgets what it knows of MLflow's runs: another process may have written them since."""
+        self._progress.clear()
+
     def _set_aside(self, study_id: str, progress: _Progress, report: ExportReport, error: Exception) -> None:
         report.refused[study_id] = str(error)
-        progress.had_trouble = True
         progress.runs = None
         progress.refused_until = self._clock() + _REFUSED_PAUSE_S
 
@@ -122,7 +125,7 @@ class Exporter:
         try:
             self._export(study_id, progress, report, should_stop)
         except RunGoneError as error:
-            logger.warning("the runs of study %s are written anew: %s", study_id, error)
+            logger.warning("the runs of study %s are written anew: %s", study_id, error, extra={"study_id": study_id})
             progress.start_over()
             self._store.forget(study_id)
             self._export(study_id, progress, report, should_stop)
@@ -166,7 +169,7 @@ class Exporter:
         if not now.trials and not now.study:
             return True
         study = backlog.study
-        if progress.runs is None:
+        if progress.runs is None or study.mlflow_run_id is None:  # a user had its runs forgotten
             run_ids = {trial.mlflow_run_id for trial in self._studies.trials(study.id) if trial.mlflow_run_id}
             progress.runs = StudyRuns(self._server, self._store, study, parse_spec(study.spec), trial_run_ids=run_ids)
         for item in now.trials:
@@ -182,8 +185,9 @@ class Exporter:
         if now.study:
             results = aggregate(self._studies.configurations(study.id), self._studies.trials(study.id))
             progress.runs.write_study(study, results)
-            if study.state.is_final and progress.had_trouble:
+            if study.state.is_final:
                 progress.runs.delete_surplus(study)
+            self._store.study_written(study.id)
             progress.study_written_at = self._clock()
             report.studies += 1
         return True

@@ -25,6 +25,7 @@ RunStatus = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 _STUDY_STATUS: dict[StudyState, RunStatus] = {
     StudyState.QUEUED: "SCHEDULED",
     StudyState.RUNNING: "RUNNING",
+    StudyState.PAUSED: "SCHEDULED",
     StudyState.STOPPING: "RUNNING",
     StudyState.SUCCEEDED: "FINISHED",
     StudyState.FAILED: "FAILED",
@@ -33,6 +34,7 @@ _STUDY_STATUS: dict[StudyState, RunStatus] = {
 _TRIAL_STATUS: dict[TrialState, RunStatus] = {
     TrialState.PENDING: "SCHEDULED",
     TrialState.RUNNING: "RUNNING",
+    TrialState.PAUSED: "SCHEDULED",
     TrialState.SUCCEEDED: "FINISHED",
     TrialState.EARLY_STOPPED: "FINISHED",
     TrialState.FAILED: "FAILED",
@@ -92,12 +94,13 @@ def study_content(study: Study, spec: StudySpec, results: Sequence[Configuration
         **{f"samstudy.label.{name}": value for name, value in study.labels.items()},
         "mlflow.note.content": summary(study, spec, results),
     }
-    if study.error:
-        tags["samstudy.error"] = limits.last_lines(study.error)
+    if study.error or study.driver_attempt > 1:  # a run that was reopened may still show what went wrong before
+        tags["samstudy.error"] = limits.last_lines(study.error or "")
     if winner:
         point = {name: winner.configuration.point.get(name) for name in spec.space.parameters}
         tags |= {f"best.{name}": value_label(value) for name, value in point.items()}
         tags["best.configuration"] = str(winner.configuration.number)
+        tags["best.by"] = "confirmed" if winner.confirmed else "search"
     metrics = _best_metrics(winner, study.finished_at) if winner and study.finished_at else []
     return RunContent(tags=_clean(tags), metrics=metrics)
 
@@ -120,13 +123,16 @@ def trial_content(study: Study, item: TrialBacklog, parent_run_id: str) -> RunCo
         "samstudy.configuration": str(item.configuration.number),
         "samstudy.trial": str(trial.number),
         "samstudy.seed": str(trial.seed),
+        "samstudy.purpose": trial.purpose.value,
         "samstudy.state": trial.state.value,
         "samstudy.attempt": str(trial.attempt),
     }
     if trial.objective is not None:
         tags["samstudy.objective"] = repr(trial.objective)
-    if trial.error:
-        tags["samstudy.error"] = limits.last_lines(trial.error)
+    if trial.note:
+        tags["samstudy.note"] = trial.note
+    if trial.error or trial.attempt > 1:  # a trial that was retried may still show what went wrong before
+        tags["samstudy.error"] = limits.last_lines(trial.error or "")
     metrics = [
         MetricPoint(limits.key(name), value, result.epoch, milliseconds(result.recorded_at))
         for result in item.results
@@ -148,6 +154,8 @@ def _best_metrics(winner: ConfigurationResult, at: datetime) -> list[MetricPoint
     summaries = dict(winner.metrics)
     if winner.objective:
         summaries["objective"] = winner.objective
+    if winner.confirmed:
+        summaries["objective_confirmed"] = winner.confirmed
     values: dict[str, float] = {}
     for name, known in summaries.items():
         values |= {f"{name}_mean": known.mean, f"{name}_n": float(known.n)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ _PROCESS_SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else ending a run reads it first, to print a link
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",  # its lines are lines of the process' own log
 }
 _SEARCH_PAGE = 1_000
 _MAX_NAMESAKES = 100
@@ -90,14 +91,26 @@ class TrackingServer:
         except RunGoneError:
             return False
 
-    def runs_of(self, experiment_id: str, study_id: str) -> list[KnownRun]:
-        """Every run of this study that is not deleted, the oldest first; the order is always the same."""
+    def experiments(self) -> list[str]:
+        """Ids of all experiments that are not deleted."""
+        found: list[str] = []
+        token = None
+        while True:
+            with self._answers():
+                page = self._client.search_experiments(max_results=_SEARCH_PAGE, page_token=token)
+            found += [str(experiment.experiment_id) for experiment in page]
+            token = page.token
+            if not token:
+                return found
+
+    def runs_of(self, experiment_ids: Sequence[str], study_id: str) -> list[KnownRun]:
+        """Every run of this study there that is not deleted, the oldest first; the order is always the same."""
         runs: list[KnownRun] = []
         token = None
         while True:
             with self._answers():
                 page = self._client.search_runs(
-                    [experiment_id],
+                    list(experiment_ids),
                     filter_string=f"tags.`{STUDY_ID}` = '{study_id}'",
                     max_results=_SEARCH_PAGE,
                     order_by=["attributes.start_time ASC"],

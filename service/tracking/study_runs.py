@@ -44,7 +44,7 @@ class StudyRuns:
         self._statuses: dict[str, str] = {}
         self._params: dict[str, frozenset[str]] = {}
         self._experiment_id = study.mlflow_experiment_id or server.open_experiment(study.name)
-        found = server.runs_of(self._experiment_id, study.id)
+        found = server.runs_of([self._experiment_id], study.id)
         if study.mlflow_run_id and study.mlflow_run_id not in {run.run_id for run in found}:
             raise RunGoneError(f"run {study.mlflow_run_id} of study {study.id} is gone")
         kept = self._one_each(found, {*trial_run_ids, study.mlflow_run_id})
@@ -97,9 +97,10 @@ class StudyRuns:
     def delete_surplus(self, study: Study) -> None:
         """Looks once more for runs that the study has twice, and deletes those that are not written here.
 
-        A run whose creation timed out may appear at any time after that, and so after the first look.
+        A run whose creation timed out may appear at any time after that, and so after the first look; one that another
+        process made as well, which led before this one and was held up, too.
         """
-        found = self._server.runs_of(self._experiment_id, study.id)
+        found = self._server.runs_of([self._experiment_id], study.id)
         self._one_each(found, {self._parent_id, *self._children.values()})
 
     def _new_parent(self, study: Study) -> str:

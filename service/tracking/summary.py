@@ -26,6 +26,9 @@ def summary(study: Study, spec: StudySpec, results: Sequence[ConfigurationResult
             f"{symbol(name)} = {value_label(value)}" for name, value in winner.configuration.point.items()
         )
         score = f"{unit.mean_and_std(winner.objective)} (n = {winner.objective.n})"
+        if winner.confirmed:
+            confirmed = f"{unit.mean_and_std(winner.confirmed)} (n = {winner.confirmed.n})"
+            score = f"{confirmed} on seeds that the search never saw, {score} in the search"
         parts.append(f"**Best: {_escaped(point)}** – {_escaped(metric)}{unit.suffix} {score}")
     if known:
         ranked = sorted(known, key=lambda result: rank(result, mode))
@@ -43,8 +46,10 @@ def _state(study: Study, results: Sequence[ConfigurationResult]) -> str:
 
 
 def _table(results: Sequence[ConfigurationResult], names: Sequence[str], metric: str, unit: Unit) -> str:
+    are_confirmed = any(result.confirmed for result in results)
     head = [*(symbol(name) for name in names), f"{metric}{unit.suffix}", "n", "95 % interval"]
-    lines = [_row(head), _row(["---"] * len(names) + ["---:", "---:", "---:"])]
+    head += ["confirmed", "n"] if are_confirmed else []
+    lines = [_row(head), _row(["---"] * len(names) + ["---:"] * (len(head) - len(names)))]
     for result in results:
         objective = result.objective
         if objective is None:
@@ -53,7 +58,9 @@ def _table(results: Sequence[ConfigurationResult], names: Sequence[str], metric:
         if objective.low is not None and objective.high is not None:
             interval = f"{unit.number(objective.low)} – {unit.number(objective.high)}"
         values = [value_label(result.configuration.point.get(name)) for name in names]
-        lines.append(_row([*values, unit.mean_and_std(objective), str(objective.n), interval]))
+        confirmed = [unit.mean_and_std(result.confirmed), str(result.confirmed.n)] if result.confirmed else ["–", "–"]
+        shown = [*values, unit.mean_and_std(objective), str(objective.n), interval]
+        lines.append(_row([*shown, *(confirmed if are_confirmed else ())]))
     return "\n".join(lines)
 
 

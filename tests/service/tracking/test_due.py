@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from service.store.exporting import StudyBacklog, TrialBacklog
-from service.study import Configuration, Study, StudyState, Trial, TrialState
+from service.study import Configuration, Origin, Study, StudyState, Trial, TrialState
 from service.tracking.due import Due, due, has_parent_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -16,7 +16,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def trial(number: int, state: TrialState, attempt: int = 1) -> TrialBacklog:
     return TrialBacklog(
         trial=Trial.model_construct(id=str(number), state=state, attempt=attempt),
-        configuration=Configuration(id="s-1", study_id="s", number=1, point={}, created_at=NOW),
+        configuration=Configuration(id="s-1", study_id="s", number=1, point={}, origin=Origin.SEARCH, created_at=NOW),
         revision=1,
         exported_epoch=0,
         results=[],

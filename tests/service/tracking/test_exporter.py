@@ -100,6 +100,7 @@ def test_a_child_run_has_the_whole_training_configuration_and_every_epoch(
         "samstudy.configuration": "2",
         "samstudy.trial": "3",
         "samstudy.seed": "0",
+        "samstudy.purpose": "SEARCH",
         "samstudy.state": "SUCCEEDED",
         "samstudy.attempt": "1",
         "samstudy.objective": "0.8",
@@ -187,7 +188,7 @@ def test_a_finished_trial_costs_three_calls(life: Life, exporter: Exporter, call
     exporter.export_pending()
     runs = 8 + 1
     assert (calls["create"], calls["log-batch"], calls["update"]) == (runs + 1, runs, runs)  # + 1: the experiment
-    assert (calls["get-by-name"], calls["search"]) == (1, 1)
+    assert (calls["get-by-name"], calls["search"]) == (1, 2)  # at the study's end it looks once more
     assert calls["get"] <= 1  # where the artifacts of the parent run go
     before = calls.total()
     exporter.export_pending()

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
-from service.analysis.aggregation import aggregate
-from service.spec import parse_spec
-from service.study import TrialState
+from service.analysis.aggregation import ConfigurationResult, aggregate
+from service.spec import StudySpec, parse_spec
+from service.store.database import Database
+from service.store.driving import AttemptPaused, TrialEnded
+from service.store.exporting import ExportStore
+from service.store.lifecycle import LifecycleStore
+from service.study import Study, StudyState, TrialState
 from service.tracking import runs
 from service.tracking.files import configurations_csv, surface_axes
 from service.tracking.limits import MAX_TAG
@@ -32,6 +36,7 @@ def test_a_parameter_of_an_inline_space_is_one_text(a_spec: dict[str, Any]) -> N
 
 def test_every_state_has_a_status_of_mlflow() -> None:
     assert set(runs._TRIAL_STATUS) == set(TrialState)
+    assert set(runs._STUDY_STATUS) == set(StudyState)
 
 
 def test_a_running_study_has_tags_and_no_metrics_of_a_best_configuration(life: Life, a_spec: dict[str, Any]) -> None:
@@ -124,3 +129,72 @@ def test_lambda_and_rho_span_the_surface_where_they_are_searched(
     parameters: list[str], axes: tuple[str, str] | None
 ) -> None:
     assert surface_axes(parameters) == axes
+
+
+class TestConfirmed:
+    def study(self, life: Life) -> tuple[Study, StudySpec, list[ConfigurationResult]]:
+        study = life.create(confirm={"top_k": 1, "seeds": [7, 8]})
+        driver = life.start(study)
+        for lam, accuracy in ((0.0, 0.7), (1.0, 0.9)):
+            for trial in life.propose(driver, {"lambda": lam, "rho": 0.1}):
+                life.train(driver, trial, accuracy)
+        for trial in driver.add_confirming_trials(f"{study.id}-1", [7, 8]):
+            life.train(driver, trial, 0.6)
+        life.succeed(driver)
+        results = aggregate(life.studies.configurations(study.id), life.studies.trials(study.id))
+        return life.studies.get(study.id), parse_spec(study.spec), results
+
+    def test_both_numbers_of_the_best_are_metrics(self, life: Life) -> None:
+        content = runs.study_content(*self.study(life))
+        metrics = {point.key: point.value for point in content.metrics}
+        assert metrics["objective_mean"] == pytest.approx(0.7)
+        assert metrics["objective_confirmed_mean"] == pytest.approx(0.6)
+        assert metrics["objective_confirmed_n"] == 2
+        assert "objective_confirmed_std" in metrics
+        assert (content.tags["best.lambda"], content.tags["best.by"]) == ("0", "confirmed")
+
+    def test_both_are_in_the_summary_and_in_the_table(self, life: Life) -> None:
+        study, spec, results = self.study(life)
+        text = summary(study, spec, results)
+        assert "60.0 ± 0.0 (n = 2) on seeds that the search never saw, 70.0 ± 0.0 (n = 2) in the search" in text
+        assert "| confirmed | n |" in text
+        head, first, second = (line.split(",") for line in configurations_csv(results).splitlines())
+        assert dict(zip(head, first, strict=True))["objective_confirmed_mean"] == "0.6"
+        assert dict(zip(head, first, strict=True))["objective_seed_8"] == "0.6"
+        assert dict(zip(head, second, strict=True))["objective_confirmed_mean"] == ""
+
+
+def test_a_trial_says_what_it_is_for_and_why_it_was_stopped(life: Life, database: Database) -> None:
+    study = life.create()
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.0, "rho": 0.1})
+    life.begin(driver, first)
+    driver.record([TrialEnded(first.id, 1, TrialState.EARLY_STOPPED, 0.5, note="behind 3 others")])
+    life.fail(driver, second)
+
+    def tags(number: int) -> dict[str, str]:
+        backlog = ExportStore(database).backlog(study.id, max_trials=10)
+        assert backlog is not None
+        return runs.trial_content(backlog.study, backlog.trials[number], "parent").tags
+
+    assert (tags(0)["samstudy.purpose"], tags(0)["samstudy.note"]) == ("SEARCH", "behind 3 others")
+    assert "samstudy.error" not in tags(0)
+    assert "ValueError: no" in tags(1)["samstudy.error"]
+    life.succeed(driver)
+    LifecycleStore(database).retry(study.id)
+    driver = life.start(study)
+    life.begin(driver, second, 2)
+    driver.record([TrialEnded(second.id, 2, TrialState.SUCCEEDED, 0.7)])
+    assert (tags(1)["samstudy.state"], tags(1)["samstudy.error"]) == ("SUCCEEDED", "")
+
+
+def test_a_paused_study_is_scheduled_in_mlflow(life: Life, database: Database) -> None:
+    study = life.create()
+    driver = life.start(study)
+    trial, _ = life.propose(driver, {"lambda": 0.0, "rho": 0.1})
+    life.begin(driver, trial)
+    LifecycleStore(database).pause(study.id)
+    driver.record([AttemptPaused(trial.id, 1)])
+    driver.leave()
+    assert runs.study_status(life.studies.get(study.id)) == "SCHEDULED"
+    assert runs.trial_status(life.studies.trial(study.id, trial.id)) == "SCHEDULED"

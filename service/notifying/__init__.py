@@ -1,0 +1,1 @@
+"""Webhooks' messages on their way: `sender` empties the outbox, `signing` signs, `posting` makes one attempt."""
