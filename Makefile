@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo up test soak test-all check format bench bench-trainers clean
+.PHONY: help install demo up test soak test-all check audit format bench bench-load bench-trainers clean
 
 help: ## shows this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -26,7 +26,7 @@ up: $(INSTALLED) ## runs the service until Ctrl-C
 test: $(INSTALLED) ## every test but the long ones, the real service included
 	$(BIN)/pytest -m "not soak"
 
-soak: $(INSTALLED) ## the long tests: kill -9 of each process in mid-study, long trainings, every torchvision model
+soak: $(INSTALLED) ## the long tests: whatever can die does (SAMSTUDY_FAULTS_MINUTES), long trainings, every torchvision model
 	$(BIN)/pytest -m soak --timeout 900
 
 test-all: test soak ## every test
@@ -37,12 +37,22 @@ check: $(INSTALLED) ## formatting, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+audit: $(INSTALLED) ## the installed packages against the published vulnerabilities, where their database can be reached
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
+	$(BIN)/python tools/audit.py
+
 format: $(INSTALLED) ## formats, and mends what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 bench: $(INSTALLED) ## the service against the plain script that it replaces; takes about five minutes
 	$(BIN)/python benchmarks/study_overhead.py
+
+bench-load: $(INSTALLED) ## the API over 100,000 trials at 50 requests/s, beside MLflow's search; the rate of the export; about half an hour
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[load]'
+	$(BIN)/python -m benchmarks.api_load
+	$(BIN)/python -m benchmarks.export_rate
+	$(BIN)/python -m benchmarks.mlflow_lists
 
 bench-trainers: $(INSTALLED) ## steps against other implementations, the data path against a DataLoader, what sampling costs
 	$(BIN)/python benchmarks/step_time.py

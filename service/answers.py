@@ -7,13 +7,25 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces import SearchSpace
+from service.access import ApiKey
 from service.analysis.aggregation import ConfigurationResult, Summary
 from service.analysis.comparison import Comparison
+from service.analysis.importances import ImportanceMethod
 from service.study import Attempt, Result, Study, Trial, TrialState
+from service.webhook import Delivery, Webhook
 from trainers.catalog import DatasetFacts, ModelFacts
 
 STREAM_END = "stream.end"
 """Name of the last server-sent event of a study that has ended; it has no id and is no event of the study."""
+
+
+StudyOrder = Literal["-created_at", "created_at", "name", "-name"]
+"""A minus begins with the last: -created_at is the newest first."""
+
+ConfigurationOrder = Literal["number", "-number", "objective"]
+"""objective: the best mean of the search trials first."""
+
+TrialOrder = Literal["number", "-number"]
 
 
 class _Answer(BaseModel):
@@ -39,21 +51,25 @@ class StudyDetail(StudyOverview):
     """A study, how far it has come, and the best that it has found."""
 
     progress: Progress
-    best: ConfigurationResult | None = Field(description="the best of the configurations whose trials all succeeded")
+    pending_reason: str | None = Field(description="why its trials that wait do not train; null where none waits")
+    best: ConfigurationResult | None = Field(
+        description="the best of its confirmed configurations where there are any, else of the complete ones"
+    )
     mlflow_url: str | None = Field(description="the study's parent run in MLflow; null until it is there")
 
 
 class StudyList(_Answer):
-    """One page of studies, newest first."""
+    """One page of studies."""
 
     studies: list[StudyOverview]
     next_page_token: str | None = Field(description="page_token of the next page; null on the last one")
 
 
 class ConfigurationList(_Answer):
-    """The configurations of a study with their results over seeds."""
+    """One page of a study's configurations with their results over seeds."""
 
     configurations: list[ConfigurationResult]
+    next_page_token: str | None = Field(description="page_token of the next page; null on the last one")
 
 
 class BestConfiguration(_Answer):
@@ -61,16 +77,26 @@ class BestConfiguration(_Answer):
 
     metric: str
     mode: Literal["max", "min"]
-    best: ConfigurationResult | None = Field(description="null until all trials of some configuration have succeeded")
+    best: ConfigurationResult | None = Field(
+        description="the best confirmed configuration where there are any, by the mean over its confirming trials, "
+        "else the best one whose search trials all succeeded, by their mean; null where there is neither"
+    )
+
+
+class TrialOverview(Trial):
+    """A trial as a list shows it."""
+
+    pending_reason: str | None = Field(description="why it waits, in plain words; null where it does not wait")
 
 
 class TrialList(_Answer):
-    """Trials in the order of their numbers."""
+    """One page of a study's trials."""
 
-    trials: list[Trial]
+    trials: list[TrialOverview]
+    next_page_token: str | None = Field(description="page_token of the next page; null on the last one")
 
 
-class TrialDetail(Trial):
+class TrialDetail(TrialOverview):
     """A trial and every execution of it."""
 
     attempts: list[Attempt]
@@ -97,15 +123,37 @@ class StudyDifference(Comparison):
 
     a: str
     b: str
-    p_adjusted: float | None = Field(description="the p value after Holm's correction for all comparisons here")
+    p_adjusted: float | None = Field(description="the p value after the correction for all comparisons here")
 
 
 class StudyComparison(_Answer):
     """The best configurations of several studies, each later one against the first."""
 
     metric: str
+    values: Literal["confirmed", "search"] = Field(
+        description="confirmed: of the trials on fresh seeds, where the best of every study has such; search: of the "
+        "trials by which the configurations were chosen, whose means are too good"
+    )
+    correction: Literal["Holm"] = Field("Holm", description="for making several comparisons at once")
     studies: list[ComparedStudy]
     differences: list[StudyDifference]
+
+
+class Importance(_Answer):
+    """How much of the objective's variance one parameter explains."""
+
+    parameter: str
+    importance: float = Field(description="between 0 and 1; together they are 1")
+
+
+class Importances(_Answer):
+    """Which parameters matter to the objective, the most important one first."""
+
+    metric: str
+    method: ImportanceMethod
+    n: int = Field(description="how many complete configurations this was told from")
+    importances: list[Importance]
+    left_out: list[str] = Field(description="parameters of which this method says nothing: those not in every point")
 
 
 class SearchSpaceAnswer(_Answer):
@@ -133,6 +181,36 @@ class DatasetList(_Answer):
     """What it can be trained on."""
 
     datasets: list[DatasetFacts]
+
+
+class KeyList(_Answer):
+    """API keys, the newest first."""
+
+    keys: list[ApiKey]
+
+
+class CreatedKey(ApiKey):
+    """A key that has just been made."""
+
+    token: str = Field(description="what its holder sends; shown this once")
+
+
+class WebhookList(_Answer):
+    """Webhooks in the order in which they were made."""
+
+    webhooks: list[Webhook]
+
+
+class WebhookDetail(Webhook):
+    """A webhook and what was sent to it of late."""
+
+    deliveries: list[Delivery] = Field(description="the newest first; ended ones are kept for 30 days")
+
+
+class CreatedWebhook(Webhook):
+    """A webhook that has just been made."""
+
+    secret: str = Field(description="signs what is sent, as Standard Webhooks has it; shown this once")
 
 
 class Status(_Answer):

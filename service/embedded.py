@@ -144,7 +144,8 @@ def _parts(config: Settings, scratch: Path) -> tuple[Addresses, list[Part]]:
 
 def _environment(config: Settings, addresses: Addresses) -> dict[str, str]:
     """What every process of the service sees: these settings, a token of this run for Ray, nobody else's Ray."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TUNE_"))}
+    others = ("RAY_", "TUNE_", "SAMSTUDY_API_KEY")  # the service itself asks nothing of the API
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     ours = config.model_copy(
         update={
             "database_url": config.store_url,

@@ -1,16 +1,20 @@
-"""Results over seeds: every number that is reported is mean ± std (n) over the trials that succeeded."""
+"""Results over seeds: every number that is reported is mean ± std (n) over the trials that succeeded.
+
+What the search saw and what confirms it are kept apart: the mean by which a configuration was chosen is too good,
+because luck took part in the choice; the mean over seeds that the search never saw is honest.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import stdtrit
 
-from service.study import Configuration, Trial, TrialState
+from service.study import Configuration, Purpose, Trial, TrialState
 
 CONFIDENCE = 0.95
 
@@ -27,17 +31,34 @@ class Summary(BaseModel):
     high: float | None = Field(description="upper end of the 95 % t interval of the mean; null for n = 1")
 
 
-class ConfigurationResult(BaseModel):
-    """What the trials of one configuration say together."""
+class ConfigurationSummary(BaseModel):
+    """What a configuration has come to."""
 
     model_config = ConfigDict(frozen=True)
 
     configuration: Configuration
-    objective: Summary | None = Field(description="over the trials that succeeded; null where none did")
-    metrics: dict[str, Summary] = Field(description="of every metric of the last epoch, over the same trials")
+    objective: Summary | None = Field(description="over the search trials that succeeded; null where none did")
+    confirmed: Summary | None = Field(
+        None,
+        description="the objective over trials on fresh seeds, which the search never saw; null where none succeeded",
+    )
+    complete: bool = Field(
+        description="every search trial succeeded and has an objective, so nothing is missing in the mean"
+    )
+
+
+class ConfigurationResult(ConfigurationSummary):
+    """What the trials of one configuration say together."""
+
+    metrics: dict[str, Summary] = Field(description="of every metric of the last epoch, over the search trials")
     trial_states: dict[TrialState, int] = Field(description="how many trials are in each state that occurs")
-    by_seed: dict[int, float] = Field(description="the objective of each trial that succeeded")
-    complete: bool = Field(description="every trial succeeded and has an objective, so nothing is missing in the mean")
+    by_seed: dict[int, float] = Field(description="the objective of each search trial that succeeded")
+    confirmed_by_seed: dict[int, float] = Field(
+        default_factory=dict, description="the objective of each confirming trial that succeeded"
+    )
+
+
+AnyResult = TypeVar("AnyResult", bound=ConfigurationSummary)
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -46,11 +67,8 @@ def summarise(values: Sequence[float]) -> Summary:
     if n == 0:
         raise ValueError("a summary needs at least one value")
     mean = math.fsum(values) / n
-    if n == 1:
-        return Summary(mean=mean, std=None, n=1, low=None, high=None)
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    margin = t_quantile(n - 1) * std / math.sqrt(n)
-    return Summary(mean=mean, std=std, n=n, low=mean - margin, high=mean + margin)
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
+    return _summary(mean, std, n)
 
 
 def aggregate(configurations: Sequence[Configuration], trials: Iterable[Trial]) -> list[ConfigurationResult]:
@@ -65,20 +83,31 @@ def aggregate(configurations: Sequence[Configuration], trials: Iterable[Trial]) 
     return [_result(configuration, of_configuration[configuration.id]) for configuration in configurations]
 
 
-def best(results: Iterable[ConfigurationResult], mode: Literal["max", "min"]) -> ConfigurationResult | None:
-    """The complete configuration with the best mean; of equal ones that of the smaller spread, then the earlier."""
-    complete = [result for result in results if result.complete]
+def best(results: Iterable[AnyResult], mode: Literal["max", "min"]) -> AnyResult | None:
+    """The best of the confirmed configurations where there are any, else of the complete ones.
+
+    By the confirmed mean, those with the most confirming trials first, else by the mean of the search; of equal ones
+    that of the smaller spread, then the earlier. Of several confirmed ones the best is still a little too good: it was
+    chosen by the number that is reported. That is little, because few are confirmed.
+    """
+    known = list(results)
+    confirmed = [(result.confirmed, result) for result in known if result.confirmed is not None]
+    if confirmed:
+        return min(confirmed, key=lambda pair: (-pair[0].n, *_order(pair[0], pair[1], mode)))[1]
+    complete = [result for result in known if result.complete]
     return min(complete, key=lambda result: rank(result, mode), default=None)
 
 
-def rank(result: ConfigurationResult, mode: Literal["max", "min"]) -> tuple[bool, bool, float, float, int]:
-    """A sort key, the best first: complete ones, then those with any objective, by mean, spread and number."""
-    objective = result.objective
-    if objective is None:
+def rank(result: ConfigurationSummary, mode: Literal["max", "min"]) -> tuple[bool, bool, float, float, int]:
+    """A sort key, the best search mean first: complete ones, then those with any objective, by mean, spread, number."""
+    if result.objective is None:
         return (True, True, 0.0, 0.0, result.configuration.number)
-    mean = -objective.mean if mode == "max" else objective.mean
-    spread = math.inf if objective.std is None else objective.std
-    return (not result.complete, False, mean, spread, result.configuration.number)
+    return (not result.complete, False, *_order(result.objective, result, mode))
+
+
+def summary_of(mean: float | None, std: float | None, n: int) -> Summary | None:
+    """The summary of n values of which this is known; None where there are none."""
+    return None if mean is None else _summary(mean, std, n)
 
 
 def t_quantile(degrees_of_freedom: float) -> float:
@@ -86,23 +115,45 @@ def t_quantile(degrees_of_freedom: float) -> float:
     return float(stdtrit(degrees_of_freedom, (1 + CONFIDENCE) / 2))
 
 
+def _summary(mean: float, std: float | None, n: int) -> Summary:
+    if std is None:
+        return Summary(mean=mean, std=None, n=n, low=None, high=None)
+    margin = t_quantile(n - 1) * std / math.sqrt(n)
+    return Summary(mean=mean, std=std, n=n, low=mean - margin, high=mean + margin)
+
+
+def _order(summary: Summary, result: ConfigurationSummary, mode: Literal["max", "min"]) -> tuple[float, float, int]:
+    mean = -summary.mean if mode == "max" else summary.mean
+    spread = math.inf if summary.std is None else summary.std
+    return (mean, spread, result.configuration.number)
+
+
 def _result(configuration: Configuration, trials: Sequence[Trial]) -> ConfigurationResult:
-    succeeded = [trial for trial in trials if trial.state is TrialState.SUCCEEDED]
-    by_seed = {
-        trial.seed: trial.objective
-        for trial in sorted(succeeded, key=lambda trial: trial.seed)
-        if trial.objective is not None and math.isfinite(trial.objective)
-    }
+    search = [trial for trial in trials if trial.purpose is Purpose.SEARCH]
+    by_seed = _by_seed(search)
+    confirmed_by_seed = _by_seed([trial for trial in trials if trial.purpose is Purpose.CONFIRM])
     metrics: dict[str, list[float]] = defaultdict(list)
-    for trial in succeeded:
-        for name, value in trial.metrics.items():
-            if math.isfinite(value):
-                metrics[name].append(value)
+    for trial in search:
+        if trial.state is TrialState.SUCCEEDED:
+            for name, value in trial.metrics.items():
+                if math.isfinite(value):
+                    metrics[name].append(value)
     return ConfigurationResult(
         configuration=configuration,
         objective=summarise(list(by_seed.values())) if by_seed else None,
+        confirmed=summarise(list(confirmed_by_seed.values())) if confirmed_by_seed else None,
+        complete=bool(search) and len(by_seed) == len(search),
         metrics={name: summarise(values) for name, values in metrics.items()},
         trial_states=dict(Counter(trial.state for trial in trials)),
         by_seed=by_seed,
-        complete=bool(trials) and len(by_seed) == len(trials),
+        confirmed_by_seed=confirmed_by_seed,
     )
+
+
+def _by_seed(trials: Sequence[Trial]) -> dict[int, float]:
+    """The objective of each trial that succeeded with one, in the order of the seeds."""
+    return {
+        trial.seed: trial.objective
+        for trial in sorted(trials, key=lambda trial: trial.seed)
+        if trial.state is TrialState.SUCCEEDED and trial.objective is not None and math.isfinite(trial.objective)
+    }

@@ -28,6 +28,8 @@ class Comparison(BaseModel):
     p_value: float | None = Field(description="two-sided; not corrected for several comparisons")
     test: Literal["paired t", "Welch t"] | None = Field(description="null where there was nothing to test")
     n: int = Field(description="pairs of a paired test, else the replicates of both sides together")
+    n_a: int = Field(description="values of a that were compared")
+    n_b: int = Field(description="values of b that were compared")
     note: str | None = Field(None, description="why there is no test, or what is special about it")
 
 
@@ -62,23 +64,38 @@ def _paired(a: Sequence[float], b: Sequence[float]) -> Comparison:
     differences = [x - y for x, y in zip(a, b, strict=True)]
     mean = math.fsum(differences) / n
     variance = math.fsum((difference - mean) ** 2 for difference in differences) / (n - 1)
-    return _judged(mean, math.sqrt(variance / n), n - 1, test="paired t", n=n, scale=_scale(a, b))
+    return _judged(mean, math.sqrt(variance / n), n - 1, test="paired t", ns=(n, n), scale=_scale(a, b))
 
 
 def _welch(a: Sequence[float], b: Sequence[float]) -> Comparison:
     n = len(a) + len(b)
     if not a or not b:
-        return Comparison(difference=None, low=None, high=None, p_value=None, test=None, n=n, note=NOT_ENOUGH)
+        return _untested(None, len(a), len(b))
     mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
     difference = mean_a - mean_b
     if len(a) < 2 or len(b) < 2:
-        return Comparison(difference=difference, low=None, high=None, p_value=None, test=None, n=n, note=NOT_ENOUGH)
+        return _untested(difference, len(a), len(b))
     share_a = math.fsum((value - mean_a) ** 2 for value in a) / (len(a) - 1) / len(a)
     share_b = math.fsum((value - mean_b) ** 2 for value in b) / (len(b) - 1) / len(b)
     variance = share_a + share_b
     spread = share_a**2 / (len(a) - 1) + share_b**2 / (len(b) - 1)
     degrees_of_freedom = variance**2 / spread if spread > 0 else n - 2  # Welch–Satterthwaite
-    return _judged(difference, math.sqrt(variance), degrees_of_freedom, test="Welch t", n=n, scale=_scale(a, b))
+    ns = (len(a), len(b))
+    return _judged(difference, math.sqrt(variance), degrees_of_freedom, test="Welch t", ns=ns, scale=_scale(a, b))
+
+
+def _untested(difference: float | None, n_a: int, n_b: int) -> Comparison:
+    return Comparison(
+        difference=difference,
+        low=None,
+        high=None,
+        p_value=None,
+        test=None,
+        n=n_a + n_b,
+        n_a=n_a,
+        n_b=n_b,
+        note=NOT_ENOUGH,
+    )
 
 
 def _judged(
@@ -87,21 +104,22 @@ def _judged(
     degrees_of_freedom: float,
     *,
     test: Literal["paired t", "Welch t"],
-    n: int,
+    ns: tuple[int, int],
     scale: float,
 ) -> Comparison:
+    """ns: how many values each side has."""
+    counts = {"n": ns[0] if test == "paired t" else sum(ns), "n_a": ns[0], "n_b": ns[1]}
     if standard_error <= _ROUNDING * scale:
         same = abs(difference) <= _ROUNDING * scale
         difference = 0.0 if same else difference
         p_value = 1.0 if same else 0.0
         return Comparison(
-            difference=difference, low=difference, high=difference, p_value=p_value, test=test, n=n, note=NO_SPREAD
+            difference=difference, low=difference, high=difference, p_value=p_value, test=test, note=NO_SPREAD, **counts
         )
     p_value = 2 * float(stdtr(degrees_of_freedom, -abs(difference) / standard_error))
     margin = t_quantile(degrees_of_freedom) * standard_error
-    return Comparison(
-        difference=difference, low=difference - margin, high=difference + margin, p_value=p_value, test=test, n=n
-    )
+    low, high = difference - margin, difference + margin
+    return Comparison(difference=difference, low=low, high=high, p_value=p_value, test=test, **counts)
 
 
 def _scale(a: Sequence[float], b: Sequence[float]) -> float:

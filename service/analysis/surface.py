@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces import scalar_key
-from service.analysis.aggregation import ConfigurationResult, Summary, best, rank
+from service.analysis.aggregation import ConfigurationSummary, Summary, best, rank
 from service.study import Scalar
 
 MAX_PANELS = 6
@@ -64,7 +64,7 @@ class Surface(BaseModel):
 
 
 def surface(
-    results: Sequence[ConfigurationResult],
+    results: Sequence[ConfigurationSummary],
     *,
     mode: Literal["max", "min"],
     x: str = "lambda",
@@ -78,7 +78,7 @@ def surface(
     """
     placed = [result for result in results if x in result.configuration.point and y in result.configuration.point]
     panel = panel_parameter(placed, x=x, y=y) if panel is None else panel or None
-    by_panel: dict[str, list[ConfigurationResult]] = defaultdict(list)
+    by_panel: dict[str, list[ConfigurationSummary]] = defaultdict(list)
     labels: dict[str, Scalar | None] = {}
     for result in placed:
         label = result.configuration.point.get(panel) if panel else None
@@ -110,7 +110,7 @@ def surface(
     )
 
 
-def panel_parameter(results: Sequence[ConfigurationResult], *, x: str, y: str) -> str | None:
+def panel_parameter(results: Sequence[ConfigurationSummary], *, x: str, y: str) -> str | None:
     """The parameter that tells panels apart: `sampling` where it varies, else the one with the fewest choices.
 
     A number counts as a choice only where its values come back, at least twice each on average: values that a search
@@ -133,8 +133,8 @@ def ordered(values: Iterable[Scalar]) -> list[Scalar]:
     return sorted(distinct.values(), key=_order)
 
 
-def _cells(results: Iterable[ConfigurationResult], mode: Literal["max", "min"], x: str, y: str) -> list[Cell]:
-    by_place: dict[tuple[str, str], list[ConfigurationResult]] = defaultdict(list)
+def _cells(results: Iterable[ConfigurationSummary], mode: Literal["max", "min"], x: str, y: str) -> list[Cell]:
+    by_place: dict[tuple[str, str], list[ConfigurationSummary]] = defaultdict(list)
     for result in results:
         point = result.configuration.point
         by_place[scalar_key(point[x]), scalar_key(point[y])].append(result)

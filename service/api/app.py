@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 from types import FrameType
 
@@ -10,11 +9,32 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from service.api import configurations, events, health, openapi, problems, search_spaces, studies, trials
-from service.api.observing import Metrics, Observation
-from service.errors import SamstudyError
+from service.api import (
+    configurations,
+    events,
+    exports,
+    findings,
+    health,
+    keys,
+    lifecycle,
+    logs,
+    openapi,
+    problems,
+    search_spaces,
+    studies,
+    trials,
+    webhooks,
+)
+from service.api.access import Authentication, Lock, is_loopback, open_paths
+from service.api.metrics import Metrics
+from service.api.observing import Observation
+from service.api.rate_limit import RateLimit
+from service.api.readiness import Readiness
+from service.errors import SamstudyError, StoreUnavailableError
 from service.settings import Settings
 from service.store.database import Database
+from service.store.keys import KeyStore
+from service.store.watching import WatchingStore
 
 PREFIX = "/api/v1"
 
@@ -38,11 +58,34 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     )
     app.state.database = database
     app.state.settings = settings
-    app.state.metrics = Metrics()
+    app.state.metrics = Metrics(WatchingStore(database))
+    app.state.readiness = Readiness(database)
     app.state.stopping = threading.Event()
-    app.add_middleware(Observation, metrics=app.state.metrics)
+    if settings.requests_per_minute:
+        app.add_middleware(RateLimit, requests_per_minute=settings.requests_per_minute)
+    local, key_store = is_loopback(settings.host), KeyStore(database)
+    app.add_middleware(
+        Authentication,
+        keys=key_store,
+        lock=Lock(key_store, opens=local or settings.allow_open_access),
+        open_paths=open_paths(PREFIX, metrics=local),
+        any_host=settings.allow_open_access,
+    )
+    app.add_middleware(Observation, metrics=app.state.metrics)  # the last one added is the outermost
     problems.install(app)
-    for module in (studies, configurations, trials, events, search_spaces):
+    for module in (
+        studies,
+        lifecycle,
+        configurations,
+        trials,
+        logs,
+        events,
+        findings,
+        exports,
+        search_spaces,
+        keys,
+        webhooks,
+    ):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(health.router)
     app.include_router(health.router, prefix=PREFIX, include_in_schema=False)  # behind a proxy of the prefix alone
@@ -54,38 +97,41 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
 def serve(settings: Settings) -> None:
     """Serves the API until SIGINT or SIGTERM.
 
-    Raises RefusedToStartError for an address that others can reach, unless the settings allow open access.
+    Raises RefusedToStartError for an address that others can reach while there is no key, unless the settings allow
+    open access.
     """
-    if not settings.allow_open_access:
-        check_address(settings.host)
     database = Database(settings.store_url)
-    app = create_app(database, settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
     try:
+        check_keys(settings, KeyStore(database))
+        app = create_app(database, settings)
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,  # its lines are lines of the process' own log
+            log_level="warning",
+            access_log=False,
+            ws="none",
+            timeout_graceful_shutdown=_GRACE_S,
+        )
         Server(config, app.state.stopping).run()
     finally:
         database.dispose()
 
 
-def check_address(host: str) -> None:
-    """Raises RefusedToStartError unless only this machine can reach the address."""
-    if host == "localhost":
+def check_keys(settings: Settings, key_store: KeyStore) -> None:
+    """Raises RefusedToStartError where other machines reach the API and no key keeps anybody out."""
+    if is_loopback(settings.host) or settings.allow_open_access:
         return
     try:
-        if ipaddress.ip_address(host).is_loopback:
+        if key_store.any_valid():
             return
-    except ValueError:
-        pass
+        lack = "there is no key yet to keep anybody out: `samstudy keys create` makes one"
+    except StoreUnavailableError as error:
+        lack = f"whether there is a key cannot be told ({error.detail})"
     raise RefusedToStartError(
-        f"SAMSTUDY_HOST is {host!r}, which other machines can reach, and there are no keys yet to keep anybody out: "
-        "bind 127.0.0.1, or set SAMSTUDY_ALLOW_OPEN_ACCESS=true where something in front takes care of access"
+        f"SAMSTUDY_HOST is {settings.host!r}, which other machines can reach, and {lack}. Or bind 127.0.0.1, or set "
+        "SAMSTUDY_ALLOW_OPEN_ACCESS=true where something in front takes care of access"
     )
 
 

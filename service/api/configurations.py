@@ -1,35 +1,79 @@
-"""Configurations: the points that were tried, with mean, spread and interval over their seeds."""
+"""Configurations: the points that were tried, with mean, spread and interval over their seeds; enqueueing one."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 
-from service.analysis.aggregation import ConfigurationResult, rank
-from service.answers import ConfigurationList
+from service.analysis.aggregation import ConfigurationResult, aggregate
+from service.answers import ConfigurationList, ConfigurationOrder
 from service.api import reading
-from service.api.problems import documented
-from service.api.requests import ConfigurationId, Studies, StudyId
-from service.errors import ConfigurationNotFoundError, StudyNotFoundError
+from service.api.bodies import NewPoint, body_of
+from service.api.problems import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError, documented
+from service.api.requests import ConfigurationId, JsonBody, Lifecycle, PageToken, Studies, StudyId, read_as
+from service.errors import (
+    ConfigurationExistsError,
+    ConfigurationNotFoundError,
+    InvalidPointError,
+    InvalidRequestError,
+    InvalidSpecError,
+    InvalidTransitionError,
+    StudyNotFoundError,
+)
+from service.store.filters import ConfigurationFilter
+from service.study import Origin
 
 router = APIRouter(prefix="/studies/{study_id}/configurations", tags=["configurations"])
 
 
-@router.get("", responses=documented(StudyNotFoundError))
+@router.get("", responses=documented(StudyNotFoundError, InvalidRequestError))
 def list_configurations(
     study_id: StudyId,
     studies: Studies,
+    origin: Annotated[Origin | None, Query(description="proposed by the search, or enqueued by a user")] = None,
+    complete: Annotated[bool | None, Query(description="whether every search trial has a result")] = None,
     order_by: Annotated[
-        Literal["number", "objective"], Query(description="as they were proposed, or the best first")
+        ConfigurationOrder, Query(description="as they were proposed, the last first, or by the search mean")
     ] = "number",
+    page_size: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    page_token: PageToken = None,
 ) -> ConfigurationList:
-    """Every configuration with its results over seeds."""
-    results = reading.configuration_results(studies, study_id)
-    if order_by == "objective":
-        mode = reading.objective_of(studies.get(study_id)).mode
-        results.sort(key=lambda result: rank(result, mode))
-    return ConfigurationList(configurations=results)
+    """Configurations with their results over seeds.
+
+    Pages stay stable while configurations are added; by objective also while results come in, except for the
+    configurations whose own mean changes meanwhile.
+    """
+    wanted = ConfigurationFilter(origin, complete)
+    return reading.configuration_list(
+        studies.configuration_page(study_id, wanted, order_by=order_by, page_size=page_size, page_token=page_token)
+    )
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses=documented(
+        MalformedBodyError,
+        StudyNotFoundError,
+        InvalidTransitionError,
+        ConfigurationExistsError,
+        BodyTooLargeError,
+        UnsupportedMediaTypeError,
+        InvalidPointError,
+        InvalidRequestError,
+        InvalidSpecError,
+    ),
+    openapi_extra=body_of(NewPoint),
+)
+def enqueue_point(
+    study_id: StudyId, body: JsonBody, request: Request, response: Response, lifecycle: Lifecycle
+) -> ConfigurationResult:
+    """Has the study try a point of its space, one trial for each seed, before what the search proposes."""
+    configuration, trials = lifecycle.enqueue(study_id, read_as(NewPoint, body).point)
+    place = request.url_for("read_configuration", study_id=study_id, configuration_id=configuration.id)
+    response.headers["Location"] = place.path
+    return aggregate([configuration], trials)[0]
 
 
 @router.get("/{configuration_id}", responses=documented(StudyNotFoundError, ConfigurationNotFoundError))

@@ -1,4 +1,4 @@
-"""Around every request: an id, its latency, and an answer where a defect of ours would have left none."""
+"""Around every request: an id, its latency, a line in the log, and an answer where a defect would have left none."""
 
 from __future__ import annotations
 
@@ -7,57 +7,31 @@ import re
 import secrets
 import time
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
+from service.access import Principal
 from service.api import problems
-from service.errors import StoreUnavailableError
-from service.store.studies import StudyStore
-from service.study import StudyState
+from service.api.access import METRICS, PRINCIPAL, PROBES
+from service.api.metrics import Metrics
 
 REQUEST_ID_HEADER = "X-Request-ID"
 
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NO_ROUTE = "none"
+_ROUTINE = (*PROBES, METRICS)
 
 log = logging.getLogger(__name__)
-
-
-class Metrics:
-    """What Prometheus reads."""
-
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._latency = Histogram(
-            "samstudy_http_request_duration_seconds",
-            "Time until an answer begins",
-            ["method", "route", "status"],
-            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-            registry=self._registry,
-        )
-        self._studies = Gauge("samstudy_studies", "Studies by state", ["state"], registry=self._registry)
-        self._store_up = Gauge("samstudy_store_up", "1 where the study store answers", registry=self._registry)
-
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Counts an answer; route: the template, so that ids make no series of their own."""
-        self._latency.labels(method, route, str(status)).observe(seconds)
-
-    def exposition(self, studies: StudyStore) -> bytes:
-        """Everything in Prometheus' text format. A store that is down is a metric, not an error."""
-        try:
-            counts = studies.counts_by_state()
-        except StoreUnavailableError:
-            self._store_up.set(0)
-        else:
-            self._store_up.set(1)
-            for state in StudyState:
-                self._studies.labels(state.value).set(counts.get(state, 0))
-        return generate_latest(self._registry)
+access_log = logging.getLogger("service.api.access_log")
 
 
 class Observation:
-    """ASGI middleware: gives every request an id, measures it, and turns unexpected errors into problem documents."""
+    """ASGI middleware: gives every request an id, measures it, and turns unexpected errors into problem documents.
+
+    Every request is a line in the access log once its answer has ended: at the level INFO, those of probes at DEBUG.
+    The line has the route's template and the ids in the path, but nothing else that the request said.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -71,24 +45,47 @@ class Observation:
         request_id = given if _ACCEPTED_REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope["request_id"] = request_id
         started = time.perf_counter()
-        begun = False
+        status: int | None = None
 
         async def observed_send(message: Message) -> None:
-            nonlocal begun
+            nonlocal status
             if message["type"] == "http.response.start":
-                begun = True
+                status = message["status"]
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
                 seconds = time.perf_counter() - started
                 self._metrics.answered(scope["method"], _route(scope), message["status"], seconds)
             await send(message)
 
-        try:
-            await self._app(scope, receive, observed_send)
-        except Exception:
-            log.exception("%s %s failed (request id %s)", scope["method"], scope["path"], request_id)
-            if begun:
-                raise
-            await problems.unexpected(request_id)(scope, receive, observed_send)
+        with logs.about(request_id=request_id):
+            try:
+                await self._app(scope, receive, observed_send)
+            except Exception:
+                log.exception("%s %r failed", scope["method"], scope["path"])
+                if status is not None:
+                    raise
+                await problems.unexpected(request_id)(scope, receive, observed_send)
+            finally:
+                _log_access(scope, status, time.perf_counter() - started)
+
+
+def _log_access(scope: Scope, status: int | None, seconds: float) -> None:
+    """status: None where the client was gone before there was one."""
+    route = _route(scope)
+    level = logging.DEBUG if route.endswith(_ROUTINE) and status == 200 else logging.INFO
+    if not access_log.isEnabledFor(level):
+        return
+    principal: Principal | None = scope.get(PRINCIPAL)
+    fields = {
+        "method": scope["method"],
+        "route": route,
+        "status": status,
+        "duration_ms": round(1000 * seconds, 1),
+        "owner": principal.owner if principal else None,
+        "key_id": principal.key_id if principal else None,
+        "client": (scope.get("client") or (None,))[0],
+        **{name: value for name, value in scope.get("path_params", {}).items() if name.endswith("_id")},
+    }
+    access_log.log(level, "%s %s", scope["method"], route, extra=fields)
 
 
 def _route(scope: Scope) -> str:

@@ -51,6 +51,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _render)
 
 
+def answer(error: SamstudyError, request_id: str | None, headers: Mapping[str, str] | None = None) -> Response:
+    """The error as its problem document."""
+    return _response(
+        error.status, error.code, error.title, error.detail, error.problems, request_id=request_id, headers=headers
+    )
+
+
 def unexpected(request_id: str) -> Response:
     """The answer to a request that met a defect: nothing about it, except where the log tells more."""
     detail = f"the service met an unexpected error; its log has the details under the request id {request_id}"
@@ -76,14 +83,11 @@ async def _render(request: Request, error: Exception) -> Response:
     request_id = request.scope.get("request_id")
     match error:
         case SamstudyError():
-            return _response(error.status, error.code, error.title, error.detail, error.problems, request_id=request_id)
+            return answer(error, request_id)
         case RequestValidationError():
             problems = [_field_problem(detail) for detail in error.errors()]
             said = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
-            refused = InvalidRequestError(said, problems=problems)
-            return _response(
-                refused.status, refused.code, refused.title, refused.detail, problems, request_id=request_id
-            )
+            return answer(InvalidRequestError(said, problems=problems), request_id)
         case HTTPException():
             title = HTTPStatus(error.status_code).phrase
             code = _CODES.get(error.status_code, title.lower().replace(" ", "_"))

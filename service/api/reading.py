@@ -1,16 +1,28 @@
-"""From what the store holds to what the API answers: results over seeds, progress, the best, comparisons."""
+"""From what the store holds to what the API answers: results over seeds, progress, the best, pages."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import lru_cache
 
-from service.analysis.aggregation import ConfigurationResult, aggregate, best, summarise
-from service.analysis.comparison import Comparison, compare, holm
-from service.answers import ComparedStudy, Progress, StudyComparison, StudyDetail, StudyDifference, StudyOverview
-from service.errors import FieldProblem, InvalidRequestError, InvalidSpecError
+from service.analysis.aggregation import ConfigurationResult, aggregate
+from service.analysis.waiting import pending_reason, waiting_reason
+from service.answers import (
+    BestConfiguration,
+    ConfigurationList,
+    Progress,
+    StudyDetail,
+    StudyOverview,
+    TrialDetail,
+    TrialList,
+    TrialOverview,
+)
+from service.errors import InvalidSpecError
 from service.spec import Objective, parse_spec, plan
+from service.store.contents import Best, ConfigurationPage, StudyStanding, TrialPage
 from service.store.studies import StudyStore
-from service.study import Configuration, Study, Trial, TrialState
+from service.study import OPEN_TRIAL_STATES, Study, TrialState
 from trainers.config import defaults
 
 
@@ -25,9 +37,32 @@ def overviews(store: StudyStore, studies: Sequence[Study]) -> list[StudyOverview
     return [StudyOverview(**dict(study), trial_counts=counts[study.id]) for study in studies]
 
 
-def configuration_results(store: StudyStore, study_id: str) -> list[ConfigurationResult]:
-    """Every configuration of the study with its results over seeds. Raises StudyNotFoundError."""
-    return aggregate(store.configurations(study_id), store.trials(study_id))
+def study_detail(store: StudyStore, study_id: str, *, mlflow_url: str) -> StudyDetail:
+    """The study as a whole. Raises StudyNotFoundError."""
+    standing = store.standing(study_id)
+    study, counts = standing.study, standing.trial_counts
+    run = f"/#/experiments/{study.mlflow_experiment_id}/runs/{study.mlflow_run_id}?workflowType=machine_learning"
+    return StudyDetail(
+        **dict(study),
+        trial_counts=counts,
+        progress=_progress(standing),
+        pending_reason=_pending_reason(study, counts),
+        best=_result(standing.best),
+        mlflow_url=mlflow_url.rstrip("/") + run if study.mlflow_run_id else None,
+    )
+
+
+def best_configuration(store: StudyStore, study_id: str) -> BestConfiguration:
+    """What the study has found. Raises StudyNotFoundError."""
+    study, found = store.best(study_id)
+    objective = objective_of(study)
+    return BestConfiguration(metric=objective.metric, mode=objective.mode, best=_result(found))
+
+
+def best_result(store: StudyStore, study_id: str) -> tuple[Study, ConfigurationResult | None]:
+    """The study and its best configuration; None where there is none yet. Raises StudyNotFoundError."""
+    study, found = store.best(study_id)
+    return study, _result(found)
 
 
 def configuration_result(store: StudyStore, study_id: str, configuration_id: str) -> ConfigurationResult:
@@ -36,94 +71,57 @@ def configuration_result(store: StudyStore, study_id: str, configuration_id: str
     return aggregate([configuration], store.trials(study_id, configuration_id=configuration_id))[0]
 
 
-def study_detail(store: StudyStore, study_id: str, *, mlflow_url: str) -> StudyDetail:
-    """The study as a whole. Raises StudyNotFoundError."""
-    study = store.get(study_id)
-    trials = store.trials(study_id)
-    results = aggregate(store.configurations(study_id), trials)
-    run = f"/#/experiments/{study.mlflow_experiment_id}/runs/{study.mlflow_run_id}?workflowType=machine_learning"
-    return StudyDetail(
-        **dict(study),
-        trial_counts=store.trial_counts([study_id])[study_id],
-        progress=_progress(study, results, trials),
-        best=best(results, objective_of(study).mode),
-        mlflow_url=mlflow_url.rstrip("/") + run if study.mlflow_run_id else None,
-    )
+def configuration_list(page: ConfigurationPage) -> ConfigurationList:
+    """The configurations with their results."""
+    results = aggregate(page.configurations, page.trials)
+    return ConfigurationList(configurations=results, next_page_token=page.next_page_token)
 
 
-def compare_studies(store: StudyStore, study_ids: Sequence[str], metric: str | None) -> StudyComparison:
-    """The best configuration of each study, and each later study against the first.
-
-    metric: by default the objective that all of them share. Raises StudyNotFoundError, InvalidRequestError.
-    """
-    studies = [store.get(study_id) for study_id in study_ids]
-    shared = {objective_of(study).metric for study in studies}
-    if metric is None:
-        if len(shared) > 1:
-            message = (
-                f"the studies have different objectives ({', '.join(sorted(shared))}): say which metric to compare"
-            )
-            raise InvalidRequestError(message, problems=[FieldProblem("metric", message)])
-        (metric,) = shared
-    sides = [_side(store, study, metric) for study in studies]
-    known = {name for side in sides if side.configuration for name in side.configuration.metrics}
-    if known and metric not in known | shared:
-        message = f"no trial reports {metric!r}; what they report: {', '.join(sorted(known))}"
-        raise InvalidRequestError(message, problems=[FieldProblem("metric", message)])
-    first, *others = sides
-    comparisons = [compare(first.by_seed, other.by_seed) for other in others]
-    return StudyComparison(metric=metric, studies=sides, differences=_differences(first, others, comparisons))
-
-
-def _differences(
-    first: ComparedStudy, others: Sequence[ComparedStudy], comparisons: Sequence[Comparison]
-) -> list[StudyDifference]:
-    adjusted = holm([comparison.p_value for comparison in comparisons])
-    return [
-        StudyDifference(**dict(comparison), a=first.study_id, b=other.study_id, p_adjusted=p)
-        for other, comparison, p in zip(others, comparisons, adjusted, strict=True)
+def trial_list(page: TrialPage) -> TrialList:
+    """The trials, those that wait with the reason."""
+    overviews = [
+        TrialOverview(**dict(trial), pending_reason=pending_reason(page.study, trial, running=page.running))
+        for trial in page.trials
     ]
+    return TrialList(trials=overviews, next_page_token=page.next_page_token)
 
 
-def _side(store: StudyStore, study: Study, metric: str) -> ComparedStudy:
-    objective = objective_of(study)
-    winner = best(configuration_results(store, study.id), objective.mode)
-    by_seed: dict[int, float] = {}
-    if winner is not None:
-        by_seed = winner.by_seed
-        if metric != objective.metric:
-            by_seed = _metric_by_seed(store, winner.configuration, metric)
-    return ComparedStudy(
-        study_id=study.id,
-        name=study.name,
-        configuration=winner,
-        by_seed=by_seed,
-        summary=summarise(list(by_seed.values())) if by_seed else None,
-    )
+def trial_detail(store: StudyStore, study_id: str, trial_id: str) -> TrialDetail:
+    """A trial with its attempts. Raises StudyNotFoundError, TrialNotFoundError."""
+    study, trial = store.get(study_id), store.trial(study_id, trial_id)
+    reason = pending_reason(study, trial, running=store.running_trials(study_id))
+    return TrialDetail(**dict(trial), pending_reason=reason, attempts=store.attempts(study_id, trial_id))
 
 
-def _metric_by_seed(store: StudyStore, configuration: Configuration, metric: str) -> dict[int, float]:
-    trials = store.trials(configuration.study_id, configuration_id=configuration.id)
-    return {
-        trial.seed: trial.metrics[metric]
-        for trial in trials
-        if trial.state is TrialState.SUCCEEDED and metric in trial.metrics
-    }
+def _result(found: Best | None) -> ConfigurationResult | None:
+    return None if found is None else aggregate([found.configuration], found.trials)[0]
 
 
-def _progress(study: Study, results: Sequence[ConfigurationResult], trials: Sequence[Trial]) -> Progress:
-    trials_planned = epochs_planned = None
-    try:
-        spec = parse_spec(study.spec)
-    except InvalidSpecError:  # accepted by an older version, whose rules were others
-        pass
-    else:
-        trials_planned = plan(spec).trials
-        if "epochs" not in spec.space.parameters:
-            epochs_planned = trials_planned * int(spec.train.get("epochs", defaults()["epochs"]))
+def _pending_reason(study: Study, counts: dict[TrialState, int]) -> str | None:
+    waiting = sum(counts.get(state, 0) for state in OPEN_TRIAL_STATES if state is not TrialState.RUNNING)
+    if not waiting:
+        return None
+    return waiting_reason(study, running=counts.get(TrialState.RUNNING, 0)) or "no worker is free for them"
+
+
+def _progress(standing: StudyStanding) -> Progress:
+    trials_planned, epochs_planned = _planned(json.dumps(standing.study.spec))
     return Progress(
-        trials_done=sum(trial.state.is_final for trial in trials),
+        trials_done=sum(count for state, count in standing.trial_counts.items() if state.is_final),
         trials_planned=trials_planned,
-        epochs_done=sum(trial.epochs_done for trial in trials),
+        epochs_done=standing.epochs_done,
         epochs_planned=epochs_planned,
     )
+
+
+@lru_cache(maxsize=1024)  # the check of a spec takes longer than everything else that a study's answer needs
+def _planned(spec_text: str) -> tuple[int | None, int | None]:
+    """The trials and the epochs of a study with this spec; None for what cannot be told."""
+    try:
+        spec = parse_spec(json.loads(spec_text))
+    except InvalidSpecError:  # accepted by an older version, whose rules were others
+        return None, None
+    trials = plan(spec).trials
+    if "epochs" in spec.space.parameters:
+        return trials, None
+    return trials, trials * int(spec.train.get("epochs", defaults()["epochs"]))

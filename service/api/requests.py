@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
+from pydantic import BaseModel, ValidationError
 
 from search_spaces.checking import shown
+from service.access import Principal, Role
+from service.api.access import PRINCIPAL
 from service.api.problems import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError
+from service.errors import MAX_PROBLEMS, FieldProblem, ForbiddenError, InvalidRequestError, InvalidSpecError
 from service.settings import Settings
+from service.spec_reading import WHOLE_SPEC, plain_data, problems_of
 from service.store.database import Database
+from service.store.lifecycle import LifecycleStore
 from service.store.studies import StudyStore
 
 MAX_BODY_BYTES = 1024 * 1024
 NO_NUL = r"^[^\x00]*$"
 """PostgreSQL's text cannot hold a NUL, so that nothing with one can name anything."""
 
-OWNER = "local"
-"""Owner of every study while the API is open to whoever reaches its loopback address."""
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 async def _database(request: Request) -> Database:
@@ -26,8 +32,26 @@ async def _database(request: Request) -> Database:
     return database
 
 
+async def _principal(request: Request) -> Principal:
+    principal: Principal = request.scope[PRINCIPAL]
+    return principal
+
+
+async def _admin(request: Request) -> Principal:
+    principal: Principal = request.scope[PRINCIPAL]
+    if principal.role is not Role.ADMIN:
+        raise ForbiddenError(f"this needs the key of an admin, and the key's role is {principal.role}")
+    return principal
+
+
 async def _studies(request: Request) -> StudyStore:
-    return StudyStore(request.app.state.database)
+    principal: Principal = request.scope[PRINCIPAL]
+    return StudyStore(request.app.state.database, principal.scope)
+
+
+async def _lifecycle(request: Request) -> LifecycleStore:
+    principal: Principal = request.scope[PRINCIPAL]
+    return LifecycleStore(request.app.state.database, principal.scope)
 
 
 async def _settings(request: Request) -> Settings:
@@ -35,12 +59,22 @@ async def _settings(request: Request) -> Settings:
     return settings
 
 
+ThePrincipal = Annotated[Principal, Depends(_principal)]
+AnAdmin = Annotated[Principal, Depends(_admin)]
 TheDatabase = Annotated[Database, Depends(_database)]
+Lifecycle = Annotated[LifecycleStore, Depends(_lifecycle)]
 Studies = Annotated[StudyStore, Depends(_studies)]
 TheSettings = Annotated[Settings, Depends(_settings)]
 StudyId = Annotated[str, Path(max_length=80, pattern=NO_NUL)]
 ConfigurationId = Annotated[str, Path(max_length=80, pattern=NO_NUL)]
 TrialId = Annotated[str, Path(max_length=80, pattern=NO_NUL)]
+PageToken = Annotated[
+    str | None,
+    Query(
+        max_length=1_000,
+        description="next_page_token of the page before; only with the same filters and the same order",
+    ),
+]
 
 
 async def json_body(request: Request) -> object:
@@ -71,7 +105,29 @@ async def json_body(request: Request) -> object:
         raise MalformedBodyError(str(error)) from error
 
 
+async def optional_json_body(request: Request) -> object:
+    """Like `json_body`; an empty mapping where the request has no body."""
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    return await json_body(request) if has_body else {}
+
+
 JsonBody = Annotated[object, Depends(json_body)]
+OptionalJsonBody = Annotated[object, Depends(optional_json_body)]
+
+
+def read_as(model: type[Model], body: object) -> Model:
+    """The body as this model. Raises InvalidRequestError with every problem and its field."""
+    try:
+        plain, problems = plain_data(body)
+        if not problems:
+            return model.model_validate(plain)
+    except InvalidSpecError as error:
+        problems = list(error.problems)
+    except ValidationError as error:
+        problems = problems_of(error, plain)[:MAX_PROBLEMS]
+    problems = [FieldProblem(p.field if p.field != WHOLE_SPEC else "body", p.message) for p in problems]
+    said = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
+    raise InvalidRequestError(said, problems=problems)
 
 
 def _unique_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,113 +1,147 @@
-"""Studies: posting one, finding them, one as a whole, its best, its surface, cancelling it, comparing several."""
+"""Studies: posting one, cloning one, finding them, one as a whole."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator
+from pydantic import AfterValidator, AwareDatetime
 from pydantic_core import PydanticCustomError
 
-from service.analysis.aggregation import best
-from service.analysis.surface import Surface, surface
-from service.answers import BestConfiguration, StudyComparison, StudyDetail, StudyList
+from service.answers import StudyDetail, StudyList, StudyOrder
 from service.api import reading
+from service.api.bodies import body_of
 from service.api.problems import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError, documented
-from service.api.requests import NO_NUL, OWNER, JsonBody, Studies, StudyId, TheSettings
+from service.api.requests import (
+    NO_NUL,
+    JsonBody,
+    OptionalJsonBody,
+    PageToken,
+    Studies,
+    StudyId,
+    ThePrincipal,
+    TheSettings,
+)
+from service.api.versions import ETAG, etag
 from service.errors import (
-    FieldProblem,
     IdempotencyConflictError,
     InvalidRequestError,
     InvalidSpecError,
-    InvalidTransitionError,
     StudyNotFoundError,
 )
-from service.spec import Plan, parse_spec, plan
-from service.store.studies import NewStudy, StudyFilter
+from service.spec import Plan, StudySpec, parse_spec, plan
+from service.store.filters import StudyFilter
+from service.store.studies import NewStudy, StudyStore
 from service.study import Study, StudyState
 
-MAX_COMPARED = 20
-
 router = APIRouter(tags=["studies"])
+
+
+def _refused(text: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{text}", {"text": text})
 
 
 def _checked_label(label: str) -> str:
     key, colon, _ = label.partition(":")
     if not key or not colon or "\x00" in label:
-        raise PydanticCustomError("rule", "{text}", {"text": "must be key:value"})
+        raise _refused("must be key:value")
     return label
 
 
+def _checked_moment(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise _refused(f"must lie in the years 1 to 9999, got {moment.isoformat()}") from None
+
+
 Label = Annotated[str, AfterValidator(_checked_label)]
-Parameter = Annotated[str, Query(min_length=1, max_length=64, pattern=NO_NUL)]
-_SPEC_BODY = {
-    "required": True,
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/StudySpec"}}},
+Moment = Annotated[AwareDatetime, AfterValidator(_checked_moment)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]*$",
+        description="makes it safe to send the same study again: the second time answers 200 with the first study",
+    ),
+]
+ValidateOnly = Annotated[bool, Query(description="answers how much would be run and stores nothing")]
+
+_CREATED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Study | Plan,
+        "description": "the study that this Idempotency-Key has already made; with validate_only, the plan",
+        "headers": ETAG,
+    },
+    201: {"headers": ETAG},
 }
+_REFUSED = (
+    MalformedBodyError,
+    IdempotencyConflictError,
+    BodyTooLargeError,
+    UnsupportedMediaTypeError,
+    InvalidSpecError,
+    InvalidRequestError,
+)
 
 
 @router.post(
     "/studies",
     status_code=201,
     response_model=Study,
-    responses={
-        200: {
-            "model": Study | Plan,
-            "description": "the study that this Idempotency-Key has already made; with validate_only, the plan",
-        },
-        **documented(
-            MalformedBodyError,
-            IdempotencyConflictError,
-            BodyTooLargeError,
-            UnsupportedMediaTypeError,
-            InvalidSpecError,
-            InvalidRequestError,
-        ),
-    },
-    openapi_extra={"requestBody": _SPEC_BODY},
+    responses={**_CREATED, **documented(*_REFUSED)},
+    openapi_extra=body_of(StudySpec),
 )
 def create_study(
     body: JsonBody,
     request: Request,
     studies: Studies,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            min_length=1,
-            max_length=255,
-            pattern=r"^[\x20-\x7e]*$",
-            description="makes it safe to send the same study again: the second time answers 200 with the first study",
-        ),
-    ] = None,
-    validate_only: Annotated[bool, Query(description="answers how much would be run and stores nothing")] = False,
+    principal: ThePrincipal,
+    idempotency_key: IdempotencyKey = None,
+    validate_only: ValidateOnly = False,
 ) -> Response:
     """Records a study, which waits as QUEUED until the controller starts its driver."""
     spec = parse_spec(body)
     if validate_only:
-        planned = plan(spec)
-        return JSONResponse({"configurations": planned.configurations, "trials": planned.trials})
+        return _planned(spec)
     accepted = spec.to_mapping()
-    study, created = studies.create(
-        NewStudy(
-            name=spec.name,
-            description=spec.description,
-            labels=spec.labels,
-            spec=accepted,
-            owner=OWNER,
-            request_digest=_digest(accepted),
-            idempotency_key=idempotency_key,
-        )
-    )
-    location = request.url_for("read_study", study_id=study.id).path
-    return Response(
-        study.model_dump_json(),
-        201 if created else 200,
-        {"Location": location},
-        media_type="application/json",
-    )
+    return _recorded(request, studies, _new(spec, principal.owner, _digest(accepted), idempotency_key))
+
+
+@router.post(
+    "/studies/{study_id}/clone",
+    status_code=201,
+    response_model=Study,
+    responses={**_CREATED, **documented(StudyNotFoundError, *_REFUSED)},
+    openapi_extra={
+        "requestBody": {
+            "required": False,
+            "description": "sections of a spec, which replace those of the original",
+            "content": {"application/json": {"schema": {"type": "object"}, "example": {"budget": {"max_trials": 120}}}},
+        }
+    },
+)
+def clone_study(
+    study_id: StudyId,
+    body: OptionalJsonBody,
+    request: Request,
+    studies: Studies,
+    principal: ThePrincipal,
+    idempotency_key: IdempotencyKey = None,
+    validate_only: ValidateOnly = False,
+) -> Response:
+    """Records a new study with the spec of this one, but for the sections that are given; it takes no results over."""
+    original = studies.get(study_id)
+    spec = parse_spec({**original.spec, **body} if isinstance(body, dict) else body)
+    if validate_only:
+        return _planned(spec)
+    digest = _digest({"cloned_from": study_id, "spec": spec.to_mapping()})
+    return _recorded(request, studies, _new(spec, principal.owner, digest, idempotency_key, cloned_from=study_id))
 
 
 @router.get("/studies", responses=documented(InvalidRequestError))
@@ -119,85 +153,70 @@ def list_studies(
         Query(description="key:value; a study must have all that are given", examples=["team:vision"]),
     ] = None,
     name: Annotated[str | None, Query(max_length=200, pattern=NO_NUL)] = None,
+    name_contains: Annotated[
+        str | None, Query(max_length=200, pattern=NO_NUL, description="a part of the name, in whatever case")
+    ] = None,
+    owner: Annotated[str | None, Query(max_length=100, pattern=NO_NUL, description="for admins, who see all")] = None,
+    archived: Annotated[bool, Query(description="those that were put out of sight, instead of the others")] = False,
+    created_after: Annotated[Moment | None, Query(description="a time with its zone, not included")] = None,
+    created_before: Annotated[Moment | None, Query(description="a time with its zone, not included")] = None,
+    order_by: Annotated[StudyOrder, Query(description="a minus: the last first")] = "-created_at",
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
-    page_token: Annotated[str | None, Query(max_length=500, description="next_page_token of the page before")] = None,
+    page_token: PageToken = None,
 ) -> StudyList:
-    """Studies, newest first. Pages stay stable while studies are added."""
-    labels = dict(pair.split(":", 1) for pair in label or ())
-    page = studies.page(StudyFilter(state or (), labels, name), page_size=page_size, page_token=page_token)
+    """Studies, by default the newest first. Pages stay stable while studies are added."""
+    wanted = StudyFilter(
+        states=state or (),
+        labels=dict(pair.split(":", 1) for pair in label or ()),
+        name=name,
+        owner=owner,
+        name_contains=name_contains,
+        archived=archived,
+        created_after=created_after,
+        created_before=created_before,
+    )
+    page = studies.page(wanted, order_by=order_by, page_size=page_size, page_token=page_token)
     return StudyList(studies=reading.overviews(studies, page.studies), next_page_token=page.next_page_token)
 
 
-@router.get("/studies:compare", responses=documented(StudyNotFoundError, InvalidRequestError))
-def compare_studies(
-    studies: Studies,
-    ids: Annotated[str, Query(max_length=2_000, pattern=NO_NUL, description="two or more study ids", examples=["a,b"])],
-    metric: Annotated[str | None, Query(max_length=100, description="by default the objective they share")] = None,
-) -> StudyComparison:
-    """The best configurations of several studies, each later study against the first, paired over shared seeds."""
-    wanted = list(dict.fromkeys(study_id.strip() for study_id in ids.split(",") if study_id.strip()))
-    if not 2 <= len(wanted) <= MAX_COMPARED:
-        message = f"ids must name 2 to {MAX_COMPARED} different studies, got {len(wanted)}"
-        raise InvalidRequestError(message, problems=[FieldProblem("ids", message)])
-    return reading.compare_studies(studies, wanted, metric)
-
-
-@router.get("/studies/{study_id}", responses=documented(StudyNotFoundError))
-def read_study(study_id: StudyId, studies: Studies, settings: TheSettings) -> StudyDetail:
+@router.get("/studies/{study_id}", responses={200: {"headers": ETAG}, **documented(StudyNotFoundError)})
+def read_study(study_id: StudyId, studies: Studies, settings: TheSettings, response: Response) -> StudyDetail:
     """A study: its trials by state, its progress, its best configuration, why it waits where it does."""
-    return reading.study_detail(studies, study_id, mlflow_url=settings.browser_mlflow_url)
-
-
-@router.post(
-    "/studies/{study_id}/cancel",
-    response_model=Study,
-    responses={
-        202: {"model": Study, "description": "asked for: its running trials are being ended"},
-        **documented(StudyNotFoundError, InvalidTransitionError),
-    },
-)
-def cancel_study(study_id: StudyId, studies: Studies, response: Response) -> Study:
-    """Ends a study now, running trials included. Cancelling a cancelled study changes nothing."""
-    study = studies.request_cancel(study_id)
-    response.status_code = 200 if study.state.is_final else 202
+    study = reading.study_detail(studies, study_id, mlflow_url=settings.browser_mlflow_url)
+    response.headers["ETag"] = etag(study)
     return study
 
 
-@router.get("/studies/{study_id}/best", responses=documented(StudyNotFoundError))
-def read_best(study_id: StudyId, studies: Studies) -> BestConfiguration:
-    """The best of the configurations whose trials all succeeded."""
-    study = studies.get(study_id)
-    objective = reading.objective_of(study)
-    results = reading.configuration_results(studies, study_id)
-    return BestConfiguration(metric=objective.metric, mode=objective.mode, best=best(results, objective.mode))
+def _new(
+    spec: StudySpec, owner: str, digest: str, idempotency_key: str | None, cloned_from: str | None = None
+) -> NewStudy:
+    return NewStudy(
+        name=spec.name,
+        description=spec.description,
+        labels=spec.labels,
+        spec=spec.to_mapping(),
+        owner=owner,
+        request_digest=digest,
+        idempotency_key=idempotency_key,
+        cloned_from=cloned_from,
+    )
 
 
-@router.get("/studies/{study_id}/surface", responses=documented(StudyNotFoundError, InvalidRequestError))
-def read_surface(
-    study_id: StudyId,
-    studies: Studies,
-    x: Parameter = "lambda",
-    y: Parameter = "rho",
-    panel: Annotated[
-        str | None,
-        Query(max_length=64, pattern=NO_NUL, description="tells the panels apart; empty: one panel; by default chosen"),
-    ] = None,
-) -> Surface:
-    """The objective over two parameters, such as λ × ρ, one panel for each value of a third."""
-    study = studies.get(study_id)
-    if x == y:
-        message = f"x and y must be different parameters, got {x!r} twice"
-        raise InvalidRequestError(message, problems=[FieldProblem("y", message)])
-    known = parse_spec(study.spec).space.parameters
-    unknown = [
-        FieldProblem(field, f"the study's space has no parameter {name!r}; it has {', '.join(known)}")
-        for field, name in (("x", x), ("y", y), ("panel", panel))
-        if name and name not in known
-    ]
-    if unknown:
-        raise InvalidRequestError("; ".join(problem.message for problem in unknown), problems=unknown)
-    results = reading.configuration_results(studies, study_id)
-    return surface(results, mode=reading.objective_of(study).mode, x=x, y=y, panel=panel)
+def _planned(spec: StudySpec) -> Response:
+    planned = plan(spec)
+    return JSONResponse(
+        {
+            "configurations": planned.configurations,
+            "trials": planned.trials,
+            "confirming_trials": planned.confirming_trials,
+        }
+    )
+
+
+def _recorded(request: Request, studies: StudyStore, new: NewStudy) -> Response:
+    study, created = studies.create(new)
+    headers = {"Location": request.url_for("read_study", study_id=study.id).path, "ETag": etag(study)}
+    return Response(study.model_dump_json(), 201 if created else 200, headers, media_type="application/json")
 
 
 def _digest(accepted: dict[str, Any]) -> str:

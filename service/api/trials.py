@@ -6,36 +6,42 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from service.answers import ResultList, TrialDetail, TrialList
+from service.answers import ResultList, TrialDetail, TrialList, TrialOrder
+from service.api import reading
 from service.api.problems import documented
-from service.api.requests import NO_NUL, Studies, StudyId, TrialId
-from service.errors import StudyNotFoundError, TrialNotFoundError
-from service.study import TrialState
+from service.api.requests import NO_NUL, PageToken, Studies, StudyId, TrialId
+from service.errors import InvalidRequestError, StudyNotFoundError, TrialNotFoundError
+from service.store.filters import TrialFilter
+from service.study import Purpose, TrialState
 
 router = APIRouter(prefix="/studies/{study_id}/trials", tags=["trials"])
 
 
-@router.get("", responses=documented(StudyNotFoundError))
+@router.get("", responses=documented(StudyNotFoundError, InvalidRequestError))
 def list_trials(
     study_id: StudyId,
     studies: Studies,
     state: Annotated[list[TrialState] | None, Query(description="any of these")] = None,
+    purpose: Annotated[Purpose | None, Query(description="of the search, or confirming its best")] = None,
     configuration_id: Annotated[str | None, Query(max_length=80, pattern=NO_NUL)] = None,
+    order_by: Annotated[TrialOrder, Query(description="as they were proposed, or the last first")] = "number",
+    page_size: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    page_token: PageToken = None,
 ) -> TrialList:
-    """Trials in the order of their numbers."""
-    trials = studies.trials(study_id, configuration_id=configuration_id)
-    return TrialList(trials=[trial for trial in trials if not state or trial.state in state])
+    """Trials, and why those that wait do. Pages stay stable while trials are added."""
+    wanted = TrialFilter(state or (), purpose, configuration_id)
+    return reading.trial_list(
+        studies.trial_page(study_id, wanted, order_by=order_by, page_size=page_size, page_token=page_token)
+    )
 
 
 @router.get("/{trial_id}", responses=documented(StudyNotFoundError, TrialNotFoundError))
 def read_trial(study_id: StudyId, trial_id: TrialId, studies: Studies) -> TrialDetail:
     """One trial with every execution of it."""
-    trial = studies.trial(study_id, trial_id)
-    return TrialDetail(**dict(trial), attempts=studies.attempts(study_id, trial_id))
+    return reading.trial_detail(studies, study_id, trial_id)
 
 
 @router.get("/{trial_id}/results", responses=documented(StudyNotFoundError, TrialNotFoundError))
 def list_results(study_id: StudyId, trial_id: TrialId, studies: Studies) -> ResultList:
     """What the trial has reported, one entry for each epoch."""
-    studies.get(study_id)
     return ResultList(results=studies.results(study_id, trial_id))

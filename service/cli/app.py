@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 from pydantic import ValidationError
 
-from service.cli import demo, doctor, processes, reproduce, studies
+from service.cli import backup, demo, doctor, keys, lifecycle, processes, reproduce, results, studies, webhooks
 from service.errors import SamstudyError
 from service.settings import Settings
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (studies, processes, demo, reproduce, doctor):
+for module in (studies, lifecycle, results, processes, demo, reproduce, webhooks, keys, backup, doctor):
     module.register(app)
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
+from service.errors import SamstudyError
 from service.settings import settings
 
 if TYPE_CHECKING:
     from service.addresses import Addresses
+
+log = logging.getLogger(__name__)
 
 
 def register(app: typer.Typer) -> None:
@@ -60,8 +65,8 @@ def api() -> None:
     """
     from service.api.app import serve
 
-    _log_to_stderr()
-    serve(settings())
+    with _logging():
+        serve(settings())
 
 
 def controller() -> None:
@@ -71,13 +76,21 @@ def controller() -> None:
     """
     from service.controller import run_controller
 
-    _log_to_stderr()
-    run_controller(settings())
+    with _logging():
+        run_controller(settings())
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request
+@contextmanager
+def _logging() -> Iterator[None]:
+    """The process logs as its settings say; an error that it ends with is a line of the log like all others."""
+    from service import logs
+
+    logs.configure(settings().log_format, settings().log_level)
+    try:
+        yield
+    except SamstudyError as error:
+        log.critical("%s", error.detail)
+        raise typer.Exit(1) from error
 
 
 def _print_addresses(addresses: Addresses) -> None:

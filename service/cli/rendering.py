@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.analysis.aggregation import ConfigurationResult, Summary
-from service.answers import StudyComparison, StudyDetail, StudyOverview
+from service.answers import StudyDetail, StudyOverview
 from service.spec import Objective
 from service.study import Scalar, StudyState, TrialState
 
@@ -32,6 +32,7 @@ _STYLES = {
     StudyState.FAILED: "red",
     StudyState.CANCELLED: "yellow",
     StudyState.RUNNING: "cyan",
+    StudyState.PAUSED: "yellow",
 }
 SYMBOLS = {"lambda": "λ", "rho": "ρ"}
 
@@ -55,7 +56,7 @@ def studies_table(studies: Sequence[StudyOverview]) -> Table:
         table.add_row(
             study.id,
             study.name,
-            _state(study),
+            _state(study, archived=study.archived_at is not None),
             f"{done}/{sum(study.trial_counts.values())}",
             f"{study.created_at:%Y-%m-%d %H:%M}",
             " ".join(f"{key}:{value}" for key, value in study.labels.items()),
@@ -69,6 +70,7 @@ def study_facts(study: StudyDetail, *, api_url: str) -> Iterator[RenderableType]
     if study.description:
         yield Text(study.description)
     yield progress_line(study, now=study.finished_at or datetime.now(study.created_at.tzinfo))
+    yield from _waiting(study)
     yield from _troubles(study)
     yield from _best(study)
     yield from _addresses(study, api_url)
@@ -109,56 +111,29 @@ def progress_line(study: StudyDetail, *, now: datetime) -> Text:
     return line
 
 
-def configurations_table(results: Sequence[ConfigurationResult], *, objective: Objective) -> RenderableType:
-    """The first of the results, which come best first."""
+def configurations_table(
+    results: Sequence[ConfigurationResult], *, objective: Objective, best: ConfigurationResult | None
+) -> RenderableType:
+    """The first of the results, which come best first by the mean of the search. best: the one to be marked."""
     shown = [result for result in results if result.objective][:SHOWN_CONFIGURATIONS]
+    are_confirmed = any(result.confirmed for result in shown)
     if not shown:
         return Text("no results yet")
     names = list(dict.fromkeys(name for result in shown for name in result.configuration.point))
-    table = plain_table("#", *(SYMBOLS.get(name, name) for name in names), metric_label(objective), "95 % interval", "")
-    for position, result in enumerate(shown):
-        best = position == 0 and result.complete
+    confirmed = ["confirmed"] if are_confirmed else []
+    symbols = [SYMBOLS.get(name, name) for name in names]
+    table = plain_table("#", *symbols, metric_label(objective), "95 % interval", *confirmed, "")
+    for result in shown:
+        is_best = best is not None and result.configuration.id == best.configuration.id
         point = result.configuration.point
         table.add_row(
             str(result.configuration.number),
             *(shown_value(point[name]) if name in point else "" for name in names),
             shown_summary(result.objective, objective.metric),
             shown_interval(result.objective, objective.metric),
-            BEST if best else "" if result.complete else "incomplete",
-            style="bold green" if best else None,
-        )
-    return table
-
-
-def compared_table(comparison: StudyComparison) -> Table:
-    """The best configuration of each study."""
-    table = plain_table("study", "name", "best configuration", f"{comparison.metric}", "95 % interval")
-    for side in comparison.studies:
-        point = "none yet" if side.configuration is None else shown_point(side.configuration.configuration.point)
-        table.add_row(
-            side.study_id,
-            side.name,
-            point,
-            shown_summary(side.summary, comparison.metric),
-            shown_interval(side.summary, comparison.metric),
-        )
-    return table
-
-
-def differences_table(comparison: StudyComparison) -> Table:
-    """Each later study against the first."""
-    table = plain_table("difference", "", "95 % interval", "p", "p (Holm)", "test")
-    for row in comparison.differences:
-        scale = _scale(comparison.metric)
-        interval = "" if row.low is None or row.high is None else f"[{row.low * scale:+.3g}, {row.high * scale:+.3g}]"
-        test = f"{row.test}, n = {row.n}" if row.test else ""
-        table.add_row(
-            f"{row.a} − {row.b}",
-            "" if row.difference is None else f"{row.difference * scale:+.3g}",
-            interval,
-            "" if row.p_value is None else f"{row.p_value:.2g}",
-            "" if row.p_adjusted is None else f"{row.p_adjusted:.2g}",
-            ", ".join(part for part in (test, row.note) if part),
+            *([shown_summary(result.confirmed, objective.metric)] if are_confirmed else []),
+            BEST if is_best else "" if result.complete else "incomplete",
+            style="bold green" if is_best else None,
         )
     return table
 
@@ -174,7 +149,7 @@ def shown_interval(summary: Summary | None, metric: str) -> str:
     """The 95 % interval; nothing where one replicate leaves it unknown."""
     if summary is None or summary.low is None or summary.high is None:
         return ""
-    return f"[{_shown_number(summary.low, metric)}, {_shown_number(summary.high, metric)}]"
+    return f"[{shown_number(summary.low, metric)}, {shown_number(summary.high, metric)}]"
 
 
 def shown_point(point: dict[str, Scalar]) -> str:
@@ -189,13 +164,14 @@ def shown_value(value: Scalar) -> str:
 
 def shown_mean(summary: Summary, metric: str) -> str:
     """`97.2 ± 0.3`, as `shown_summary` without the count."""
-    mean = _shown_number(summary.mean, metric)
+    mean = shown_number(summary.mean, metric)
     if summary.std is None:
         return mean
     return f"{mean} ± {summary.std * 100:.1f}" if _is_share(metric) else f"{mean} ± {summary.std:.2g}"
 
 
-def _shown_number(value: float, metric: str) -> str:
+def shown_number(value: float, metric: str) -> str:
+    """A value of the metric: accuracies in percent, everything else with four digits."""
     return f"{value * 100:.1f}" if _is_share(metric) else f"{value:.4g}"
 
 
@@ -203,7 +179,8 @@ def _is_share(metric: str) -> bool:
     return metric.endswith("accuracy")
 
 
-def _scale(metric: str) -> float:
+def scale_of(metric: str) -> float:
+    """By what a value is multiplied to be shown: accuracies are shown in percent."""
     return 100.0 if _is_share(metric) else 1.0
 
 
@@ -218,12 +195,32 @@ def _best(study: StudyDetail) -> Iterator[RenderableType]:
         best = study.best
         number, point = best.configuration.number, shown_point(best.configuration.point)
         yield Text.assemble(("best: ", "bold"), f"configuration {number}, {point}")
-        interval = shown_interval(best.objective, objective.metric) or "unknown with one seed"
-        summary = shown_summary(best.objective, objective.metric)
-        yield Text(f"      {metric_label(objective)}: {summary}, 95 % interval {interval}")
+        label = metric_label(objective)
+        if best.confirmed is not None:
+            yield Text(
+                f"      {label}: {_with_interval(best.confirmed, objective.metric)}, on fresh seeds: the honest number"
+            )
+            yield Text(f"      {label} in the search: {_with_interval(best.objective, objective.metric)}")
+        else:
+            yield Text(f"      {label}: {_with_interval(best.objective, objective.metric)}")
         for metric in sorted(set(best.metrics) & _SHOWN_BESIDE - {objective.metric}):
             label = f"{metric} in %" if _is_share(metric) else metric
             yield Text(f"      {label}: {shown_summary(best.metrics[metric], metric)}")
+
+
+def _with_interval(summary: Summary | None, metric: str) -> str:
+    interval = shown_interval(summary, metric) or "unknown with one seed"
+    return f"{shown_summary(summary, metric)}, 95 % interval {interval}"
+
+
+def _waiting(study: StudyDetail) -> Iterator[RenderableType]:
+    """Its share, and why its trials wait, where they do."""
+    if study.slots is not None:
+        yield Text(f"share: {study.slots} trial{'s' * (study.slots != 1)} at a time")
+    if study.pending_reason:
+        yield Text(f"its trials wait: {study.pending_reason}")
+    if study.state is StudyState.PAUSED:
+        yield Text(f"`samstudy resume {study.id}` lets it go on")
 
 
 def _troubles(study: StudyDetail) -> Iterator[RenderableType]:
@@ -239,8 +236,8 @@ def _addresses(study: StudyDetail, api_url: str) -> Iterator[RenderableType]:
         yield Text(f"MLflow: {study.mlflow_url}")
 
 
-def _state(study: StudyOverview) -> Text:
-    return Text(study.state, style=_STYLES.get(study.state, ""))
+def _state(study: StudyOverview, *, archived: bool = False) -> Text:
+    return Text(f"{study.state}{' (archived)' * archived}", style=_STYLES.get(study.state, ""))
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Commands about studies: submit, watch, list, show, compare, cancel."""
+"""Commands about studies: submit, watch, list, show, logs, compare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (submit, watch, show, compare, cancel):
+    for command in (submit, watch, show, logs, compare):
         app.command()(command)
     app.command("list")(list_studies)
 
@@ -47,11 +47,11 @@ def submit(
     if validate_only:
         typer.echo(f"the spec is valid: {size} at most")
         return
-    with _client() as client:
-        study = client.submit(spec, idempotency_key=idempotency_key)
+    with client() as service:
+        study = service.submit(spec, idempotency_key=idempotency_key)
         typer.echo(f"study {study.id} ({spec.name}): {size} at most")
         if follow:
-            raise typer.Exit(_watch(client, study.id))
+            raise typer.Exit(watched(service, study.id))
     typer.echo(f"next: samstudy watch {study.id}")
 
 
@@ -60,14 +60,15 @@ def watch(study_id: StudyArgument) -> None:
 
     Ctrl-C leaves it running.
     """
-    with _client() as client:
-        raise typer.Exit(_watch(client, study_id))
+    with client() as service:
+        raise typer.Exit(watched(service, study_id))
 
 
 def list_studies(
     state: Annotated[list[StudyState] | None, typer.Option(help="Only these; can be repeated.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY:VALUE", help="Can be repeated.")] = None,
     name: Annotated[str | None, typer.Option(help="Only studies of this name.")] = None,
+    archived: Annotated[bool, typer.Option("--archived", help="Those that were put out of sight.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     as_json: Json = False,
 ) -> None:
@@ -82,8 +83,10 @@ def list_studies(
         if not colon:
             raise typer.BadParameter(f"a label is written KEY:VALUE, got {pair!r}")
         labels[key] = value
-    with _client() as client:
-        pages = client.studies(states=state or (), labels=labels, name=name, page_size=min(limit, 200))
+    with client() as service:
+        pages = service.studies(
+            states=state or (), labels=labels, name=name, archived=archived, page_size=min(limit, 200)
+        )
         found = list(islice(pages, limit))
     if as_json:
         typer.echo(json.dumps([study.model_dump(mode="json") for study in found], indent=2))
@@ -98,15 +101,15 @@ def show(study_id: StudyArgument, as_json: Json = False) -> None:
     from service.cli import rendering
     from service.cli.watching import results_of
 
-    with _client() as client:
-        study = client.study(study_id)
+    with client() as service:
+        study = service.study(study_id)
         if as_json:
             typer.echo(study.model_dump_json(indent=2))
             return
         console = rendering.console()
-        for part in rendering.study_facts(study, api_url=client.url):
+        for part in rendering.study_facts(study, api_url=service.url):
             console.print(part)
-        console.print(results_of(client, study, width=console.width))
+        console.print(results_of(service, study, width=console.width))
 
 
 def compare(
@@ -115,38 +118,46 @@ def compare(
 ) -> None:
     """Compare studies by their best configurations.
 
-    Each later study is compared with the first, paired over shared seeds.
+    Each later study is compared with the first, paired over shared seeds; over the trials that confirm the best
+    configurations where all of the studies have such, else over those of the search.
     """
-    from service.cli import rendering
+    from service.cli import comparison_rendering, rendering
 
-    with _client() as client:
-        comparison = client.compare(study_ids, metric=metric)
+    with client() as service:
+        comparison = service.compare(study_ids, metric=metric)
     console = rendering.console()
-    console.print(rendering.compared_table(comparison))
-    console.print(rendering.differences_table(comparison))
+    for part in comparison_rendering.comparison_tables(comparison):
+        console.print(part)
 
 
-def cancel(study_id: StudyArgument) -> None:
-    """End a study now, its running trials included."""
-    with _client() as client:
-        study = client.cancel(study_id)
-    ended = study.state.is_final
-    typer.echo(f"study {study_id} is cancelled" if ended else f"study {study_id} is being cancelled")
+def logs(
+    study_id: StudyArgument,
+    trial_id: Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id.")],
+    attempt: Annotated[int | None, typer.Option(min=1, help="By default the newest.")] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only so many of the last lines.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until the attempt has ended.")] = False,
+) -> None:
+    """Print what a trial has printed, and how it went."""
+    with client() as service:
+        for text in service.logs(study_id, trial_id, attempt=attempt, tail=tail, follow=follow):
+            typer.echo(text, nl=False)
 
 
-def _watch(client: Client, study_id: str) -> int:
+def watched(service: Client, study_id: str) -> int:
+    """Shows the study until it has ended; the exit code."""
     from service.cli import rendering
     from service.cli.watching import watch_study
 
     try:
-        study = watch_study(client, study_id, rendering.console())
+        study = watch_study(service, study_id, rendering.console())
     except KeyboardInterrupt:
         typer.echo(f"\nstudy {study_id} goes on; `samstudy watch {study_id}` shows it, `samstudy cancel` ends it")
         return 130
     return 0 if study.state is StudyState.SUCCEEDED else 1
 
 
-def _client() -> Client:
+def client() -> Client:
+    """The service that this command talks to."""
     from service.client import Client
 
     return Client(patience_s=1.0)

@@ -25,7 +25,10 @@ PATIENCE_S = 60.0
 def watch_study(
     client: Client, study_id: str, console: Console, *, sleep: Callable[[float], None] = time.sleep
 ) -> StudyDetail:
-    """Shows the study until it has ended; answers with how it stands then. Raises what the client raises."""
+    """Shows the study until it has ended, pauses included; answers with how it stands then.
+
+    Raises what the client raises.
+    """
     study = client.study(study_id)
     client.patience_s = PATIENCE_S
     watch = _watch_live if console.is_terminal else _watch_plainly
@@ -49,8 +52,8 @@ def results_of(client: Client, study: StudyDetail, *, width: int) -> RenderableT
             if surface_rendering.is_readable(surface):
                 seeds = len(spec.replicates.seeds)
                 return surface_rendering.surface_tables(surface, objective=objective, seeds=seeds, width=width)
-    results = client.configurations(study.id, order_by="objective")
-    return rendering.configurations_table(results, objective=objective)
+    results = client.configurations(study.id, order_by="objective", limit=rendering.SHOWN_CONFIGURATIONS)
+    return rendering.configurations_table(results, objective=objective, best=study.best)
 
 
 def _watch_live(client: Client, study: StudyDetail, console: Console, sleep: Callable[[float], None]) -> StudyDetail:

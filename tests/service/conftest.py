@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,13 @@ from service.settings import Settings
 from service.spec import parse_spec
 from service.store.database import Database
 from service.store.driving import AttemptLost, AttemptStarted, DrivingStore, EpochReported, TrialEnded
+from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import ReconcilingStore
 from service.store.studies import NewStudy, StudyStore
 from service.study import Reason, Scalar, Study, StudyState, Trial, TrialState
+from tests.postgresql import Databases, EmptyStores, PostgresqlMissingError, PostgresqlServer
+
+POSTGRESQL_URL = os.environ.get("SAMSTUDY_TEST_POSTGRESQL_URL", "")
 
 
 @pytest.fixture
@@ -47,17 +53,64 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def api_settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home", database_url="", url="", host="127.0.0.1", mlflow_url="http://mlflow.test")
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Databases]:
+    """Databases on a PostgreSQL server of the tests' own.
+
+    SAMSTUDY_TEST_POSTGRESQL_URL names another server, by a database of it and a user who may create others, or says
+    `none`.
+    """
+    with ExitStack() as stack:
+        url = POSTGRESQL_URL
+        if url == "none":
+            pytest.skip("SAMSTUDY_TEST_POSTGRESQL_URL is none")
+        if not url:
+            try:
+                url = stack.enter_context(PostgresqlServer()).url()
+            except PostgresqlMissingError as missing:
+                pytest.skip(str(missing))
+        yield stack.enter_context(closing(Databases(url)))
+
+
+@pytest.fixture(scope="session")
+def postgresql_stores(postgresql: Databases) -> Iterator[EmptyStores]:
+    with closing(EmptyStores(postgresql)) as stores:
+        yield stores
 
 
 @pytest.fixture
-def database(api_settings: Settings, migrated_store: Path) -> Iterator[Database]:
-    api_settings.home.mkdir()
-    shutil.copy(migrated_store, api_settings.home / "samstudy.db")
-    database = Database(api_settings.store_url)
+def store_kind() -> str:
+    """sqlite or postgresql; what overrides this with both runs its tests on both."""
+    return "sqlite"
+
+
+@pytest.fixture
+def store_url(store_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a store with its schema and nothing in it."""
+    if store_kind == "sqlite":
+        home = tmp_path / "home"
+        home.mkdir()
+        shutil.copy(request.getfixturevalue("migrated_store"), home / "samstudy.db")
+        yield f"sqlite:///{home / 'samstudy.db'}"
+        return
+    stores: EmptyStores = request.getfixturevalue("postgresql_stores")
+    yield stores.next()
+
+
+@pytest.fixture
+def api_settings(tmp_path: Path, store_url: str) -> Settings:
+    return Settings(
+        home=tmp_path / "home", database_url=store_url, url="", host="127.0.0.1", mlflow_url="http://mlflow.test"
+    )
+
+
+@pytest.fixture
+def database(store_url: str, stopping_servers: list[threading.Thread]) -> Iterator[Database]:
+    database = Database(store_url)
     yield database
+    if not database.is_sqlite:
+        for thread in stopping_servers:  # they would hold connections that nobody closes
+            thread.join(10)
     database.dispose()
 
 
@@ -76,6 +129,7 @@ class Life:
         self._database = database
         self._spec = dict(spec)
         self.studies = StudyStore(database)
+        self.lifecycle = LifecycleStore(database)
 
     def create(self, **changes: Any) -> Study:
         """A QUEUED study, its spec changed in these sections."""
@@ -91,7 +145,8 @@ class Life:
 
     def propose(self, driver: DrivingStore, point: dict[str, Scalar], seeds: tuple[int, ...] = (0, 1)) -> list[Trial]:
         """A configuration with its PENDING trials."""
-        return driver.add_configuration(point, str(sorted(point.items())), seeds)[1]
+        known = len(driver.snapshot().configurations)
+        return driver.add_configuration(point, str(sorted(point.items())), seeds, last_known=known)[1]
 
     def train(self, driver: DrivingStore, trial: Trial, accuracy: float, *, epochs: int = 3) -> None:
         """Runs the trial to its success; its accuracy grows up to the given one."""

@@ -17,12 +17,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from service.cli import doctor, main, rendering, surface_rendering
+from service.cli import main, rendering, surface_rendering
 from service.cli.watching import watch_study
 from service.client import Client
 from service.settings import Settings, settings
 from service.spec import Objective
 from service.study import Study, StudyState
+from service.trial_logs import TrialLog
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi
@@ -257,7 +258,7 @@ class TestWatch:
         if end == "succeed":
             life.succeed(life.start(study))
         else:
-            life.studies.request_cancel(study.id)
+            life.lifecycle.cancel(study.id)
         assert main(["watch", study.id]) == code
         said = capsys.readouterr().out
         assert "no results yet" in said
@@ -382,13 +383,15 @@ class TestProcesses:
         assert (environment / "home" / "samstudy.db").exists()
         assert "up to date" in capsys.readouterr().out
 
-    def test_the_api_refuses_to_be_open_to_others(
-        self, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        monkeypatch.setenv("SAMSTUDY_HOST", "0.0.0.0")
-        settings.cache_clear()
-        assert main(["api"]) == 1
-        assert "SAMSTUDY_HOST is '0.0.0.0'" in capsys.readouterr().err
+    @pytest.mark.parametrize("log_format", ["text", "json"])
+    def test_the_api_refuses_to_be_open_to_others(self, environment: Path, log_format: str) -> None:
+        assert main(["migrate"]) == 0
+        with _command("api", url="", SAMSTUDY_HOST="0.0.0.0", SAMSTUDY_LOG_FORMAT=log_format) as refusing:
+            _, err = refusing.communicate(timeout=60)
+        assert refusing.returncode == 1
+        (line,) = err.splitlines()
+        said = json.loads(line)["message"] if log_format == "json" else line
+        assert "SAMSTUDY_HOST is '0.0.0.0'" in said
 
     def test_the_api_serves_until_it_is_told_to_end(
         self, environment: Path, unused_port: int, wait_until: Callable[[Callable[[], bool]], None]
@@ -424,38 +427,6 @@ class TestProcesses:
         assert main(["nonsense"]) == 2
 
 
-class TestDoctor:
-    def test_it_says_what_is_well_and_what_to_do_where_not(
-        self, served: RunningApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        monkeypatch.setenv("SAMSTUDY_MLFLOW_URL", f"{served.url}/healthz?")
-        monkeypatch.setenv("SAMSTUDY_RAY_JOBS_URL", "http://127.0.0.1:1")
-        monkeypatch.setattr(doctor, "_torchvision", lambda: doctor.Finding("torchvision", True, "can be used"))
-        settings.cache_clear()
-        assert main(["doctor"]) == 1
-        lines = capsys.readouterr().out.splitlines()
-        assert f"✓ API: ready at {served.url}" in lines
-        assert any(line.startswith("✓ store: ") for line in lines)
-        assert any(line.startswith("✓ MLflow: answers") for line in lines)
-        assert any(line.startswith("✗ Ray: nothing answers") and "samstudy up" in line for line in lines)
-        assert any(line.startswith("✓ torch: ") for line in lines)
-
-    def test_looking_at_a_store_does_not_make_one(self, tmp_path: Path) -> None:
-        finding = doctor._store(Settings(home=tmp_path / "home"))
-        assert not finding.well
-        assert not (tmp_path / "home").exists()
-
-    def test_a_schema_that_is_behind_says_migrate(self, tmp_path: Path) -> None:
-        (tmp_path / "samstudy.db").touch()
-        finding = doctor._store(Settings(home=tmp_path))
-        assert not finding.well
-        assert "samstudy migrate" in finding.said
-
-    def test_passwords_are_not_shown(self) -> None:
-        shown = doctor.shown_settings(Settings(database_url="postgresql+psycopg://me:s3cret@db:5432/x"))
-        assert shown["database_url"] == "postgresql+psycopg://me:***@db:5432/x"
-
-
 def _command(*arguments: str, url: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "service.cli", *arguments],
@@ -465,3 +436,24 @@ def _command(*arguments: str, url: str, **environment: str) -> subprocess.Popen[
         text=True,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores Ctrl-C
     )
+
+
+class TestLogs:
+    def test_a_log_is_printed_as_it_is(
+        self, served: RunningApi, life: Life, api_settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        study = life.create()
+        driver = life.start(study)
+        trial = life.propose(driver, {"lambda": 0.0, "rho": 0.1}, (0,))[0]
+        life.begin(driver, trial)
+        log = TrialLog(api_settings.storage_uri, study.id, trial.id, 1)
+        log.clear()
+        log.write(0, "λ [bold]=½\nthe end\n".encode())
+        log.finish()
+        life.lose(driver, trial)
+        assert main(["logs", study.id, trial.id]) == 0
+        assert capsys.readouterr().out == "λ [bold]=½\nthe end\n"
+        assert main(["logs", study.id, trial.id, "--follow", "--attempt", "1", "--tail", "1"]) == 0
+        assert capsys.readouterr().out == "the end\n"
+        assert main(["logs", study.id, trial.id, "--attempt", "2"]) == 2
+        assert "has no attempt 2; its attempts: 1" in capsys.readouterr().err

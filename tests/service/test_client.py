@@ -18,23 +18,28 @@ import yaml
 from service.addresses import Addresses, holding, publish
 from service.client import Client
 from service.errors import (
+    AttemptNotFoundError,
     ConfigurationNotFoundError,
     IdempotencyConflictError,
     InvalidRequestError,
     InvalidSpecError,
     InvalidTransitionError,
+    NotEnoughResultsError,
     SamstudyError,
     ServiceUnavailableError,
     StoreUnavailableError,
     StudyNotFoundError,
     TrialNotFoundError,
+    VersionConflictError,
 )
 from service.event_stream import ServerMessage, server_messages
-from service.settings import settings
+from service.settings import Settings, settings
 from service.spec import parse_spec
+from service.store import tables
 from service.store.database import Database
 from service.store.studies import StudyFilter
-from service.study import StudyState, TrialState
+from service.study import Origin, StudyState, TrialState
+from service.trial_logs import TrialLog
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi
@@ -188,6 +193,76 @@ def test_studies_can_be_compared(client: Client, life: Life) -> None:
     a, b = life.finished(ACCURACIES), life.finished(ACCURACIES)
     comparison = client.compare([a.id, b.id])
     assert comparison.differences[0].difference == 0
+
+
+def test_a_study_is_steered_by_its_handle(client: Client, life: Life) -> None:
+    study = client.handle(life.create().id)
+    assert study.pause().state is StudyState.PAUSED
+    assert study.resume().state is StudyState.QUEUED
+    enqueued = study.enqueue({"lambda": 1.0, "rho": 0.1})
+    assert enqueued.configuration.origin is Origin.USER
+    assert study.stop().state is StudyState.CANCELLED
+    with pytest.raises(InvalidTransitionError):
+        study.retry()
+    assert client.archive(study.id).archived_at is not None
+    assert list(client.studies()) == []
+    assert [found.id for found in client.studies(archived=True)] == [study.id]
+    assert client.unarchive(study.id).archived_at is None
+    clone = client.clone(study.id, {"name": "clone"})
+    assert (clone.submitted.name, clone.submitted.cloned_from) == ("clone", study.id)
+    client.delete(study.id)
+    with pytest.raises(StudyNotFoundError):
+        study.detail()
+
+
+def test_a_change_is_meant_for_the_version_that_was_read(client: Client, life: Life) -> None:
+    study = client.study(life.create().id)
+    changed = client.update(study.id, labels={"a": "b"}, budget={"max_failed_trials": None}, version=study.version)
+    assert (changed.labels, changed.spec["budget"]["max_failed_trials"]) == ({"a": "b"}, None)
+    with pytest.raises(VersionConflictError):
+        client.update(study.id, description="late", version=study.version)
+    assert client.update(study.id, description="whatever it is").description == "whatever it is"
+    with pytest.raises(InvalidSpecError) as invalid:
+        client.update(study.id, budget={"max_trials": 3})
+    assert [problem.field for problem in invalid.value.problems] == ["budget.max_trials"]
+
+
+def test_lists_are_read_page_after_page(client: Client, life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.client.client._LARGEST_PAGE", 2)
+    study = life.finished({(lam, rho): (0.5, 0.6) for lam in (0.0, 1.0) for rho in (0.1, 0.2, 0.3)})
+    assert [trial.number for trial in client.trials(study.id)] == list(range(1, 13))
+    assert [trial.number for trial in client.trials(study.id, order_by="-number", limit=5)] == [12, 11, 10, 9, 8]
+    assert [result.configuration.number for result in client.configurations(study.id)] == [1, 2, 3, 4, 5, 6]
+    assert [result.configuration.number for result in client.configurations(study.id, limit=3)] == [1, 2, 3]
+
+
+def test_a_table_of_all_trials_can_be_taken_away(client: Client, life: Life) -> None:
+    study = life.finished(ACCURACIES)
+    table = json.loads(b"".join(client.export(study.id, table_format="json")))
+    assert [row["objective"] for row in table] == [0.90, 0.92, 0.95, 0.97]
+    with pytest.raises(StudyNotFoundError):
+        list(client.export("nowhere"))
+    with pytest.raises(NotEnoughResultsError):
+        client.importances(study.id)
+    assert not client.export_again(study.id).is_exported
+
+
+def test_waiting_for_a_study_that_is_deleted_ends(client: Client, life: Life, database: Database) -> None:
+    study = client.handle(life.create().id)
+    raised: list[StudyNotFoundError] = []
+
+    def wait() -> None:
+        try:
+            study.wait(timeout_s=20)
+        except StudyNotFoundError as error:
+            raised.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    with database.writing() as connection:
+        connection.execute(tables.studies.delete().where(tables.studies.c.id == study.id))
+    waiter.join(10)
+    assert len(raised) == 1
 
 
 def test_waiting_ends_when_the_study_has_ended_however_it_did(client: Client, life: Life) -> None:
@@ -367,3 +442,76 @@ class TestServerMessages:
 
     def test_a_message_that_was_cut_off_is_left_out(self) -> None:
         assert list(server_messages([b"data: 1\n\ndata: 2\n"])) == [ServerMessage("message", "1")]
+
+
+class TestLogs:
+    """A trial's log, also through a connection that is cut."""
+
+    WHOLE = "λ=½\n" * 3_000 + "the end\n"
+
+    @pytest.fixture
+    def running(self, life: Life, api_settings: Settings) -> tuple[str, str, Callable[[], None]]:
+        """The study's and the trial's id, and what ends its attempt; its log is there."""
+        study = life.create()
+        driver = life.start(study)
+        trial = life.propose(driver, {"lambda": 0.0, "rho": 0.1}, (0,))[0]
+        life.begin(driver, trial)
+        log = TrialLog(api_settings.storage_uri, study.id, trial.id, 1)
+        log.clear()
+        log.write(0, self.WHOLE.encode()[:5_001])
+        log.write(5_001, self.WHOLE.encode()[5_001:])
+
+        def end() -> None:
+            log.finish()
+            life.lose(driver, trial)
+
+        return study.id, trial.id, end
+
+    def test_it_comes_as_text(self, client: Client, running: tuple[str, str, Callable[[], None]]) -> None:
+        study_id, trial_id, _ = running
+        assert "".join(client.logs(study_id, trial_id)) == self.WHOLE
+        assert "".join(client.logs(study_id, trial_id, tail=2)) == "λ=½\nthe end\n"
+
+    def test_an_attempt_that_is_not_there_is_an_error(
+        self, client: Client, running: tuple[str, str, Callable[[], None]]
+    ) -> None:
+        with pytest.raises(AttemptNotFoundError, match="no attempt 7"):
+            list(client.logs(*running[:2], attempt=7))
+
+    @pytest.mark.parametrize("follow", [True, False])
+    @pytest.mark.parametrize("tail", [None, 2_001])
+    def test_connections_that_are_cut_leave_no_gap_and_no_duplicate(
+        self,
+        cutting_proxy: Callable[[list[int]], CuttingProxy],
+        running: tuple[str, str, Callable[[], None]],
+        follow: bool,
+        tail: int | None,
+    ) -> None:
+        study_id, trial_id, end = running
+        end()
+        proxy = cutting_proxy([700, 900, 3_003, 10, 7_000])
+        with Client(proxy.url, patience_s=10) as client:
+            text = "".join(client.logs(study_id, trial_id, follow=follow, tail=tail))
+        assert text == (self.WHOLE if tail is None else "λ=½\n" * 2_000 + "the end\n")
+        assert proxy.connections >= 6
+
+    def test_it_is_followed_over_a_restart_of_the_service(
+        self, running_api: RunningApi, client: Client, running: tuple[str, str, Callable[[], None]]
+    ) -> None:
+        study_id, trial_id, end = running
+        texts = client.logs(study_id, trial_id, follow=True)
+        heard = next(texts)
+        while len(heard) < len(self.WHOLE):
+            heard += next(texts)
+        running_api.stop()
+        restart = threading.Timer(0.3, lambda: (end(), running_api.start()))
+        restart.start()
+        assert heard + "".join(texts) == self.WHOLE
+        restart.join(10)
+
+    def test_a_service_that_is_not_there_is_said_soon(self, unused_port: int) -> None:
+        with (
+            Client(f"http://127.0.0.1:{unused_port}", patience_s=0.2) as client,
+            pytest.raises(ServiceUnavailableError, match="no samstudy service answers"),
+        ):
+            list(client.logs("s", "s-1-0"))

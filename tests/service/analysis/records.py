@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from service.analysis.aggregation import ConfigurationResult, aggregate
-from service.study import Configuration, Scalar, Trial, TrialState
+from service.study import Configuration, Origin, Purpose, Scalar, Trial, TrialState
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LAMBDAS: tuple[Scalar, ...] = ("1-1/t", 1.0, "1/t", 0.5, 0.0)
@@ -15,11 +15,19 @@ RHOS = (0.2, 0.1)
 
 
 def configuration(number: int, **point: Scalar) -> Configuration:
-    return Configuration(id=f"s-{number}", study_id="s", number=number, point=point, created_at=NOW)
+    return Configuration(
+        id=f"s-{number}", study_id="s", number=number, point=point, origin=Origin.SEARCH, created_at=NOW
+    )
 
 
 def trial(
-    of: Configuration, seed: int, objective: float | None, state: TrialState = TrialState.SUCCEEDED, **metrics: float
+    of: Configuration,
+    seed: int,
+    objective: float | None,
+    state: TrialState = TrialState.SUCCEEDED,
+    *,
+    purpose: Purpose = Purpose.SEARCH,
+    **metrics: float,
 ) -> Trial:
     return Trial(
         id=f"{of.id}-{seed}",
@@ -27,12 +35,14 @@ def trial(
         configuration_id=of.id,
         number=1,
         seed=seed,
+        purpose=purpose,
         state=state,
         attempt=1,
         epochs_done=1,
         metrics=metrics,
         objective=objective,
         error=None,
+        note=None,
         created_at=NOW,
         started_at=NOW,
         finished_at=NOW,

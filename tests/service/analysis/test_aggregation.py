@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.analysis.aggregation import ConfigurationResult, aggregate, best, summarise
-from service.study import TrialState
+from service.analysis.aggregation import ConfigurationResult, aggregate, best, summarise, summary_of
+from service.study import Configuration, Purpose, Trial, TrialState
 from tests.service.analysis.records import configuration, trial
 
 SUCCEEDED, EARLY, FAILED = TrialState.SUCCEEDED, TrialState.EARLY_STOPPED, TrialState.FAILED
@@ -137,3 +137,68 @@ def test_an_incomplete_configuration_is_never_best() -> None:
 def test_results_go_through_json_unchanged() -> None:
     (result,) = results((0.1, 0.2))
     assert ConfigurationResult.model_validate_json(result.model_dump_json()) == result
+
+
+def confirmed(
+    number: int, search: tuple[float, ...], fresh: tuple[float | None, ...]
+) -> tuple[Configuration, list[Trial]]:
+    of = configuration(number)
+    trials = [trial(of, seed, value) for seed, value in enumerate(search)]
+    trials += [
+        trial(of, 100 + seed, value, SUCCEEDED if value is not None else FAILED, purpose=Purpose.CONFIRM)
+        for seed, value in enumerate(fresh)
+    ]
+    return of, trials
+
+
+def results_of(*made: tuple[Configuration, list[Trial]]) -> list[ConfigurationResult]:
+    return aggregate([of for of, _ in made], [one for _, trials in made for one in trials])
+
+
+class TestConfirmation:
+    def test_what_confirms_is_kept_apart_from_the_search(self) -> None:
+        (result,) = results_of(confirmed(1, (0.9, 0.8), (0.5, 0.7, None)))
+        assert result.objective is not None
+        assert result.confirmed is not None
+        assert (result.objective.mean, result.objective.n) == (pytest.approx(0.85), 2)
+        assert (result.confirmed.mean, result.confirmed.n) == (pytest.approx(0.6), 2)
+        assert result.by_seed == {0: 0.9, 1: 0.8}
+        assert result.confirmed_by_seed == {100: 0.5, 101: 0.7}
+        assert result.complete, "a failed confirming trial leaves nothing out of the search"
+        assert result.trial_states == {SUCCEEDED: 4, FAILED: 1}
+
+    def test_metrics_are_those_of_the_search(self) -> None:
+        of = configuration(1)
+        trials = [trial(of, 0, 0.5, val_loss=1.0), trial(of, 9, 0.5, purpose=Purpose.CONFIRM, val_loss=9.0)]
+        assert aggregate([of], trials)[0].metrics["val_loss"].mean == 1.0
+
+    def test_without_confirming_trials_nothing_is_confirmed(self) -> None:
+        (result,) = results((0.1, 0.2))
+        assert (result.confirmed, result.confirmed_by_seed) == (None, {})
+
+    @pytest.mark.parametrize(("mode", "number"), [("max", 2), ("min", 1)])
+    def test_the_best_is_the_best_of_the_confirmed_ones(self, mode: str, number: int) -> None:
+        found = best(
+            results_of(
+                confirmed(1, (0.8, 0.8), (0.6, 0.6)),
+                confirmed(2, (0.7, 0.7), (0.65, 0.65)),
+                confirmed(3, (0.9, 0.9), ()),
+                confirmed(4, (0.1, 0.1), ()),
+            ),
+            mode,  # type: ignore[arg-type]
+        )
+        assert found is not None
+        assert found.configuration.number == number
+
+    def test_a_half_confirmed_one_is_not_better_than_a_whole_one(self) -> None:
+        made = [confirmed(1, (0.8,), (0.9, None)), confirmed(2, (0.8,), (0.6, 0.6))]
+        found = best(results_of(*made), "max")
+        assert found is not None
+        assert found.configuration.number == 2
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=10))
+def test_a_summary_is_known_from_mean_std_and_n(values: list[float]) -> None:
+    known = summarise(values)
+    assert summary_of(known.mean, known.std, known.n) == known
+    assert summary_of(None, None, 0) is None

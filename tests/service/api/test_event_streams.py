@@ -12,6 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.api import events
+from service.store import tables
+from service.store.database import Database
+from service.store.lifecycle import LifecycleStore, StudyChanges
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi
@@ -171,3 +174,48 @@ def test_a_server_that_stops_ends_its_streams_without_saying_the_study_ended(
     reader.join(5)
     assert not reader.is_alive()
     assert [message.event for message in told] == ["study.state"]
+
+
+def test_a_study_that_goes_on_after_its_end_can_be_followed_again(
+    running_api: RunningApi, life: Life, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "POLL_S", 0.01)
+    study = life.finished({(0.0, 0.1): (0.9, 0.8)}, budget={"max_trials": 2})
+    url = events_url(running_api, study.id)
+    *before, end = read(url)
+    assert end.event == "stream.end"
+    lifecycle = LifecycleStore(database)
+    lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 4}), if_version=None)
+    after: list[Message] = []
+    headers = {"Last-Event-ID": str(before[-1].id)}
+    reader = threading.Thread(target=lambda: after.extend(read(url, headers=headers)))
+    reader.start()
+    life.succeed(life.start(study))
+    reader.join(10)
+    assert [message.event for message in after] == ["study.changed", *["study.state"] * 3, "stream.end"]
+    assert [message.id for message in [*before, *after[:-1]]] == [event.id for event in life.studies.events(study.id)]
+
+
+def test_a_paused_study_is_no_end(running_api: RunningApi, life: Life, database: Database) -> None:
+    study = life.create()
+    LifecycleStore(database).pause(study.id)
+    told: list[Message] = []
+    reader = threading.Thread(target=lambda: told.extend(read(events_url(running_api, study.id))))
+    reader.start()
+    reader.join(0.7)
+    assert reader.is_alive()
+    LifecycleStore(database).cancel(study.id)
+    reader.join(10)
+    assert [message.event for message in told] == [*["study.state"] * 3, "stream.end"]
+
+
+def test_a_study_that_is_deleted_ends_its_streams(running_api: RunningApi, life: Life, database: Database) -> None:
+    study = life.create()
+    lines: list[str] = []
+    with httpx.stream("GET", events_url(running_api, study.id), timeout=20, trust_env=False) as response:
+        for line in response.iter_lines():
+            lines.append(line)
+            if line.startswith("data:"):  # deleted at once, so that the reader never sees the study's end
+                with database.writing() as connection:
+                    connection.execute(tables.studies.delete().where(tables.studies.c.id == study.id))
+    assert [line for line in lines if line.startswith("event:")] == ["event: study.state"]

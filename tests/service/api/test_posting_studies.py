@@ -108,8 +108,14 @@ def test_json_may_say_its_charset(api: TestClient, a_spec: dict[str, Any]) -> No
 def test_validate_only_answers_the_plan_and_stores_nothing(api: TestClient, a_spec: dict[str, Any]) -> None:
     answer = api.post("studies", json=a_spec, params={"validate_only": "true"}, headers={"Idempotency-Key": "k"})
     assert answer.status_code == 200
-    assert answer.json() == {"configurations": 20, "trials": 40}
+    assert answer.json() == {"configurations": 20, "trials": 40, "confirming_trials": 0}
     assert number_of_studies(api) == 0
+
+
+def test_the_plan_counts_the_trials_that_confirm(api: TestClient, a_spec: dict[str, Any]) -> None:
+    spec = {**a_spec, "confirm": {"top_k": 3, "seeds": [7, 8]}}
+    answer = api.post("studies", json=spec, params={"validate_only": "true"})
+    assert answer.json() == {"configurations": 20, "trials": 46, "confirming_trials": 6}
 
 
 def test_validate_only_refuses_what_would_be_refused(api: TestClient, a_spec: dict[str, Any]) -> None:

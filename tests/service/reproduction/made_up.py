@@ -8,7 +8,19 @@ from datetime import UTC, datetime, timedelta
 from service.analysis.aggregation import aggregate
 from service.reproduction.experiment import StudyResults
 from service.spec import StudySpec
-from service.study import Configuration, Intent, Reason, Result, Scalar, Study, StudyState, Trial, TrialState
+from service.study import (
+    Configuration,
+    Intent,
+    Origin,
+    Purpose,
+    Reason,
+    Result,
+    Scalar,
+    Study,
+    StudyState,
+    Trial,
+    TrialState,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -26,7 +38,9 @@ def made_up(
     """The whole grid of the spec as it would have ended, reported at these epochs."""
     configurations, trials, results = [], [], {}
     for number, point in enumerate(spec.space.grid(), 1):
-        configuration = Configuration(id=f"s-{number}", study_id="s", number=number, point=point, created_at=NOW)
+        configuration = Configuration(
+            id=f"s-{number}", study_id="s", number=number, point=point, origin=Origin.SEARCH, created_at=NOW
+        )
         configurations.append(configuration)
         for seed in spec.replicates.seeds:
             trial = _trial(configuration, seed, len(trials) + 1, is_failed=failed(point, seed))
@@ -47,12 +61,14 @@ def _trial(of: Configuration, seed: int, number: int, *, is_failed: bool) -> Tri
         configuration_id=of.id,
         number=number,
         seed=seed,
+        purpose=Purpose.SEARCH,
         state=TrialState.FAILED if is_failed else TrialState.SUCCEEDED,
         attempt=1,
         epochs_done=1,
         metrics={},
         objective=None,
         error=None,
+        note=None,
         created_at=NOW,
         started_at=NOW,
         finished_at=NOW + timedelta(seconds=30),
@@ -72,10 +88,16 @@ def _study(spec: StudySpec) -> Study:
         reason=Reason.SPACE_EXHAUSTED,
         error=None,
         waiting_reason=None,
+        slots=None,
         spec=spec.to_mapping(),
         created_at=NOW,
         started_at=NOW,
         finished_at=NOW + timedelta(minutes=5),
+        archived_at=None,
+        elapsed_s=300.0,
+        running_since=None,
+        cloned_from=None,
+        version=1,
         driver_attempt=1,
         revision=1,
         exported_revision=1,

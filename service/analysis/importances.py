@@ -1,0 +1,98 @@
+"""Which parameters matter: how much of the objective's variance each explains, by Optuna's evaluators."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from search_spaces.parameters import CategoricalParameter, FloatParameter, IntParameter, Parameter
+from service.analysis.aggregation import ConfigurationSummary
+from service.errors import NotEnoughResultsError
+
+ImportanceMethod = Literal["fanova", "ped_anova"]
+"""fanova: a random forest's variance over the whole space (Hutter et al. 2014). ped_anova: what tells the best points
+from the others (arXiv 2304.10255), which also says something of parameters that are not in every point."""
+
+MIN_CONFIGURATIONS = 10
+"""Below it, a forest of trees tells noise from signal no better than the eye does."""
+
+MAX_FOR_A_FOREST = 300
+"""More configurations are thinned out evenly: the forest's time grows faster than they do (300: 2 s on one core)."""
+
+_SEED = 0
+
+
+def importances(
+    results: Sequence[ConfigurationSummary],
+    parameters: Mapping[str, Parameter],
+    *,
+    mode: Literal["max", "min"],
+    method: ImportanceMethod,
+) -> tuple[dict[str, float], int]:
+    """The importance of each parameter, the highest first, summing to 1; and of how many configurations it was told.
+
+    Only complete configurations count, by the mean of the search; a forest looks at MAX_FOR_A_FOREST of them at most.
+    Raises NotEnoughResultsError.
+    """
+    told = [
+        (result.configuration.point, result.objective.mean)
+        for result in results
+        if result.complete and result.objective is not None
+        if all(
+            name in parameters and parameters[name].takes(value) for name, value in result.configuration.point.items()
+        )
+    ]
+    if len(told) < MIN_CONFIGURATIONS:
+        raise NotEnoughResultsError(
+            f"importances need {MIN_CONFIGURATIONS} complete configurations or more, and there are {len(told)}"
+        )
+    if len({mean for _, mean in told}) == 1:
+        raise NotEnoughResultsError(f"all {len(told)} complete configurations have the same objective: nothing matters")
+    if method == "fanova" and len(told) > MAX_FOR_A_FOREST:
+        told = [told[index * len(told) // MAX_FOR_A_FOREST] for index in range(MAX_FOR_A_FOREST)]
+    names = [name for name in parameters if any(name in point for point, _ in told)]
+    if method == "fanova":
+        names = [name for name in names if all(name in point for point, _ in told)]
+    if not names:
+        raise NotEnoughResultsError("no parameter is in every point: method ped_anova can tell something of them")
+    return _evaluated(told, {name: parameters[name] for name in names}, mode, method), len(told)
+
+
+def _evaluated(
+    told: Sequence[tuple[Mapping[str, Any], float]],
+    parameters: Mapping[str, Parameter],
+    mode: Literal["max", "min"],
+    method: ImportanceMethod,
+) -> dict[str, float]:
+    import optuna
+    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
+
+    distributions = {name: _distribution(parameter) for name, parameter in parameters.items()}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", "Some regimes for parameter")  # n says how much there is to go by
+    study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
+    for point, mean in told:
+        known = {name: value for name, value in point.items() if name in distributions}
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=known, distributions={name: distributions[name] for name in known}, value=mean
+            )
+        )
+    evaluator = FanovaImportanceEvaluator(seed=_SEED) if method == "fanova" else PedAnovaImportanceEvaluator()
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(parameters))
+    sound = {name: float(value) if math.isfinite(value) else 0.0 for name, value in found.items()}
+    return dict(sorted(sound.items(), key=lambda pair: -pair[1]))
+
+
+def _distribution(parameter: Parameter) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    match parameter:
+        case FloatParameter(low=low, high=high, log=log, step=step):
+            return FloatDistribution(low, high, log=log, step=step)
+        case IntParameter(low=low, high=high, log=log, step=step):
+            return IntDistribution(low, high, log=log, step=step)
+        case CategoricalParameter(choices=choices):
+            return CategoricalDistribution(choices)

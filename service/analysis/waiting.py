@@ -1,0 +1,54 @@
+"""Why a trial waits, in plain words."""
+
+from __future__ import annotations
+
+from service.study import Intent, Study, StudyState, Trial, TrialState
+
+
+def pending_reason(study: Study, trial: Trial, *, running: int) -> str | None:
+    """Why a PENDING or PAUSED trial of the study does not train; None for any other trial.
+
+    running: how many trials of the study train.
+    """
+    if trial.state not in (TrialState.PENDING, TrialState.PAUSED):
+        return None
+    begun = trial.attempt > 0
+    reason = waiting_reason(study, running=running, begun=begun)
+    if reason is not None:
+        return reason
+    if trial.state is TrialState.PENDING and begun:
+        return f"attempt {trial.attempt} ended without a result; the next one begins as soon as a worker is free"
+    return "waits for a free worker"
+
+
+def waiting_reason(study: Study, *, running: int, begun: bool = False) -> str | None:
+    """Why trials of the study that have not ended wait; None where only the next free worker is missing.
+
+    running: how many trials of the study train. begun: whether it is about a trial that has had an attempt.
+    """
+    if study.state.is_final:
+        return None
+    match study.state:
+        case StudyState.PAUSED:
+            return "its study is paused"
+        case StudyState.QUEUED:
+            return f"its study is queued: {study.waiting_reason or 'it waits for its driver'}"
+        case StudyState.STOPPING if study.intent is Intent.PAUSE:
+            return "its study is being paused"
+        case StudyState.STOPPING if study.intent is Intent.CANCEL:
+            return "its study is being cancelled"
+        case StudyState.STOPPING if study.intent is Intent.STOP and not begun:
+            return "its study is being stopped: what has not begun is cancelled"
+    return _limit(study, running) or study.waiting_reason
+
+
+def _limit(study: Study, running: int) -> str | None:
+    """The limit on trials at once that the study has reached; the lower one where it has two."""
+    most = study.spec.get("budget", {}).get("max_concurrent_trials")
+    if study.slots is not None and running >= study.slots and (most is None or study.slots <= most):
+        if study.slots == 0:
+            return "its study's share is used up: other studies have every slot"
+        return f"its study's share, {study.slots} at a time, is in use"
+    if most is not None and running >= most:
+        return f"budget.max_concurrent_trials is {most}, and {running} train"
+    return None

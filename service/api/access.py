@@ -1,0 +1,154 @@
+"""Who asks: every request but those for the open paths has a principal before a route sees it, or is refused here.
+
+A route needs to do nothing for it: what is not listed as open needs a key as soon as there is one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.access import OPEN_ACCESS, ApiKey, KeyToken, Principal
+from service.api import problems
+from service.errors import ForbiddenError, SamstudyError, UnauthenticatedError
+from service.store.keys import KeyStore
+
+PRINCIPAL = "samstudy.principal"
+"""The key of an ASGI scope under which the request's Principal is; requests for open paths have none."""
+
+PROBES = ("/healthz", "/readyz")
+METRICS = "/metrics"
+DOCUMENTATION = ("/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
+
+LAST_USE_S = 60.0
+"""How often at most it is written when a key was used last."""
+
+_READING = ("GET", "HEAD")
+_KNOWN_S = 1.0
+
+_FOREIGN_HOST = (
+    "without keys the service answers only where it is asked for by an address or as localhost, so that no web page "
+    "can reach it under a name of its own: make a key, or set SAMSTUDY_ALLOW_OPEN_ACCESS=true where a proxy in front "
+    "takes care of access"
+)
+_REMEDY = "send `Authorization: Bearer <key>`; the client and the command read it from SAMSTUDY_API_KEY"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address that is bound."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_own_name(host: str) -> bool:
+    """Whether a Host header names this machine: an address, localhost, or a name without a dot.
+
+    A web page that has its own domain resolve to 127.0.0.1 (DNS rebinding) is asked for by that domain, dots and all.
+    """
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # a bracket that nothing closes
+        return False
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return "." not in name or name.endswith(".localhost")
+    return True
+
+
+def open_paths(prefix: str, *, metrics: bool) -> frozenset[str]:
+    """The paths that need no key. prefix: under which probes and metrics are once more. metrics: whether they too."""
+    both = (*PROBES, *((METRICS,) if metrics else ()))
+    return frozenset((*DOCUMENTATION, *both, *(prefix + path for path in both)))
+
+
+class Lock:
+    """Whether a key is needed: always, or as soon as there is one; asked of the store once a second at most."""
+
+    def __init__(self, keys: KeyStore, *, opens: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """opens: whether everybody may come in while there is no valid key."""
+        self._keys = keys
+        self._opens = opens
+        self._clock = clock
+        self._known_until = clock()
+        self._locked = True
+        self._asking = threading.Lock()
+
+    def is_locked(self) -> bool:
+        """Raises StoreUnavailableError."""
+        if not self._opens:
+            return True
+        with self._asking:
+            now = self._clock()
+            if now >= self._known_until:
+                self._locked = self._keys.any_valid()
+                self._known_until = now + _KNOWN_S
+            return self._locked
+
+
+class Authentication:
+    """ASGI middleware: finds out who asks, and refuses who has no key or may not do this."""
+
+    def __init__(self, app: ASGIApp, keys: KeyStore, lock: Lock, open_paths: frozenset[str], *, any_host: bool) -> None:
+        """any_host: whether requests without a key may name this machine as they like, because of a proxy in front."""
+        self._any_host = any_host
+        self._app = app
+        self._keys = keys
+        self._lock = lock
+        self._open_paths = open_paths
+        self._noted_until: dict[str, float] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self._open_paths:
+            await self._app(scope, receive, send)
+            return
+        try:
+            key = await run_in_threadpool(self._key, Headers(scope=scope))
+            principal = OPEN_ACCESS if key is None else key.principal
+            _check_role(principal, scope["method"])
+        except SamstudyError as error:
+            headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, UnauthenticatedError) else {}
+            await problems.answer(error, scope.get("request_id"), headers)(scope, receive, send)
+            return
+        scope[PRINCIPAL] = principal
+        await self._app(scope, receive, send)
+        if key is not None and self._is_news(key):
+            await run_in_threadpool(self._keys.note_use, key.id)  # the answer is sent: nobody waits for this
+
+    def _key(self, headers: Headers) -> ApiKey | None:
+        """The valid key that was sent, None where none is needed. Raises UnauthenticatedError, ForbiddenError."""
+        if not self._lock.is_locked():
+            if not self._any_host and not is_own_name(headers.get("host", "")):
+                raise ForbiddenError(_FOREIGN_HOST)
+            return None
+        given = headers.getlist("authorization")
+        if not given:
+            raise UnauthenticatedError(f"the request has no key: {_REMEDY}")
+        scheme, _, text = given[0].partition(" ")
+        token = KeyToken.parse(text.strip()) if len(given) == 1 and scheme.lower() == "bearer" else None
+        key = None if token is None else self._keys.authenticate(token)
+        if key is None:
+            raise UnauthenticatedError(f"the key is not valid, or not any more: {_REMEDY}")
+        return key
+
+    def _is_news(self, key: ApiKey) -> bool:
+        """Whether its last use is to be written once more."""
+        now = time.monotonic()
+        if now < self._noted_until.get(key.id, now):
+            return False
+        self._noted_until[key.id] = now + LAST_USE_S
+        return True
+
+
+def _check_role(principal: Principal, method: str) -> None:
+    if not principal.may_change and method not in _READING:
+        raise ForbiddenError(f"the key of a {principal.role} reads only, and {method} may change something")

@@ -1,0 +1,82 @@
+"""A study's trials as one table to take away, and its runs in MLflow written anew."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import Annotated, BinaryIO, cast
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
+
+from service.analysis.trial_tables import ColumnKind, TableFormat, csv_table, json_table, point_kinds, write_parquet
+from service.api.problems import documented
+from service.api.requests import Studies, StudyId, TheDatabase
+from service.errors import InvalidSpecError, StudyNotFoundError
+from service.spec import parse_spec
+from service.store.exporting import ExportStore
+from service.store.studies import StudyStore
+from service.study import Study
+
+router = APIRouter(prefix="/studies/{study_id}", tags=["exports"])
+
+_MEDIA_TYPES = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
+_IN_MEMORY_BYTES = 4 * 1024 * 1024
+_CHUNK_BYTES = 256 * 1024
+
+
+@router.get(
+    "/export",
+    response_class=Response,
+    responses={
+        200: {"description": "the table", "content": {media_type: {} for media_type in _MEDIA_TYPES.values()}},
+        **documented(StudyNotFoundError),
+    },
+)
+def export_study(
+    study_id: StudyId, studies: Studies, table_format: Annotated[TableFormat, Query(alias="format")] = "csv"
+) -> StreamingResponse:
+    """One row for each trial: ids, purpose, seed, point, state, attempts, epochs, objective, its last metrics.
+
+    An answer that breaks off is no whole table: CSV and JSON are written while the trials are read.
+    """
+    study = studies.get(study_id)
+    return StreamingResponse(
+        _content(studies, study, table_format),
+        media_type=_MEDIA_TYPES[table_format],
+        headers={"Content-Disposition": f'attachment; filename="{study.id}-trials.{table_format}"'},
+    )
+
+
+@router.post("/export-again", status_code=202, responses=documented(StudyNotFoundError))
+def export_again(study_id: StudyId, studies: Studies, database: TheDatabase) -> Study:
+    """Has the study's runs in MLflow written anew: those that are gone are made again, those there are completed."""
+    studies.get(study_id)
+    ExportStore(database).forget(study_id)
+    return studies.get(study_id)
+
+
+def _content(studies: StudyStore, study: Study, table_format: TableFormat) -> Iterator[bytes]:
+    if table_format == "json":
+        return json_table(studies.trial_rows(study.id))
+    points, metrics = _points(studies, study), studies.metric_names(study.id)
+    if table_format == "csv":
+        return csv_table(studies.trial_rows(study.id), list(points), metrics)
+    return _parquet(studies, study, points, metrics)
+
+
+def _parquet(studies: StudyStore, study: Study, points: dict[str, ColumnKind], metrics: list[str]) -> Iterator[bytes]:
+    """A Parquet file begins to make sense at its end, so it is written whole first, to disk where it is large."""
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file:
+        write_parquet(studies.trial_rows(study.id), points, metrics, cast(BinaryIO, file))
+        file.seek(0)
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _points(studies: StudyStore, study: Study) -> dict[str, ColumnKind]:
+    try:
+        return point_kinds(parse_spec(study.spec).space.parameters)
+    except InvalidSpecError:  # accepted by an older version, whose rules were others
+        names = {name: None for found in studies.configurations(study.id) for name in found.point}
+        return dict.fromkeys(names, str)

@@ -1,0 +1,108 @@
+"""What studies have found: the best configuration, the objective over two parameters, what matters, comparisons."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from service.analysis.importances import ImportanceMethod, importances
+from service.analysis.surface import Surface, surface
+from service.answers import BestConfiguration, Importance, Importances, StudyComparison
+from service.api import comparing, reading
+from service.api.problems import documented
+from service.api.requests import NO_NUL, Studies, StudyId
+from service.errors import (
+    FieldProblem,
+    InvalidRequestError,
+    InvalidSpecError,
+    NotEnoughResultsError,
+    StudyNotFoundError,
+)
+from service.spec import parse_spec
+
+MAX_COMPARED = 20
+
+router = APIRouter(tags=["findings"])
+
+Parameter = Annotated[str, Query(min_length=1, max_length=64, pattern=NO_NUL)]
+
+
+@router.get("/studies:compare", responses=documented(StudyNotFoundError, InvalidRequestError))
+def compare_studies(
+    studies: Studies,
+    ids: Annotated[str, Query(max_length=2_000, pattern=NO_NUL, description="two or more study ids", examples=["a,b"])],
+    metric: Annotated[str | None, Query(max_length=100, description="by default the objective they share")] = None,
+) -> StudyComparison:
+    """The best configurations of several studies, each later study against the first.
+
+    A t test paired over shared seeds where there are two or more, else Welch's, with Holm's correction for all of them;
+    over the trials that confirm the configurations where each has such, else over those of the search.
+    """
+    wanted = list(dict.fromkeys(study_id.strip() for study_id in ids.split(",") if study_id.strip()))
+    if not 2 <= len(wanted) <= MAX_COMPARED:
+        message = f"ids must name 2 to {MAX_COMPARED} different studies, got {len(wanted)}"
+        raise InvalidRequestError(message, problems=[FieldProblem("ids", message)])
+    return comparing.compare_studies(studies, wanted, metric)
+
+
+@router.get("/studies/{study_id}/best", responses=documented(StudyNotFoundError))
+def read_best(study_id: StudyId, studies: Studies) -> BestConfiguration:
+    """The best confirmed configuration, else the best of those whose search trials all succeeded."""
+    return reading.best_configuration(studies, study_id)
+
+
+@router.get(
+    "/studies/{study_id}/surface", responses=documented(StudyNotFoundError, InvalidRequestError, InvalidSpecError)
+)
+def read_surface(
+    study_id: StudyId,
+    studies: Studies,
+    x: Parameter = "lambda",
+    y: Parameter = "rho",
+    panel: Annotated[
+        str | None,
+        Query(max_length=64, pattern=NO_NUL, description="tells the panels apart; empty: one panel; by default chosen"),
+    ] = None,
+) -> Surface:
+    """The objective over two parameters, such as λ × ρ, one panel for each value of a third."""
+    study = studies.get(study_id)
+    if x == y:
+        message = f"x and y must be different parameters, got {x!r} twice"
+        raise InvalidRequestError(message, problems=[FieldProblem("y", message)])
+    known = parse_spec(study.spec).space.parameters
+    unknown = [
+        FieldProblem(field, f"the study's space has no parameter {name!r}; it has {', '.join(known)}")
+        for field, name in (("x", x), ("y", y), ("panel", panel))
+        if name and name not in known
+    ]
+    if unknown:
+        raise InvalidRequestError("; ".join(problem.message for problem in unknown), problems=unknown)
+    results = studies.summaries(study_id)
+    return surface(results, mode=reading.objective_of(study).mode, x=x, y=y, panel=panel)
+
+
+@router.get(
+    "/studies/{study_id}/importances",
+    responses=documented(StudyNotFoundError, NotEnoughResultsError, InvalidSpecError),
+)
+def read_importances(
+    study_id: StudyId,
+    studies: Studies,
+    method: Annotated[
+        ImportanceMethod,
+        Query(description="fanova: over the whole space; ped_anova: what tells the best points from the others"),
+    ] = "fanova",
+) -> Importances:
+    """Which parameters matter: how much of the objective's variance over complete configurations each explains."""
+    study = studies.get(study_id)
+    parameters = parse_spec(study.spec).space.parameters
+    objective = reading.objective_of(study)
+    found, n = importances(studies.summaries(study_id), parameters, mode=objective.mode, method=method)
+    return Importances(
+        metric=objective.metric,
+        method=method,
+        n=n,
+        importances=[Importance(parameter=name, importance=value) for name, value in found.items()],
+        left_out=[name for name in parameters if name not in found],
+    )

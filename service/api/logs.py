@@ -1,0 +1,155 @@
+"""What an attempt of a trial has printed, as plain text: what there is, or followed until the attempt has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from threading import Event
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.types import Send
+
+from service.api.problems import documented
+from service.api.requests import Studies, StudyId, TheSettings, TrialId
+from service.errors import (
+    AttemptNotFoundError,
+    InvalidRequestError,
+    StorageUnavailableError,
+    StoreUnavailableError,
+    StudyNotFoundError,
+    TrialNotFoundError,
+)
+from service.log_stream import LOG_ATTEMPT_HEADER, LOG_OFFSET_HEADER
+from service.store.studies import StudyStore
+from service.study import Attempt, AttemptState
+from service.trial_logs import LogExtent, TrialLog
+
+POLL_S = 0.5
+GRACE_S = 3.0
+"""How long a follower waits for the last words of an attempt that has ended, from a worker that may be gone."""
+
+_MAX_OFFSET = 2**53 - 1
+_HEADERS = {
+    LOG_ATTEMPT_HEADER: {"description": "number of the attempt", "schema": {"type": "integer"}},
+    LOG_OFFSET_HEADER: {"description": "offset of the answer's first byte in the log", "schema": {"type": "integer"}},
+}
+
+router = APIRouter(tags=["trials"])
+log = logging.getLogger(__name__)
+
+
+@router.get(
+    "/studies/{study_id}/trials/{trial_id}/logs",
+    response_class=PlainTextResponse,
+    responses={
+        200: {"description": "the log; it breaks off unfinished where more would have followed", "headers": _HEADERS},
+        **documented(
+            StudyNotFoundError, TrialNotFoundError, AttemptNotFoundError, InvalidRequestError, StorageUnavailableError
+        ),
+    },
+)
+def read_log(
+    request: Request,
+    study_id: StudyId,
+    trial_id: TrialId,
+    studies: Studies,
+    settings: TheSettings,
+    attempt: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="by default the newest")] = None,
+    follow: Annotated[bool, Query(description="stay until the attempt has ended and all of it was sent")] = False,
+    tail: Annotated[
+        int | None, Query(ge=0, le=1_000_000, description="begin with so many of the last lines there are")
+    ] = None,
+    after: Annotated[
+        int, Query(ge=0, le=_MAX_OFFSET, description="how many bytes of the log are known already; for resuming")
+    ] = 0,
+) -> Response:
+    """What an attempt of a trial has printed, with the service's own lines; UTF-8 where the training printed UTF-8.
+
+    An attempt that wrote nothing has an empty log.
+    """
+    found = _attempt(studies, study_id, trial_id, attempt)
+    try:
+        source = TrialLog(settings.storage_uri, study_id, found.trial_id, found.number)
+        extent = source.extent()
+        start = after if tail is None else max(after, source.offset_of_last_lines(extent, tail))
+    except (OSError, ValueError) as error:
+        raise StorageUnavailableError(f"the log cannot be read: {error}") from error
+
+    def has_ended() -> bool:
+        return _attempt(studies, study_id, trial_id, found.number).state is not AttemptState.RUNNING
+
+    if follow:
+        content = _followed(source, start, has_ended=has_ended, stopping=request.app.state.stopping)
+    else:
+        content = iterate_in_threadpool(_blocks(source, extent, start))
+    headers = {
+        LOG_ATTEMPT_HEADER: str(found.number),
+        LOG_OFFSET_HEADER: str(start),
+        "X-Content-Type-Options": "nosniff",  # what a training prints may look like a page
+        "Cache-Control": "no-store",
+    }
+    return _LogResponse(content, headers=headers, media_type="text/plain")
+
+
+class _BrokenOffError(Exception):
+    """The log goes on, and this answer does not."""
+
+
+class _LogResponse(StreamingResponse):
+    """An answer that is not brought to its proper end where it broke off, so that nobody takes it for the whole."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except _BrokenOffError as error:
+            log.warning("a log's answer breaks off: %s", error)
+
+
+async def _followed(
+    source: TrialLog, after: int, *, has_ended: Callable[[], bool], stopping: Event
+) -> AsyncIterator[bytes]:
+    """The log from `after` on, until the attempt has ended and its writer has said that this was all, or is silent."""
+    silent_since: float | None = None
+    while not stopping.is_set():
+        try:
+            ended = await run_in_threadpool(has_ended)
+            extent = await run_in_threadpool(source.extent)
+        except (OSError, StoreUnavailableError, StudyNotFoundError, TrialNotFoundError, AttemptNotFoundError) as error:
+            raise _BrokenOffError(str(error)) from error
+        begin = after
+        async for block in iterate_in_threadpool(_blocks(source, extent, after)):
+            after += len(block)
+            yield block
+        if ended:
+            now = time.monotonic()
+            silent_since = now if silent_since is None or after > begin else silent_since
+            if extent.is_finished or now - silent_since >= GRACE_S:
+                return
+        if after == begin:
+            await asyncio.sleep(POLL_S)
+    raise _BrokenOffError("the server stops")
+
+
+def _blocks(source: TrialLog, extent: LogExtent, after: int) -> Iterator[bytes]:
+    try:
+        yield from source.read(extent, after=after)
+    except OSError as error:
+        raise _BrokenOffError(str(error)) from error
+
+
+def _attempt(studies: StudyStore, study_id: str, trial_id: str, number: int | None) -> Attempt:
+    """This attempt of the trial, or the newest. Raises StudyNotFoundError, TrialNotFoundError, AttemptNotFoundError."""
+    trial = studies.trial(study_id, trial_id)
+    attempts = {attempt.number: attempt for attempt in studies.attempts(study_id, trial_id)}
+    if not attempts:
+        raise AttemptNotFoundError(f"trial {trial_id!r} has not been started yet: it is {trial.state}")
+    wanted = max(attempts) if number is None else number
+    if wanted not in attempts:
+        known = ", ".join(map(str, sorted(attempts)))
+        raise AttemptNotFoundError(f"trial {trial_id!r} has no attempt {wanted}; its attempts: {known}")
+    return attempts[wanted]

@@ -1,0 +1,127 @@
+"""What `samstudy doctor` asks of the processes: the API, MLflow, Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from service.cli.findings import Finding, note, well, wrong
+from service.errors import SamstudyError, UnauthenticatedError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.addresses import Addresses
+    from service.store.keys import KeyStore
+
+TIMEOUT_S = 3.0
+
+_UNAUTHORIZED = (401, 403)
+_GONE = 404
+
+
+def api_url(current: Settings, running: Addresses | None) -> str:
+    return current.url or (running.api_url if running else f"http://{current.host}:{current.port}")
+
+
+def examine_api(current: Settings, running: Addresses | None) -> Finding:
+    """Whether it is ready and lets us in."""
+    from service.client import Client
+
+    url = api_url(current, running)
+    try:
+        with Client(url, timeout_s=TIMEOUT_S, patience_s=0) as client:
+            client.check_ready()
+            next(client.studies(page_size=1), None)
+    except UnauthenticatedError as error:
+        return wrong("API", error.detail, "set SAMSTUDY_API_KEY; samstudy keys create makes a key")
+    except SamstudyError as error:
+        return wrong("API", error.detail, "samstudy up starts it; SAMSTUDY_URL says where else it is")
+    return well("API", f"ready at {url}")
+
+
+def examine_keys(current: Settings, keys: KeyStore) -> Finding:
+    """Whether somebody can come in who should not, or nobody can."""
+    from service.api.access import is_loopback
+
+    if keys.any_valid():
+        return well("keys", "every request needs one")
+    if is_loopback(current.host):
+        return well("keys", "there are none: the API is open to everybody on this machine, and only there")
+    create = "samstudy keys create --owner NAME --role admin makes the first one"
+    if current.allow_open_access:
+        said = f"there are none, SAMSTUDY_HOST is {current.host} and SAMSTUDY_ALLOW_OPEN_ACCESS is true"
+        return note("keys", said, f"see that something in front keeps others out, or {create}")
+    return wrong("keys", f"there are none, so the API does not start on SAMSTUDY_HOST {current.host}", create)
+
+
+def examine_mlflow(url: str, known_run: str | None) -> Finding:
+    """Whether it answers, and is the one that has our runs. known_run: one that it must have; None: there is none."""
+    import httpx
+
+    remedy = "samstudy up starts it; SAMSTUDY_MLFLOW_URL says where else it is"
+    try:
+        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S, trust_env=False) as http:
+            health = http.get("/health")
+            if health.status_code >= 400:
+                return wrong("MLflow", f"{url} answers HTTP {health.status_code} to /health", "look into its log")
+            version = http.get("/version")
+            is_mlflow = version.status_code == 200 and version.text[:1].isdigit()
+            said = f"answers at {url}" + (f", version {version.text.strip()[:40]}" if is_mlflow else "")
+            if known_run is None:
+                return well("MLflow", said)
+            found = http.get("/api/2.0/mlflow/runs/get", params={"run_id": known_run})
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return wrong("MLflow", f"nothing answers at {url} ({error})", remedy)
+    if found.status_code == _GONE:
+        remedy = "set SAMSTUDY_MLFLOW_URL to the server that has them; samstudy export ID --mlflow writes them anew"
+        return wrong("MLflow", f"{said}, but it has not the runs of this store (such as {known_run})", remedy)
+    if found.status_code >= 400:
+        return note("MLflow", f"{said}; asked for a run it answers HTTP {found.status_code}", "look into its log")
+    return well("MLflow", f"{said}, and has this store's runs")
+
+
+def examine_ray(current: Settings, running: Addresses | None) -> Iterator[Finding]:
+    """Whether it answers, takes our token, and has nodes to train on."""
+    import httpx
+
+    url, token = running.ray_url if running else current.ray_jobs_url, current.ray_auth_token.get_secret_value()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S, trust_env=False, headers=headers) as http:
+            version = http.get("/api/version")
+            nodes = http.get("/api/v0/nodes", params={"detail": "true", "limit": 10_000})
+            answers: tuple[Any, Any] = (version.json(), nodes.json()) if nodes.is_success else ({}, {})
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        remedy = "samstudy up starts it; SAMSTUDY_RAY_JOBS_URL says where else it is"
+        yield wrong("Ray", f"nothing answers at {url} ({error})", remedy)
+        return
+    if nodes.status_code in _UNAUTHORIZED and running:
+        yield well("Ray", f"answers at {url}; samstudy up has made a token that only the service knows")
+        return
+    if nodes.status_code in _UNAUTHORIZED:
+        lack = "does not take this RAY_AUTH_TOKEN" if token else "wants a token, and RAY_AUTH_TOKEN is not set"
+        remedy = "set RAY_AUTH_TOKEN, for the controller too, to the one that its head was started with"
+        yield wrong("Ray", f"{url} {lack} (HTTP {nodes.status_code})", remedy)
+        return
+    if not nodes.is_success:
+        yield wrong("Ray", f"{url} answers HTTP {nodes.status_code}", "look into the log of Ray's head")
+        return
+    yield well("Ray", f"answers at {url}, version {answers[0].get('ray_version', '?')}")
+    yield _nodes(answers[1])
+
+
+def _nodes(answer: Any) -> Finding:
+    try:
+        listed = answer["data"]["result"]["result"]
+        alive = [node["resources_total"] for node in listed if node["state"] == "ALIVE"]
+    except (KeyError, TypeError):
+        return note("nodes", "Ray does not say what it has")
+    cpus, gpus = (sum(float(node.get(kind, 0)) for node in alive) for kind in ("CPU", "GPU"))
+    with_gpu = sum(1 for node in alive if node.get("GPU"))
+    if not cpus and not gpus:
+        return wrong(
+            "nodes", "the cluster has no node that could train", "start workers: ray start --address=HEAD:PORT"
+        )
+    said = f"{len(alive)} alive, {cpus:g} CPUs, "
+    said += f"{gpus:g} GPUs on {with_gpu} of them" if gpus else "no GPU: studies that ask for one wait"
+    return well("nodes", said)

@@ -1,0 +1,169 @@
+"""Commands that steer a study: pause, resume, stop, cancel, retry, clone, budget, enqueue, archive, delete."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from service.cli.assignments import assignments
+from service.cli.studies import StudyArgument, client, watched
+from service.errors import VersionConflictError
+from service.study import Study, StudyState
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    for command in (pause, resume, stop, cancel, retry, clone, budget, enqueue, archive, unarchive, delete):
+        app.command()(command)
+
+
+def pause(study_id: StudyArgument) -> None:
+    """Pause a study: begin no new trials, save the running ones and free their workers."""
+    with client() as service:
+        study = service.pause(study_id)
+    _say(
+        study,
+        "is paused" if study.state is StudyState.PAUSED else "is being paused: its running trials save their state",
+    )
+
+
+def resume(study_id: StudyArgument) -> None:
+    """Let a paused study go on from where it was."""
+    with client() as service:
+        study = service.resume(study_id)
+    _say(study, "goes on" if study.state is StudyState.RUNNING else "goes on as soon as its driver has started")
+
+
+def stop(study_id: StudyArgument) -> None:
+    """End a study after the trials that have begun."""
+    with client() as service:
+        study = service.stop(study_id)
+    ended = study.state.is_final
+    _say(
+        study, f"has ended as {study.state}" if ended else "is being stopped: trials that have begun train to their end"
+    )
+
+
+def cancel(study_id: StudyArgument) -> None:
+    """End a study now, its running trials included."""
+    with client() as service:
+        study = service.cancel(study_id)
+    _say(study, "is cancelled" if study.state.is_final else "is being cancelled")
+
+
+def retry(study_id: StudyArgument) -> None:
+    """Run the failed trials of a finished study again, from their checkpoints."""
+    with client() as service:
+        study = service.retry(study_id)
+    _say(study, f"runs its failed trials again; next: samstudy watch {study.id}")
+
+
+def clone(
+    study_id: StudyArgument,
+    changes: Annotated[
+        Path | None,
+        typer.Option(
+            "--changes",
+            metavar="FILE",
+            help="Sections of a spec in place of the original's.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Instead of the original's name.")] = None,
+    follow: Annotated[bool, typer.Option("--watch", help="Stay and show how it goes.")] = False,
+) -> None:
+    """Start a new study with the spec of another; results are not taken over."""
+    from service.spec_reading import read_spec_file
+
+    sections: Any = read_spec_file(changes) if changes is not None else {}
+    if not isinstance(sections, dict):
+        raise typer.BadParameter("the file must hold sections of a spec, such as budget, by their names")
+    with client() as service:
+        made = service.clone(study_id, {**sections, **({} if name is None else {"name": name})})
+        typer.echo(f"study {made.id} ({made.submitted.name}) is a clone of {study_id}")
+        if follow:
+            raise typer.Exit(watched(service, made.id))
+    typer.echo(f"next: samstudy watch {made.id}")
+
+
+def budget(
+    study_id: StudyArgument,
+    limits: Annotated[
+        list[str] | None, typer.Argument(metavar="[LIMIT=VALUE…]", help="Such as max_trials=120; none: no limit.")
+    ] = None,
+) -> None:
+    """Show the budget of a study, or change limits of it.
+
+    A higher limit lets a finished study go on with all that it knows.
+    """
+    with client() as service:
+        before = service.study(study_id)
+        if not limits:
+            for limit, value in before.spec["budget"].items():
+                typer.echo(f"{limit}: {'none' if value is None else value}")
+            return
+        changes = assignments(limits, example="max_trials=120")
+        try:
+            study = service.update(study_id, budget=changes, version=before.version)
+        except VersionConflictError:  # somebody changed another thing, such as a label: these limits are still meant
+            before = service.study(study_id)
+            study = service.update(study_id, budget=changes, version=before.version)
+    old, new = before.spec["budget"], study.spec["budget"]
+    told = ", ".join(f"{limit} {_shown(old[limit])} → {_shown(new[limit])}" for limit in changes)
+    _say(study, f"has a new budget: {told}{'; it goes on' * (before.state.is_final and not study.state.is_final)}")
+
+
+def enqueue(
+    study_id: StudyArgument,
+    values: Annotated[list[str], typer.Argument(metavar="NAME=VALUE…", help="Such as lambda=0.5 rho=0.1.")],
+) -> None:
+    """Have a study try a point of its search space, before what its search proposes."""
+    point = assignments(values, example="rho=0.1")
+    missing = [name for name, value in point.items() if value is None]
+    if missing:
+        raise typer.BadParameter(f"{missing[0]} needs a value")
+    with client() as service:
+        result = service.enqueue(study_id, {name: value for name, value in point.items() if value is not None})
+    trials = sum(result.trial_states.values())
+    number = result.configuration.number
+    typer.echo(f"study {study_id} tries it as configuration {number}, {trials} trial{'s' * (trials > 1)}")
+
+
+def archive(study_id: StudyArgument) -> None:
+    """Put a finished study out of sight of `list`."""
+    with client() as service:
+        _say(service.archive(study_id), "is archived; `samstudy list --archived` shows it")
+
+
+def unarchive(study_id: StudyArgument) -> None:
+    """Put a study back into sight."""
+    with client() as service:
+        _say(service.unarchive(study_id), "is listed again")
+
+
+def delete(
+    study_id: StudyArgument,
+    runs: Annotated[Literal["keep", "delete"], typer.Option(help="What becomes of its runs in MLflow.")] = "keep",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
+) -> None:
+    """Delete a finished study with all of its results and checkpoints."""
+    with client() as service:
+        study = service.study(study_id)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise typer.BadParameter("nobody can be asked here: say --yes")
+            typer.confirm(f"delete study {study.id} ({study.name}) and its results for good?", abort=True)
+        service.delete(study_id, delete_runs=runs == "delete")
+    typer.echo(f"study {study_id} is deleted; its runs in MLflow {'are being deleted' if runs == 'delete' else 'stay'}")
+
+
+def _say(study: Study, what: str) -> None:
+    typer.echo(f"study {study.id} {what}")
+
+
+def _shown(limit: object) -> str:
+    return "none" if limit is None else f"{limit:g}" if isinstance(limit, float) else str(limit)

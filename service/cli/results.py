@@ -1,0 +1,100 @@
+"""Commands about what a study has found: trials, export, importances."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from service.cli.studies import Json, StudyArgument, client
+from service.study import TrialState
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    for command in (trials, export, importances):
+        app.command()(command)
+
+
+def trials(
+    study_id: StudyArgument,
+    state: Annotated[list[TrialState] | None, typer.Option(help="Only these; can be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List the trials of a study: how they went, and why those that wait do."""
+    from service.cli import rendering, trial_rendering
+
+    with client() as service:
+        study = service.study(study_id)
+        found = service.trials(study_id, states=state or (), limit=limit)
+    if as_json:
+        typer.echo(json.dumps([trial.model_dump(mode="json") for trial in found], indent=2))
+        return
+    if not found:
+        typer.echo("no trials")
+        return
+    rendering.console().print(trial_rendering.trials_table(found, objective=rendering.objective_of(study)))
+    there = sum(count for known, count in study.trial_counts.items() if not state or known in state)
+    if there > len(found):
+        typer.echo(f"the first {len(found)} of {there}; --limit {there} shows all")
+
+
+def export(
+    study_id: StudyArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="By default the standard output.")
+    ] = None,
+    table_format: Annotated[
+        Literal["csv", "json", "parquet"] | None,
+        typer.Option("--format", help="By default what FILE ends with, or csv."),
+    ] = None,
+    mlflow: Annotated[bool, typer.Option("--mlflow", help="Write its runs in MLflow anew instead.")] = False,
+) -> None:
+    """Write the trials of a study as one table, a row for each."""
+    if mlflow:
+        with client() as service:
+            service.export_again(study_id)
+        typer.echo(f"the runs of study {study_id} in MLflow are being written anew")
+        return
+    ending = "" if output is None else output.suffix.removeprefix(".")
+    chosen: Literal["csv", "json", "parquet"] = table_format or _FORMATS.get(ending, "csv")
+    if chosen == "parquet" and output is None and sys.stdout.isatty():
+        raise typer.BadParameter("Parquet is no text: name a file with --output")
+    with client() as service:
+        table = service.export(study_id, table_format=chosen)
+        if output is None:
+            for piece in table:
+                sys.stdout.buffer.write(piece)
+            return
+        first = next(table, b"")  # what the service refuses leaves a file that is there already as it was
+        with output.open("wb") as file:
+            file.write(first)
+            file.writelines(table)
+    typer.echo(f"{output}: the trials of study {study_id}", err=True)
+
+
+def importances(
+    study_id: StudyArgument,
+    method: Annotated[
+        Literal["fanova", "ped_anova"],
+        typer.Option(help="fanova: over the whole space; ped_anova: what tells the best points from the others."),
+    ] = "fanova",
+    as_json: Json = False,
+) -> None:
+    """Show which parameters matter to a study's objective."""
+    from service.cli import rendering, trial_rendering
+
+    with client() as service:
+        found = service.importances(study_id, method=method)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    for part in trial_rendering.importances_table(found):
+        rendering.console().print(part)
+
+
+_FORMATS: dict[str, Literal["csv", "json", "parquet"]] = {"csv": "csv", "json": "json", "parquet": "parquet"}

@@ -1,0 +1,49 @@
+"""Trials and importances as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from service.answers import Importances, TrialOverview
+from service.cli.rendering import SYMBOLS, metric_label, plain_table, shown_number
+from service.spec import Objective
+from service.study import Purpose, TrialState
+
+_STYLES = {TrialState.SUCCEEDED: "green", TrialState.FAILED: "red", TrialState.RUNNING: "cyan"}
+_BAR_WIDTH = 30
+
+
+def trials_table(trials: Sequence[TrialOverview], *, objective: Objective) -> Table:
+    """Trials, one a line; what confirms is marked."""
+    table = plain_table("trial", "seed", "state", "attempts", "epochs", metric_label(objective), "")
+    for trial in trials:
+        table.add_row(
+            trial.id,
+            f"{trial.seed}{' (confirms)' * (trial.purpose is Purpose.CONFIRM)}",
+            Text(trial.state, style=_STYLES.get(trial.state, "")),
+            str(trial.attempt),
+            str(trial.epochs_done),
+            "" if trial.objective is None else shown_number(trial.objective, objective.metric),
+            trial.pending_reason or trial.note or _last_line(trial.error),
+        )
+    return table
+
+
+def importances_table(found: Importances) -> Iterator[RenderableType]:
+    """A bar for each parameter, and what they were told from."""
+    table = plain_table("parameter", "importance", "")
+    for one in found.importances:
+        name = SYMBOLS.get(one.parameter, one.parameter)
+        table.add_row(name, f"{one.importance:.2f}", "█" * round(_BAR_WIDTH * one.importance))
+    yield table
+    left_out = f"; says nothing of {', '.join(found.left_out)}" if found.left_out else ""
+    yield Text(f"{found.metric}, {found.method} over {found.n} complete configurations{left_out}", style="dim")
+
+
+def _last_line(error: str | None) -> str:
+    lines = (error or "").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,96 @@
+"""Which parameters matter, on objectives of which it is known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import pytest
+
+from search_spaces.parameters import CategoricalParameter, FloatParameter, IntParameter, Parameter
+from service.analysis.aggregation import ConfigurationSummary, summarise
+from service.analysis.importances import (
+    MAX_FOR_A_FOREST,
+    MIN_CONFIGURATIONS,
+    ImportanceMethod,
+    importances,
+)
+from service.errors import NotEnoughResultsError
+from tests.service.analysis.records import configuration
+
+LAMBDA = CategoricalParameter(choices=(0.0, 0.5, "1/t"))
+SPACE: dict[str, Parameter] = {
+    "lambda": LAMBDA,
+    "rho": FloatParameter(low=0.01, high=0.5, log=True),
+    "batch_size": IntParameter(low=16, high=128),
+    "presample_factor": IntParameter(low=2, high=8, when={"lambda": (0.5,)}),
+}
+METHODS: tuple[ImportanceMethod, ...] = get_args(ImportanceMethod)
+
+
+def results(
+    n: int, objective: Callable[[dict[str, Any]], float], *, complete: bool = True
+) -> list[ConfigurationSummary]:
+    rng = random.Random(0)
+    made = []
+    for number in range(1, n + 1):
+        point: dict[str, Any] = {
+            "lambda": rng.choice(LAMBDA.choices),
+            "rho": rng.uniform(0.01, 0.5),
+            "batch_size": rng.randint(16, 128),
+        }
+        if point["lambda"] == 0.5:
+            point["presample_factor"] = rng.randint(2, 8)
+        mean = summarise([objective(point)])
+        made.append(
+            ConfigurationSummary(configuration=configuration(number, **point), objective=mean, complete=complete)
+        )
+    return made
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_what_decides_the_objective_is_the_most_important(
+    method: ImportanceMethod, mode: Literal["max", "min"]
+) -> None:
+    found, n = importances(results(60, lambda point: 3 * point["rho"]), SPACE, mode=mode, method=method)
+    assert (next(iter(found)), n) == ("rho", 60)
+    assert sum(found.values()) == pytest.approx(1)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert found["rho"] > 0.5
+
+
+def test_words_can_matter_too() -> None:
+    found, _ = importances(
+        results(60, lambda point: float(point["lambda"] == "1/t")), SPACE, mode="max", method="fanova"
+    )
+    assert next(iter(found)) == "lambda"
+
+
+def test_a_forest_says_nothing_of_parameters_that_are_not_in_every_point() -> None:
+    made = results(30, lambda point: point["rho"])
+    assert "presample_factor" not in importances(made, SPACE, mode="max", method="fanova")[0]
+    assert "presample_factor" in importances(made, SPACE, mode="max", method="ped_anova")[0]
+
+
+def test_the_same_results_have_the_same_importances() -> None:
+    made = results(30, lambda point: point["rho"])
+    first, again = (importances(made, SPACE, mode="max", method="fanova") for _ in range(2))
+    assert first == again
+
+
+def test_a_forest_looks_at_so_many_and_says_so() -> None:
+    _, n = importances(results(MAX_FOR_A_FOREST + 50, lambda p: p["rho"]), SPACE, mode="max", method="fanova")
+    assert n == MAX_FOR_A_FOREST
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_too_few_or_equal_results_are_no_ground(method: ImportanceMethod) -> None:
+    few = results(MIN_CONFIGURATIONS - 1, lambda point: point["rho"])
+    with pytest.raises(NotEnoughResultsError, match="10 complete configurations or more, and there are 9"):
+        importances(few, SPACE, mode="max", method=method)
+    with pytest.raises(NotEnoughResultsError, match="the same objective"):
+        importances(results(20, lambda _: 0.5), SPACE, mode="max", method=method)
+    with pytest.raises(NotEnoughResultsError, match="there are 0"):
+        importances(results(20, lambda point: point["rho"], complete=False), SPACE, mode="max", method=method)

@@ -1,0 +1,96 @@
+"""Why trials wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.analysis.waiting import pending_reason
+from service.study import Intent, Study, StudyState, TrialState
+from tests.service.analysis.records import NOW, configuration, trial
+
+
+def a_study(state: StudyState = StudyState.RUNNING, most: int | None = None, **changes: Any) -> Study:
+    fields: dict[str, Any] = {
+        "id": "s",
+        "name": "s",
+        "description": "",
+        "owner": "ada",
+        "labels": {},
+        "state": state,
+        "intent": Intent.RUN,
+        "reason": None,
+        "error": None,
+        "waiting_reason": None,
+        "slots": None,
+        "spec": {"budget": {"max_concurrent_trials": most}},
+        "created_at": NOW,
+        "started_at": None,
+        "finished_at": None,
+        "archived_at": None,
+        "elapsed_s": 0.0,
+        "running_since": None,
+        "cloned_from": None,
+        "version": 1,
+        "driver_attempt": 1,
+        "revision": 1,
+        "exported_revision": 0,
+        "mlflow_experiment_id": None,
+        "mlflow_run_id": None,
+    }
+    return Study(**{**fields, **changes})
+
+
+def reason(study: Study, *, running: int = 0, attempt: int = 0, state: TrialState = TrialState.PENDING) -> str | None:
+    waiting = trial(configuration(1), 0, None, state).model_copy(update={"attempt": attempt})
+    return pending_reason(study, waiting, running=running)
+
+
+@pytest.mark.parametrize(
+    "state", [state for state in TrialState if state not in (TrialState.PENDING, TrialState.PAUSED)]
+)
+def test_only_what_waits_has_a_reason(state: TrialState) -> None:
+    assert reason(a_study(), state=state) is None
+
+
+@pytest.mark.parametrize(
+    ("study", "said"),
+    [
+        (a_study(StudyState.QUEUED), "its study is queued: it waits for its driver"),
+        (a_study(StudyState.QUEUED, waiting_reason="Ray does not answer"), "its study is queued: Ray does not answer"),
+        (a_study(StudyState.PAUSED, waiting_reason="paused by its user"), "its study is paused"),
+        (a_study(StudyState.STOPPING, intent=Intent.PAUSE), "its study is being paused"),
+        (a_study(StudyState.STOPPING, intent=Intent.CANCEL), "its study is being cancelled"),
+        (
+            a_study(StudyState.STOPPING, intent=Intent.STOP),
+            "its study is being stopped: what has not begun is cancelled",
+        ),
+        (a_study(waiting_reason="no node has a GPU"), "no node has a GPU"),
+        (a_study(), "waits for a free worker"),
+    ],
+)
+def test_the_state_of_the_study_comes_first(study: Study, said: str) -> None:
+    assert reason(study) == said
+
+
+def test_a_limit_is_a_reason_once_it_is_reached() -> None:
+    assert reason(a_study(most=2), running=1) == "waits for a free worker"
+    assert reason(a_study(most=2), running=2) == "budget.max_concurrent_trials is 2, and 2 train"
+    assert reason(a_study(slots=3), running=3) == "its study's share, 3 at a time, is in use"
+    assert reason(a_study(slots=0)) == "its study's share is used up: other studies have every slot"
+
+
+def test_of_two_limits_the_lower_one_is_the_reason() -> None:
+    assert reason(a_study(most=2, slots=3), running=3) == "budget.max_concurrent_trials is 2, and 3 train"
+    assert reason(a_study(most=3, slots=2), running=2) == "its study's share, 2 at a time, is in use"
+
+
+def test_a_trial_whose_attempt_was_lost_is_next() -> None:
+    said = reason(a_study(), attempt=2)
+    assert said == "attempt 2 ended without a result; the next one begins as soon as a worker is free"
+
+
+def test_a_trial_that_has_begun_goes_on_while_its_study_is_being_stopped() -> None:
+    said = reason(a_study(StudyState.STOPPING, intent=Intent.STOP), attempt=1)
+    assert said == "attempt 1 ended without a result; the next one begins as soon as a worker is free"

@@ -1,0 +1,78 @@
+"""A line for every request: what was asked of which route, by whom, how it ended and how long it took."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.access import NewKey, Role
+from service.api.app import create_app
+from service.settings import Settings
+from service.store.database import Database
+from service.store.keys import KeyStore
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Life
+
+
+@pytest.fixture(autouse=True)
+def _at_level_info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+
+def of_access(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [vars(line) for line in caplog.records if line.name == "service.api.access_log"]
+
+
+def test_a_request_is_a_line_with_its_route_and_not_its_url(
+    api: TestClient, life: Life, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = life.create()
+    answer = api.get(f"studies/{study.id}?token=s3cret", headers={"X-Request-ID": "r-1"})
+    assert answer.status_code == 200
+    (line,) = of_access(caplog)
+    names = ("method", "route", "status", "owner", "key_id", "study_id")
+    assert [line[name] for name in names] == ["GET", "/api/v1/studies/{study_id}", 200, "local", None, study.id]
+    assert 0 < line["duration_ms"] < 60_000
+    assert "s3cret" not in str(line)
+
+
+def test_the_line_names_the_key_and_never_has_it(
+    database: Database, api_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, token = KeyStore(database).create(NewKey(owner="ada", role=Role.USER))
+    client = TestClient(create_app(database, api_settings))
+    client.get("/api/v1/studies", headers={"Authorization": f"Bearer {token.text}"})
+    client.get("/api/v1/studies", headers={"Authorization": f"Bearer {token.text[:-1]}"})
+    allowed, refused = of_access(caplog)
+    assert (allowed["status"], allowed["owner"], allowed["key_id"]) == (200, "ada", key.id)
+    assert (refused["status"], refused["owner"], refused["key_id"]) == (401, None, None)
+    assert token.secret[:-1] not in str([vars(line) for line in caplog.records])
+
+
+def test_probes_are_no_lines_unless_they_fail(
+    database: Database, api_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = TestClient(create_app(database, api_settings))
+    for path in ("/healthz", "/readyz", "/metrics", "/api/v1/healthz"):
+        assert client.get(path).status_code == 200
+    assert of_access(caplog) == []
+    assert client.post("/healthz").status_code == 405
+    assert [line["status"] for line in of_access(caplog)] == [405]
+
+
+def test_a_defect_is_logged_with_the_request_id_that_its_answer_has(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("service.store.studies.StudyStore.page", fail)
+    answer = api.get("studies", headers={"X-Request-ID": "r-2"})
+    assert (answer.status_code, answer.json()["request_id"]) == (500, "r-2")
+    (line,) = of_access(caplog)
+    assert line["status"] == 500
+    assert any(record.exc_info and "failed" in record.getMessage() for record in caplog.records)

@@ -1,0 +1,304 @@
+"""What users ask of a study: verbs, changes under If-Match, clones, points, deletion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.store.database import Database
+from service.store.lifecycle import LifecycleStore
+from service.study import StudyState
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Life
+
+ACCURACIES = {(0.0, 0.1): (0.90, 0.92), (1.0, 0.1): (0.95, 0.97)}
+
+
+def problem(answer: Any) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    return answer.status_code, answer.json()["code"]
+
+
+def fields(answer: Any) -> list[str]:
+    return [error["field"] for error in answer.json()["errors"]]
+
+
+def said(answer: Any) -> tuple[int, str]:
+    assert answer.headers["ETag"] == f'"{answer.json()["version"]}"'
+    return answer.status_code, answer.json()["state"]
+
+
+class TestVerbs:
+    def test_what_is_done_at_once_is_200_and_can_be_asked_again(self, api: TestClient, life: Life) -> None:
+        path = f"studies/{life.create().id}"
+        for verb, state in (("pause", "PAUSED"), ("pause", "PAUSED"), ("cancel", "CANCELLED"), ("cancel", "CANCELLED")):
+            assert said(api.post(f"{path}/{verb}")) == (200, state)
+
+    def test_what_is_on_its_way_is_202(self, api: TestClient, life: Life) -> None:
+        for verb in ("pause", "stop", "cancel"):
+            study = life.create()
+            driver = life.start(study)
+            life.begin(driver, life.propose(driver, {"lambda": 0.0, "rho": 0.1})[0])
+            for _ in range(2):
+                assert said(api.post(f"studies/{study.id}/{verb}")) == (202, "STOPPING")
+
+    def test_a_paused_study_that_is_resumed_waits_for_its_driver(self, api: TestClient, life: Life) -> None:
+        path = f"studies/{life.create().id}"
+        api.post(f"{path}/pause")
+        assert said(api.post(f"{path}/resume")) == (202, "QUEUED")
+
+    def test_resuming_a_running_study_changes_nothing(self, api: TestClient, life: Life) -> None:
+        study = life.create()
+        life.start(study)
+        assert said(api.post(f"studies/{study.id}/resume")) == (200, "RUNNING")
+
+    def test_a_study_that_nothing_has_begun_of_stops_at_once(self, api: TestClient, life: Life) -> None:
+        assert said(api.post(f"studies/{life.create().id}/stop")) == (200, "CANCELLED")
+
+    def test_failed_trials_are_retried(self, api: TestClient, life: Life) -> None:
+        study = life.create()
+        driver = life.start(study)
+        trial = life.propose(driver, {"lambda": 0.0, "rho": 0.1})[0]
+        life.fail(driver, trial)
+        life.succeed(driver)
+        assert said(api.post(f"studies/{study.id}/retry")) == (202, "QUEUED")
+        retried = api.get(f"studies/{study.id}/trials/{trial.id}").json()
+        assert (retried["state"], retried["error"]) == ("PENDING", None)
+
+    @pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel", "retry"])
+    def test_what_a_finished_study_cannot_do_is_409(self, api: TestClient, life: Life, verb: str) -> None:
+        study = life.finished(ACCURACIES)
+        assert problem(api.post(f"studies/{study.id}/{verb}")) == (409, "invalid_transition")
+
+    @pytest.mark.parametrize(
+        "verb", ["pause", "resume", "stop", "cancel", "retry", "archive", "unarchive", "clone", "export-again"]
+    )
+    def test_a_study_that_is_not_there_is_404(self, api: TestClient, verb: str) -> None:
+        assert problem(api.post(f"studies/nowhere/{verb}")) == (404, "study_not_found")
+
+    def test_an_archived_study_is_out_of_sight_and_can_be_read(self, api: TestClient, life: Life) -> None:
+        study = life.finished(ACCURACIES)
+
+        def listed(**parameters: Any) -> list[str]:
+            return [found["id"] for found in api.get("studies", params=parameters).json()["studies"]]
+
+        for _ in range(2):
+            assert said(api.post(f"studies/{study.id}/archive")) == (200, "SUCCEEDED")
+        assert listed() == []
+        assert listed(archived=True) == [study.id]
+        assert api.get(f"studies/{study.id}").json()["archived_at"] is not None
+        assert api.post(f"studies/{study.id}/unarchive").json()["archived_at"] is None
+        assert listed() == [study.id]
+
+    def test_a_running_study_cannot_be_archived_or_deleted(self, api: TestClient, life: Life) -> None:
+        study = life.create()
+        life.start(study)
+        assert problem(api.post(f"studies/{study.id}/archive")) == (409, "invalid_transition")
+        assert problem(api.delete(f"studies/{study.id}")) == (409, "invalid_transition")
+
+
+class TestPatch:
+    def test_a_change_needs_the_version_it_is_meant_for(self, api: TestClient, life: Life) -> None:
+        path, change = f"studies/{life.create().id}", {"description": "new"}
+        assert problem(api.patch(path, json=change)) == (428, "precondition_required")
+        read = api.get(path)
+        changed = api.patch(path, json=change, headers={"If-Match": read.headers["ETag"]})
+        assert (changed.status_code, changed.json()["description"]) == (200, "new")
+        assert changed.json()["spec"]["description"] == "new"
+        assert changed.headers["ETag"] != read.headers["ETag"] == '"1"'
+        stale = api.patch(path, json={"description": "late"}, headers={"If-Match": read.headers["ETag"]})
+        assert problem(stale) == (412, "version_conflict")
+        assert api.get(path).json()["description"] == "new"
+
+    def test_a_star_means_whatever_it_is_by_now(self, api: TestClient, life: Life) -> None:
+        answer = api.patch(f"studies/{life.create().id}", json={"labels": {"a": "b"}}, headers={"If-Match": "*"})
+        assert (answer.status_code, answer.json()["labels"]) == (200, {"a": "b"})
+
+    @pytest.mark.parametrize("if_match", ["1", "", 'W/"1"', '"one"', '"1", "2"', '"9999999999999"'])
+    def test_an_if_match_that_is_no_version_is_422(self, api: TestClient, life: Life, if_match: str) -> None:
+        answer = api.patch(f"studies/{life.create().id}", json={"labels": {}}, headers={"If-Match": if_match})
+        assert (*problem(answer), fields(answer)) == (422, "invalid_request", ["If-Match"])
+
+    def test_what_is_left_out_stays(self, api: TestClient, life: Life) -> None:
+        study = life.create(budget={"max_trials": 10, "max_failed_trials": 2}, description="d")
+        answer = api.patch(f"studies/{study.id}", json={"budget": {"max_trials": 20}}, headers={"If-Match": "*"})
+        budget = answer.json()["spec"]["budget"]
+        assert (budget["max_trials"], budget["max_failed_trials"]) == (20, 2)
+        assert (answer.json()["description"], answer.json()["labels"]) == ("d", {"team": "vision"})
+
+    @pytest.mark.parametrize(
+        ("change", "named", "code"),
+        [
+            ({"name": "x"}, ["name"], "invalid_request"),
+            ({"budget": 3}, ["budget"], "invalid_request"),
+            ({"budget": None}, ["budget"], "invalid_request"),
+            ({"labels": {"a": 1}}, ["labels.a"], "invalid_request"),
+            ({"labels": None}, ["labels"], "invalid_request"),
+            ({"description": "x" * 3_000}, ["description"], "invalid_request"),
+            ({}, ["body"], "invalid_request"),
+            ([], ["body"], "invalid_request"),
+            ({"budget": {"max_trails": 3}}, ["budget.max_trails"], "invalid_spec"),
+            ({"budget": {"max_trials": 3}}, ["budget.max_trials"], "invalid_spec"),
+            ({"budget": {"max_wallclock_s": -1, "max_trials": 0}}, None, "invalid_spec"),
+            ({"budget": {"max_trials": {"a": []}}}, ["budget.max_trials"], "invalid_spec"),
+        ],
+    )
+    def test_every_bad_field_is_named_and_nothing_changes(
+        self, api: TestClient, life: Life, change: Any, named: list[str] | None, code: str
+    ) -> None:
+        study = life.create()
+        answer = api.patch(f"studies/{study.id}", json=change, headers={"If-Match": "*"})
+        assert problem(answer) == (422, code)
+        assert fields(answer) == (named or ["budget.max_trials", "budget.max_wallclock_s"])
+        assert life.studies.get(study.id) == study
+
+    def test_a_higher_limit_reopens_a_finished_study(self, api: TestClient, life: Life) -> None:
+        study = life.finished(ACCURACIES, budget={"max_trials": 4})
+        answer = api.patch(f"studies/{study.id}", json={"budget": {"max_trials": 8}}, headers={"If-Match": "*"})
+        assert said(answer) == (200, "QUEUED")
+        assert (answer.json()["reason"], answer.json()["finished_at"]) == (None, None)
+
+
+class TestClone:
+    def test_a_clone_has_the_spec_and_nothing_else_of_the_original(self, api: TestClient, life: Life) -> None:
+        original = life.finished(ACCURACIES)
+        answer = api.post(f"studies/{original.id}/clone")
+        clone = answer.json()
+        assert (answer.status_code, clone["state"], clone["cloned_from"]) == (201, "QUEUED", original.id)
+        assert clone["spec"] == original.spec
+        assert answer.headers["Location"] == f"/api/v1/studies/{clone['id']}"
+        assert answer.headers["ETag"] == '"1"'
+        assert api.get(f"studies/{clone['id']}/trials").json()["trials"] == []
+
+    def test_sections_in_the_body_replace_those_of_the_original(self, api: TestClient, life: Life) -> None:
+        original = life.create()
+        changes = {"name": "again", "budget": {"max_trials": 10}}
+        clone = api.post(f"studies/{original.id}/clone", json=changes).json()
+        assert (clone["name"], clone["spec"]["budget"]["max_trials"]) == ("again", 10)
+        assert clone["spec"]["train"] == original.spec["train"]
+
+    def test_a_key_makes_one_clone(self, api: TestClient, life: Life, a_spec: dict[str, Any]) -> None:
+        original, headers = life.create(), {"Idempotency-Key": "k"}
+        first = api.post(f"studies/{original.id}/clone", headers=headers)
+        again = api.post(f"studies/{original.id}/clone", headers=headers, json={})
+        assert (first.status_code, again.status_code) == (201, 200)
+        assert first.json()["id"] == again.json()["id"]
+        assert problem(api.post("studies", json=a_spec, headers=headers)) == (409, "idempotency_conflict")
+
+    def test_a_clone_can_be_planned(self, api: TestClient, life: Life) -> None:
+        original = life.create()
+        changes = {"confirm": {"top_k": 2, "seeds": [7, 8, 9]}}
+        answer = api.post(f"studies/{original.id}/clone", json=changes, params={"validate_only": True})
+        assert answer.json() == {"configurations": 20, "trials": 46, "confirming_trials": 6}
+        assert len(api.get("studies").json()["studies"]) == 1
+
+    @pytest.mark.parametrize(("changes", "field"), [({"budgte": {}}, "budgte"), ([], "spec"), ({"name": ""}, "name")])
+    def test_bad_changes_are_refused_with_their_path(
+        self, api: TestClient, life: Life, changes: Any, field: str
+    ) -> None:
+        answer = api.post(f"studies/{life.create().id}/clone", json=changes)
+        assert (*problem(answer), fields(answer)) == (422, "invalid_spec", [field])
+
+
+class TestPoints:
+    def test_a_point_becomes_a_configuration_with_a_trial_for_each_seed(self, api: TestClient, life: Life) -> None:
+        study = life.create()
+        answer = api.post(f"studies/{study.id}/configurations", json={"point": {"lambda": "1/t", "rho": 0.2}})
+        assert answer.status_code == 201
+        made = answer.json()
+        assert (made["configuration"]["origin"], made["trial_states"]) == ("USER", {"PENDING": 2})
+        assert answer.headers["Location"] == f"/api/v1/studies/{study.id}/configurations/{made['configuration']['id']}"
+        assert api.get(answer.headers["Location"].removeprefix("/api/v1/")).json() == made
+
+    def test_the_same_point_twice_is_409(self, api: TestClient, life: Life) -> None:
+        path, body = f"studies/{life.create().id}/configurations", {"point": {"lambda": 1.0, "rho": 0.2}}
+        assert api.post(path, json=body).status_code == 201
+        assert problem(api.post(path, json={"point": {"rho": 0.2, "lambda": 1}})) == (409, "configuration_exists")
+
+    @pytest.mark.parametrize(
+        ("body", "field", "code"),
+        [
+            ({"point": {"lambda": 0.123, "rho": 0.2}}, "point.lambda", "invalid_point"),
+            ({"point": {"lambda": 1.0}}, "point.rho", "invalid_point"),
+            ({"point": {"lambda": 1.0, "rho": 0.2, "lr": 1}}, "point.lr", "invalid_point"),
+            ({"point": {"lambda": [1.0], "rho": 0.2}}, "point.lambda", "invalid_request"),
+            ({"points": {}, "point": {}}, "points", "invalid_request"),
+            ({}, "point", "invalid_request"),
+            ([1], "body", "invalid_request"),
+        ],
+    )
+    def test_what_is_no_point_of_the_space_is_422(
+        self, api: TestClient, life: Life, body: Any, field: str, code: str
+    ) -> None:
+        study = life.create()
+        answer = api.post(f"studies/{study.id}/configurations", json=body)
+        assert problem(answer) == (422, code)
+        assert field in fields(answer)
+        assert life.studies.configurations(study.id) == []
+
+    def test_a_study_that_has_ended_takes_no_point(self, api: TestClient, life: Life) -> None:
+        study = life.finished(ACCURACIES)
+        answer = api.post(f"studies/{study.id}/configurations", json={"point": {"lambda": 0.5, "rho": 0.2}})
+        assert problem(answer) == (409, "invalid_transition")
+
+
+class TestDelete:
+    def test_a_deleted_study_is_gone(self, api: TestClient, life: Life) -> None:
+        study, other = life.finished(ACCURACIES), life.create()
+        answer = api.delete(f"studies/{study.id}", params={"runs": "delete"})
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert problem(api.get(f"studies/{study.id}")) == (404, "study_not_found")
+        assert problem(api.delete(f"studies/{study.id}")) == (404, "study_not_found")
+        assert [found["id"] for found in api.get("studies").json()["studies"]] == [other.id]
+
+    def test_what_becomes_of_its_runs_is_one_of_two_words(self, api: TestClient, life: Life) -> None:
+        answer = api.delete(f"studies/{life.finished(ACCURACIES).id}", params={"runs": "burn"})
+        assert (*problem(answer), fields(answer)) == (422, "invalid_request", ["runs"])
+
+    def test_a_clone_outlives_its_original(self, api: TestClient, life: Life) -> None:
+        original = life.finished(ACCURACIES)
+        clone = api.post(f"studies/{original.id}/clone").json()
+        api.delete(f"studies/{original.id}")
+        assert api.get(f"studies/{clone['id']}").json()["cloned_from"] == original.id
+
+
+def test_runs_in_mlflow_can_be_written_anew(api: TestClient, life: Life, database: Database) -> None:
+    from service.store.exporting import ExportStore
+
+    study, store = life.finished(ACCURACIES), ExportStore(database)
+    store.set_study_run(study.id, experiment_id="1", run_id="r")
+    store.study_exported(study.id, revision=study.revision)
+    assert api.get(f"studies/{study.id}").json()["is_exported"]
+    answer = api.post(f"studies/{study.id}/export-again")
+    assert (answer.status_code, answer.json()["mlflow_run_id"], answer.json()["is_exported"]) == (202, None, False)
+
+
+def test_what_waits_says_why(api: TestClient, life: Life, database: Database) -> None:
+    study = life.create(budget={"max_concurrent_trials": 1})
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.0, "rho": 0.1})
+
+    def reasons() -> list[str | None]:
+        listed = api.get(f"studies/{study.id}/trials").json()["trials"]
+        assert [api.get(f"studies/{study.id}/trials/{t['id']}").json()["pending_reason"] for t in listed] == [
+            trial["pending_reason"] for trial in listed
+        ]
+        return [trial["pending_reason"] for trial in listed]
+
+    driver.heartbeat(60, "no node has a GPU")
+    assert reasons() == ["no node has a GPU"] * 2
+    assert api.get(f"studies/{study.id}").json()["pending_reason"] == "no node has a GPU"
+    driver.heartbeat(60)
+    life.begin(driver, first)
+    assert reasons() == [None, "budget.max_concurrent_trials is 1, and 1 train"]
+    LifecycleStore(database).pause(study.id)
+    assert reasons()[1] == "its study is being paused"
+    life.lose(driver, first)
+    assert driver.leave() is StudyState.PAUSED
+    assert reasons() == ["its study is paused"] * 2
+    LifecycleStore(database).resume(study.id)
+    assert reasons()[0] == "its study is queued: waits for its driver"
+    assert second.attempt == 0

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.access import NewKey, Role
+from service.api.app import create_app
+from service.settings import Settings
+from service.store.database import Database
+from service.store.keys import KeyStore
+from service.webhook import MAX_PER_OWNER
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Life
+
+URL = "https://nowhere.invalid/hook"  # a name that never resolves
+
+
+def create(api: TestClient, **body: Any) -> Any:
+    return api.post("webhooks", json={"url": URL, **body})
+
+
+def test_a_webhook_is_made_and_its_secret_shown_this_once(api: TestClient) -> None:
+    answer = create(api, states=["SUCCEEDED", "FAILED"])
+    assert answer.status_code == 201
+    made = answer.json()
+    secret = made.pop("secret")
+    assert secret.startswith("whsec_")
+    assert (made["url"], made["states"], made["owner"]) == (URL, ["SUCCEEDED", "FAILED"], "local")
+    listed, shown = api.get("webhooks"), api.get(f"webhooks/{made['id']}")
+    assert listed.json() == {"webhooks": [made]}
+    assert shown.json() == {**made, "deliveries": []}
+    assert secret not in listed.text + shown.text
+
+
+def test_a_webhook_shows_what_is_to_be_sent_to_it(api: TestClient, life: Life) -> None:
+    made = create(api).json()
+    study = life.create()
+    (delivery,) = api.get(f"webhooks/{made['id']}").json()["deliveries"]
+    assert (delivery["study_id"], delivery["study_state"], delivery["state"]) == (study.id, "QUEUED", "PENDING")
+    assert (delivery["attempts"], delivery["error"], delivery["delivered_at"]) == (0, None, None)
+    assert delivery["message_id"].startswith("msg_")
+
+
+def test_a_deleted_webhook_is_gone(api: TestClient) -> None:
+    made = create(api).json()
+    answer = api.delete(f"webhooks/{made['id']}")
+    assert (answer.status_code, answer.content) == (204, b"")
+    for again in (api.get(f"webhooks/{made['id']}"), api.delete(f"webhooks/{made['id']}")):
+        assert (again.status_code, again.json()["code"]) == (404, "webhook_not_found")
+
+
+@pytest.mark.parametrize("webhook_id", ["no", "%00", "..%2Fkeys", "x" * 81])
+def test_an_id_that_no_webhook_has_is_a_clear_answer(api: TestClient, webhook_id: str) -> None:
+    for answer in (api.get(f"webhooks/{webhook_id}"), api.delete(f"webhooks/{webhook_id}")):
+        assert answer.status_code in (404, 422)
+        assert answer.json()["code"] in ("webhook_not_found", "invalid_request", "not_found")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://2130706433/",
+        "https://ada:key@example.org/",
+        "https://example.org/\r\nX: y",
+        "https://example.org/" + "a" * 5_000,
+    ],
+)
+def test_a_receiver_that_must_not_be_is_refused_with_its_field_and_nothing_is_stored(api: TestClient, url: str) -> None:
+    answer = create(api, url=url)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert [error["field"] for error in answer.json()["errors"]] == ["url"]
+    assert api.get("webhooks").json() == {"webhooks": []}
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, ["url"]),
+        ({"url": 5}, ["url"]),
+        ({"url": None}, ["url"]),
+        ({"url": URL, "states": ["SUCCEDED"]}, ["states[0]"]),
+        ({"url": URL, "states": "FAILED"}, ["states"]),
+        ({"url": URL, "states": ["FAILED"] * 50}, ["states"]),
+        ({"url": URL, "secret": "mine"}, ["secret"]),
+        ({"url": URL, "owner": "bob"}, ["owner"]),
+        ([], ["body"]),
+        ("url", ["body"]),
+    ],
+)
+def test_a_body_that_is_no_webhook_is_refused_with_its_fields(api: TestClient, body: object, fields: list[str]) -> None:
+    answer = api.post("webhooks", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert [error["field"] for error in answer.json()["errors"]] == fields
+
+
+def test_private_receivers_are_taken_where_the_settings_allow_them(database: Database, api_settings: Settings) -> None:
+    settings = api_settings.model_copy(update={"allow_private_webhooks": True})
+    with TestClient(create_app(database, settings)) as api:
+        answer = api.post("/api/v1/webhooks", json={"url": "http://127.0.0.1:9/hook"})
+    assert answer.status_code == 201
+
+
+def test_one_webhook_too_many_is_refused(api: TestClient) -> None:
+    for _ in range(MAX_PER_OWNER):
+        assert create(api).status_code == 201
+    answer = create(api)
+    assert (answer.status_code, answer.json()["code"]) == (409, "too_many_webhooks")
+
+
+def test_owners_see_and_delete_only_their_own_webhooks(api: TestClient, database: Database) -> None:
+    keys = KeyStore(database)
+    tokens = {
+        (owner, role): keys.create(NewKey(owner=owner, role=role))[1].text
+        for owner, role in (("ada", Role.USER), ("ada", Role.VIEWER), ("bob", Role.USER), ("root", Role.ADMIN))
+    }
+
+    def as_(owner: str, role: Role = Role.USER) -> dict[str, str]:
+        return {"Authorization": f"Bearer {tokens[owner, role]}"}
+
+    made = api.post("webhooks", json={"url": URL}, headers=as_("ada"))
+    assert (made.status_code, made.json()["owner"]) == (201, "ada")
+    path = f"webhooks/{made.json()['id']}"
+    assert api.get(path, headers=as_("bob")).status_code == 404
+    assert api.delete(path, headers=as_("bob")).status_code == 404
+    assert api.get("webhooks", headers=as_("bob")).json() == {"webhooks": []}
+    assert api.get(path, headers=as_("ada", Role.VIEWER)).status_code == 200
+    assert api.post("webhooks", json={"url": URL}, headers=as_("ada", Role.VIEWER)).status_code == 403
+    assert api.delete(path, headers=as_("ada", Role.VIEWER)).status_code == 403
+    assert len(api.get("webhooks", headers=as_("root", Role.ADMIN)).json()["webhooks"]) == 1
+    assert api.delete(path, headers=as_("ada")).status_code == 204
+
+
+def test_the_secret_is_in_the_document_of_one_answer_alone(api: TestClient) -> None:
+    schemas = api.get("http://testserver/openapi.json").json()["components"]["schemas"]
+    assert [name for name, schema in schemas.items() if "secret" in schema.get("properties", {})] == ["CreatedWebhook"]
+    assert set(schemas["NewWebhook"]["properties"]) == {"url", "states"}

@@ -1,0 +1,331 @@
+"""Commands that steer a study and take its results away: what they print, and their exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet
+import pytest
+from rich.console import Console
+
+from service.cli import main
+from service.cli.watching import watch_study
+from service.client import Client
+from service.settings import settings
+from service.store.database import Database
+from service.store.driving import EpochReported, TrialEnded
+from service.store.lifecycle import LifecycleStore, StudyChanges
+from service.study import StudyState, TrialState
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Life, RunningApi
+
+ACCURACIES = {(0.0, 0.1): (0.90, 0.92), ("1/t", 0.1): (0.95, 0.97)}
+
+
+@pytest.fixture
+def served(tmp_path: Path, running_api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningApi]:
+    """An environment with a service; what is printed is 120 characters wide."""
+    monkeypatch.setenv("SAMSTUDY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SAMSTUDY_URL", running_api.url)
+    monkeypatch.setenv("COLUMNS", "120")
+    settings.cache_clear()
+    yield running_api
+    settings.cache_clear()
+
+
+class Command:
+    """Runs commands and remembers what they printed."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> str:
+        """What a command that works prints, in one line."""
+        assert main(arguments) == 0, self._capsys.readouterr().err
+        return " ".join(self._capsys.readouterr().out.split())
+
+    def refused(self, *arguments: str) -> tuple[int, str]:
+        """The exit code and what it says on stderr."""
+        code = main(arguments)
+        return code, " ".join(self._capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def command(served: RunningApi, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+def test_every_verb_says_what_becomes_of_the_study(command: Command, life: Life, database: Database) -> None:
+    queued, running = life.create().id, life.create()
+    driver = life.start(running)
+    life.begin(driver, life.propose(driver, {"lambda": 0.0, "rho": 0.1})[0])
+    assert command("pause", queued) == f"study {queued} is paused"
+    assert command("resume", queued) == f"study {queued} goes on as soon as its driver has started"
+    assert command("stop", queued) == f"study {queued} has ended as CANCELLED"
+    assert command("archive", queued).startswith(f"study {queued} is archived")
+    assert command("unarchive", queued) == f"study {queued} is listed again"
+    assert command("pause", running.id) == f"study {running.id} is being paused: its running trials save their state"
+    assert command("resume", running.id) == f"study {running.id} goes on"
+    assert command("stop", running.id).startswith(f"study {running.id} is being stopped")
+    assert command("cancel", running.id) == f"study {running.id} is being cancelled"
+
+
+def test_what_cannot_be_done_is_an_error_with_its_reason(command: Command, life: Life) -> None:
+    study = life.finished(ACCURACIES).id
+    for verb in ("pause", "resume", "stop", "retry"):
+        code, said = command.refused(verb, study)
+        assert code == 1
+        assert said.startswith(f"error: study '{study}'")
+    assert command.refused("pause", "nowhere") == (2, "error: no study has the id 'nowhere'")
+
+
+def test_failed_trials_are_retried(command: Command, life: Life) -> None:
+    study = life.create()
+    driver = life.start(study)
+    life.fail(driver, life.propose(driver, {"lambda": 0.0, "rho": 0.1})[0])
+    life.succeed(driver)
+    assert command("retry", study.id).startswith(f"study {study.id} runs its failed trials again")
+    assert life.studies.get(study.id).state is StudyState.QUEUED
+
+
+class TestClone:
+    def test_a_clone_is_another_study_of_the_same_spec(self, command: Command, life: Life, tmp_path: Path) -> None:
+        original = life.create()
+        changes = tmp_path / "changes.yaml"
+        changes.write_text("budget: {max_trials: 10}\n")
+        said = command("clone", original.id, "--name", "again", "--changes", str(changes))
+        clone = life.studies.get(said.split()[1])
+        assert said.startswith(f"study {clone.id} (again) is a clone of {original.id}")
+        assert (clone.cloned_from, clone.spec["budget"]["max_trials"]) == (original.id, 10)
+
+    def test_changes_that_are_none_are_refused(self, command: Command, life: Life, tmp_path: Path) -> None:
+        original = life.create()
+        changes = tmp_path / "changes.yaml"
+        changes.write_text("- 1\n")
+        assert command.refused("clone", original.id, "--changes", str(changes))[0] == 2
+        changes.write_text("budgte: {}\n")
+        code, said = command.refused("clone", original.id, "--changes", str(changes))
+        assert (code, "budgte" in said) == (2, True)
+
+
+class TestBudget:
+    def test_limits_are_shown_and_changed(self, command: Command, life: Life) -> None:
+        study = life.finished(ACCURACIES, budget={"max_trials": 4})
+        assert "max_trials: 4" in command("budget", study.id)
+        said = command("budget", study.id, "max_trials=8", "max_wallclock_s=none", "max_gpu_hours=none")
+        assert said.startswith(f"study {study.id} has a new budget: max_trials 4 → 8, max_wallclock_s none → none")
+        assert said.endswith("it goes on")
+        assert life.studies.get(study.id).state is StudyState.QUEUED
+
+    def test_a_change_in_between_is_no_obstacle(
+        self, command: Command, life: Life, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        study = life.create()
+        read, reads = Client.study, []
+
+        def read_and_change(client: Client, study_id: str) -> Any:
+            found = read(client, study_id)
+            if not reads:
+                LifecycleStore(database).patch(study_id, StudyChanges(labels={"new": "label"}), if_version=None)
+            reads.append(found)
+            return found
+
+        monkeypatch.setattr(Client, "study", read_and_change)
+        command("budget", study.id, "max_failed_trials=9")
+        changed = life.studies.get(study.id)
+        assert (changed.labels, changed.spec["budget"]["max_failed_trials"]) == ({"new": "label"}, 9)
+
+    @pytest.mark.parametrize("limit", ["max_trials", "=3", "max_trials=3", "max_trails=4", "max_trials=many"])
+    def test_what_is_no_limit_is_refused(self, command: Command, life: Life, limit: str) -> None:
+        assert command.refused("budget", life.create().id, limit)[0] == 2
+
+
+def test_a_point_is_enqueued(command: Command, life: Life) -> None:
+    study = life.create()
+    said = command("enqueue", study.id, "lambda=1-1/t", "rho=0.2")
+    assert said == f"study {study.id} tries it as configuration 1, 2 trials"
+    assert life.studies.configurations(study.id)[0].point == {"lambda": "1-1/t", "rho": 0.2}
+    assert command.refused("enqueue", study.id, "lambda=1-1/t", "rho=0.2")[0] == 1
+    code, said = command.refused("enqueue", study.id, "lambda=7", "rho=0.2")
+    assert (code, "point.lambda" in said) == (2, True)
+    assert command.refused("enqueue", study.id, "lambda=none")[0] == 2
+
+
+class TestDelete:
+    def test_nothing_is_deleted_unasked(self, command: Command, life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+        study = life.finished(ACCURACIES)
+        monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+        code, said = command.refused("delete", study.id)
+        assert (code, "--yes" in said) == (2, True)
+        assert command("delete", study.id, "--yes") == f"study {study.id} is deleted; its runs in MLflow stay"
+        assert command.refused("show", study.id)[0] == 2
+
+    def test_what_runs_is_not_deleted(self, command: Command, life: Life) -> None:
+        study = life.create()
+        assert command.refused("delete", study.id, "--yes") == (
+            1,
+            f"error: study '{study.id}' is QUEUED: cancel it before you delete it",
+        )
+
+
+class TestTrials:
+    def test_trials_say_how_they_went_and_why_they_wait(self, command: Command, life: Life) -> None:
+        study = life.create(budget={"max_concurrent_trials": 1}, confirm={"top_k": 1, "seeds": [7]})
+        driver = life.start(study)
+        first, second = life.propose(driver, {"lambda": 0.0, "rho": 0.1})
+        third, fourth = life.propose(driver, {"lambda": 1.0, "rho": 0.1})
+        life.train(driver, first, 0.9)
+        life.fail(driver, second)
+        life.begin(driver, third)
+        driver.record([EpochReported(third.id, 1, 1, {"val_accuracy": 0.5})])
+        driver.record([TrialEnded(third.id, 1, TrialState.EARLY_STOPPED, 0.5, note="behind 3 others")])
+        life.begin(driver, fourth)
+        driver.add_confirming_trials(first.configuration_id, [7])
+        said = command("trials", study.id)
+        assert f"{first.id} 0 SUCCEEDED 1 3 90.0" in said
+        assert f"{second.id} 1 FAILED 1 0 ValueError: no" in said
+        assert f"{third.id} 0 EARLY_STOPPED 1 1 50.0 behind 3 others" in said
+        assert "7 (confirms) PENDING 0 0 budget.max_concurrent_trials is 1, and 1 train" in said
+        assert "the first 1 of 5; --limit 5 shows all" in command("trials", study.id, "--limit", "1")
+        assert "the first 1 of 2;" in command(
+            "trials", study.id, "--limit", "1", "--state", "FAILED", "--state", "SUCCEEDED"
+        )
+        assert command("trials", life.create().id) == "no trials"
+
+    def test_json_is_for_programs(self, command: Command, life: Life) -> None:
+        study = life.finished(ACCURACIES)
+        assert [trial["seed"] for trial in json.loads(command("trials", study.id, "--json"))] == [0, 1, 0, 1]
+
+
+class TestExport:
+    def test_a_table_goes_to_standard_output_or_to_a_file(self, served: RunningApi, life: Life, tmp_path: Path) -> None:
+        study = life.finished(ACCURACIES)
+        printed = subprocess.run(
+            [sys.executable, "-m", "service.cli", "export", study.id], capture_output=True, check=True, timeout=30
+        )
+        assert [row["seed"] for row in csv.DictReader(io.StringIO(printed.stdout.decode()))] == ["0", "1", "0", "1"]
+        for name in ("trials.csv", "trials.json", "trials.parquet"):
+            assert main(["export", study.id, "--output", str(tmp_path / name)]) == 0
+        assert (tmp_path / "trials.csv").read_bytes() == printed.stdout
+        assert len(json.loads((tmp_path / "trials.json").read_text())) == 4
+        assert pyarrow.parquet.read_table(tmp_path / "trials.parquet").num_rows == 4
+
+    def test_what_is_refused_leaves_the_file_as_it_was(self, command: Command, tmp_path: Path) -> None:
+        path = tmp_path / "trials.csv"
+        path.write_text("kept")
+        assert command.refused("export", "nowhere", "-o", str(path))[0] == 2
+        assert path.read_text() == "kept"
+
+    def test_runs_in_mlflow_are_written_anew(self, command: Command, life: Life) -> None:
+        study = life.finished(ACCURACIES)
+        assert "are being written anew" in command("export", study.id, "--mlflow")
+
+
+def test_importances_are_shown_with_what_they_were_told_from(command: Command, life: Life) -> None:
+    grid = {(lam, rho): (rho, rho) for lam in (0.0, 0.5, 1.0) for rho in (0.1, 0.2, 0.3, 0.4)}
+    study = life.finished(grid)
+    said = command("importances", study.id)
+    assert said.index("ρ") < said.index("λ")
+    assert "val_accuracy, fanova over 12 complete configurations" in said
+    assert json.loads(command("importances", study.id, "--json"))["n"] == 12
+    code, said = command.refused("importances", life.create().id)
+    assert (code, "10 complete configurations" in said) == (1, True)
+
+
+class TestShow:
+    def test_confirmed_numbers_stand_beside_those_of_the_search(self, command: Command, life: Life) -> None:
+        study = life.create(
+            search_space={"lr": {"type": "float", "low": 0.01, "high": 0.1, "step": 0.01}},
+            confirm={"top_k": 1, "seeds": [7, 8]},
+        )
+        driver = life.start(study)
+        for lr, accuracy in ((0.01, 0.7), (0.02, 0.9)):
+            trials = life.propose(driver, {"lr": lr})
+            for trial in trials:
+                life.train(driver, trial, accuracy)
+        for trial in driver.add_confirming_trials(f"{study.id}-1", [7, 8]):
+            life.train(driver, trial, 0.6)
+        said = command("show", study.id)
+        assert (
+            "val_accuracy in %: 60.0 ± 0.0 (2), 95 % interval [60.0, 60.0], on fresh seeds: the honest number" in said
+        )
+        assert "val_accuracy in % in the search: 70.0 ± 0.0 (2)" in said
+        assert "1 0.01 70.0 ± 0.0 (2) [70.0, 70.0] 60.0 ± 0.0 (2) ★" in said
+        assert "2 0.02 90.0 ± 0.0 (2)" in said
+
+    def test_a_waiting_study_says_why_and_its_share(self, command: Command, life: Life, database: Database) -> None:
+        study = life.create()
+        driver = life.start(study)
+        life.propose(driver, {"lambda": 0.0, "rho": 0.1})
+        driver.heartbeat(60, "no node has a GPU")
+        assert "its trials wait: no node has a GPU" in command("show", study.id)
+        LifecycleStore(database).pause(study.id)
+        driver.leave()
+        said = command("show", study.id)
+        assert "PAUSED" in said
+        assert "its trials wait: its study is paused" in said
+        assert f"`samstudy resume {study.id}` lets it go on" in said
+        assert "PAUSED" in command("list", "--state", "PAUSED")
+
+
+def test_studies_are_compared_by_what_confirms_them_and_it_is_said_how(command: Command, life: Life) -> None:
+    def confirmed(accuracies: tuple[float, float]) -> str:
+        study = life.create(confirm={"top_k": 1, "seeds": [7, 8]})
+        driver = life.start(study)
+        trials = life.propose(driver, {"lambda": 0.0, "rho": 0.1})
+        for trial in trials:
+            life.train(driver, trial, 0.9)
+        for trial, value in zip(
+            driver.add_confirming_trials(trials[0].configuration_id, [7, 8]), accuracies, strict=True
+        ):
+            life.train(driver, trial, value)
+        return study.id
+
+    a, b = confirmed((0.5, 0.6)), confirmed((0.3, 0.45))
+    said = command("compare", a, b)
+    assert "55.0 ± 7.1 (2)" in said
+    assert "paired t, n = 2" in said
+    assert "val_accuracy over the trials that confirm the best configurations on fresh seeds; paired t tests" in said
+    assert "Holm's correction for 1 comparison" in said
+    assert "over the trials of the search" in command("compare", a, life.finished(ACCURACIES).id)
+
+
+def test_a_watcher_stays_through_a_pause(running_api: RunningApi, life: Life, database: Database) -> None:
+    study, lifecycle = life.create(), LifecycleStore(database)
+    steps = iter([lifecycle.pause, lambda _: None, lifecycle.resume, lifecycle.cancel])
+    output = io.StringIO()
+    with Client(running_api.url) as client:
+        console = Console(file=output, width=120)
+        ended = watch_study(client, study.id, console, sleep=lambda _: next(steps)(study.id))
+    assert ended.state is StudyState.CANCELLED
+    said = output.getvalue()
+    assert said.index("PAUSED") < said.rindex("QUEUED") < said.index("CANCELLED")
+    assert "paused by its user" in said
+
+
+def test_ctrl_c_in_a_pause_leaves_the_study_paused(served: RunningApi, life: Life, database: Database) -> None:
+    study = life.create()
+    LifecycleStore(database).pause(study.id)
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "service.cli", "watch", study.id],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as watching:
+        assert watching.stdout is not None
+        assert "PAUSED" in watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        out, err = watching.communicate(timeout=15)
+    assert (watching.returncode, err) == (130, "")
+    assert f"study {study.id} goes on" in out
+    assert life.studies.get(study.id).state is StudyState.PAUSED

@@ -1,0 +1,184 @@
+"""SIGTERM: the processes of the service end in order, and nobody waits for what they held."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from service.store import tables
+from service.store.database import Database
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Life
+
+_DEADLINE_S = 60.0
+
+
+class Process:
+    """A command of samstudy in a process of its own, which logs JSON."""
+
+    def __init__(self, command: str, environment: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        ours = ("SAMSTUDY_", "RAY_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "service.cli", command],
+                env={**inherited, "SAMSTUDY_LOG_FORMAT": "json", **environment},
+                stdout=output,
+                stderr=output,
+            )
+
+    def terminate(self) -> float:
+        """SIGTERM, and the seconds until the process has ended."""
+        begun = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(_DEADLINE_S)
+        return time.monotonic() - begun
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The whole log, which has nothing but JSON objects."""
+        return [json.loads(line) for line in self._log.read_text().splitlines()]
+
+
+@pytest.fixture
+def start(store_url: str, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts a command over the store."""
+    started: list[Process] = []
+
+    def start(command: str, **settings: str) -> Process:
+        environment = {"SAMSTUDY_HOME": str(tmp_path / "home"), "SAMSTUDY_DATABASE_URL": store_url}
+        environment |= {f"SAMSTUDY_{name}": value for name, value in settings.items()}
+        started.append(Process(command, environment, tmp_path / f"{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.process.poll() is None:
+            process.process.kill()
+            process.process.wait(_DEADLINE_S)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False, timeout=5).is_success
+    except httpx.TransportError:
+        return False
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_the_api_ends_its_streams_and_finishes_what_it_was_asked(
+    start: Callable[..., Process],
+    life: Life,
+    a_spec: dict[str, Any],
+    unused_port: int,
+    wait_until: Callable[..., None],
+) -> None:
+    study = life.create()
+    api = start("api", PORT=str(unused_port))
+    base = f"http://127.0.0.1:{unused_port}"
+    wait_until(lambda: answers(f"{base}/readyz"), _DEADLINE_S)
+    streamed: list[str] = []
+    outcome: list[str] = []
+
+    def follow() -> None:
+        try:
+            with httpx.stream("GET", f"{base}/api/v1/studies/{study.id}/events", timeout=60, trust_env=False) as stream:
+                for line in stream.iter_lines():
+                    streamed.append(line)
+            outcome.append("ended")
+        except httpx.HTTPError as error:
+            outcome.append(repr(error))
+
+    following = threading.Thread(target=follow)
+    following.start()
+    wait_until(lambda: bool(streamed), _DEADLINE_S)
+
+    body = json.dumps(a_spec).encode()
+    with socket.create_connection(("127.0.0.1", unused_port), timeout=_DEADLINE_S) as slow:
+        head = "POST /api/v1/studies HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Request-ID: slow\r\n"
+        slow.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:10])
+        wait_until(lambda: answers(f"{base}/healthz"))  # what was sent before it has been taken
+        api.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: refuses(unused_port), _DEADLINE_S)
+        slow.sendall(body[10:])
+        assert slow.recv(65536).startswith(b"HTTP/1.1 201 ")
+
+    assert api.process.wait(_DEADLINE_S) in (0, -signal.SIGTERM)
+    following.join(_DEADLINE_S)
+    assert outcome == ["ended"]
+    assert "event: stream.end" not in streamed  # the study goes on: a client takes the stream up again elsewhere
+    by_request = {line.get("request_id"): line for line in api.lines()}
+    assert by_request["slow"]["status"] == 201
+    assert len(life.studies.events(study.id)) == 1
+
+
+def test_a_reader_that_does_not_read_does_not_keep_the_api(
+    start: Callable[..., Process], life: Life, unused_port: int, wait_until: Callable[..., None]
+) -> None:
+    study = life.create()
+    api = start("api", PORT=str(unused_port))
+    wait_until(lambda: answers(f"http://127.0.0.1:{unused_port}/readyz"), _DEADLINE_S)
+    with socket.create_connection(("127.0.0.1", unused_port), timeout=_DEADLINE_S) as silent:
+        silent.sendall(b"POST /api/v1/studies HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        silent.sendall(f"GET /api/v1/studies/{study.id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert api.terminate() < 30
+
+
+def leader(database: Database) -> str | None:
+    with database.reading() as connection:
+        found: str | None = connection.execute(select(tables.leases.c.holder)).scalar_one_or_none()
+    return found
+
+
+def test_a_controller_that_ends_lets_the_next_one_lead_at_once(
+    start: Callable[..., Process], database: Database, unused_port: int, wait_until: Callable[..., None]
+) -> None:
+    nobody = f"http://127.0.0.1:{unused_port}"
+    settings = {"LEASE_S": "600", "RAY_JOBS_URL": nobody, "MLFLOW_URL": nobody}
+    first = start("controller", **settings)
+    wait_until(lambda: leader(database) is not None, _DEADLINE_S)
+    second = start("controller", **settings)
+    wait_until(lambda: any("runs" in line["message"] for line in second.lines()), _DEADLINE_S)
+    assert str(leader(database)).endswith(f":{first.process.pid}")
+    assert first.terminate() < 30
+    assert first.process.returncode == 0
+    wait_until(lambda: str(leader(database)).endswith(f":{second.process.pid}"), 30)  # and not after ten minutes
+    second.terminate()
+    assert second.process.returncode == 0
+    assert leader(database) is None
+    assert {line["level"] for line in first.lines()} <= {"INFO", "WARNING"}
+
+
+def test_a_controller_whose_store_is_gone_ends_too(
+    start: Callable[..., Process], database: Database, store_url: str, unused_port: int, wait_until: Callable[..., None]
+) -> None:
+    nobody = f"http://127.0.0.1:{unused_port}"
+    controller = start("controller", RAY_JOBS_URL=nobody, MLFLOW_URL=nobody)
+    wait_until(lambda: leader(database) is not None, _DEADLINE_S)
+    with database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE leases RENAME TO gone")
+    wait_until(lambda: any("leases" in line["message"] for line in controller.lines()), _DEADLINE_S)
+    assert controller.terminate() < 30
+    assert controller.process.returncode == 0
+    assert all(line["logger"] for line in controller.lines())
