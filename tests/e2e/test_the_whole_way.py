@@ -1,8 +1,7 @@
-"""A study's whole way: REST, Ray, training, the store, MLflow; and what happens when parts of it die."""
+"""A study's whole way: REST, Ray, training, the store, MLflow. What happens when parts die is in `tests/faults`."""
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from service.client import Client
-from service.study import AttemptState, Reason, StudyState, TrialState
+from service.study import Reason, StudyState, TrialState
 from tests.e2e.conftest import Service, wait_until
 
 LAMBDAS = {"type": "categorical", "choices": [0.0, "1/t"]}
@@ -150,56 +149,3 @@ def test_a_cancelled_study_ends_now_and_nothing_of_it_outlives_it(service: Servi
     wait_for_export(client, study.id)
     tracked = Tracked(service, "cancelled")
     assert {run.info.status for run in tracked.runs()} == {"KILLED"}
-
-
-def test_a_killed_driver_is_replaced_and_no_finished_trial_is_lost_or_run_again(
-    service: Service, client: Client
-) -> None:
-    study = client.submit(spec_for("killed-driver", epochs=150))
-    wait_until(lambda: len(client.trials(study.id, states=[TrialState.SUCCEEDED])) >= 2, what="some trials have ended")
-    finished = {trial.id: trial for trial in client.trials(study.id, states=[TrialState.SUCCEEDED])}
-    (driver,) = service.processes("python", "-m service.tuning.driver", study.id)[-1:]
-    driver.send_signal(signal.SIGKILL)
-
-    ended = study.wait(120)
-    assert ended.state is StudyState.SUCCEEDED
-    assert ended.driver_attempt == 2
-    assert [event.kind for event in client.events(study.id) if event.kind == "driver.lost"] == ["driver.lost"]
-    trials = {trial.id: trial for trial in client.trials(study.id)}
-    assert len(trials) == 8
-    for trial_id, before in finished.items():
-        after = trials[trial_id]
-        assert (after.attempt, after.finished_at, after.objective) == (1, before.finished_at, before.objective)
-    for trial in trials.values():
-        assert trial.state is TrialState.SUCCEEDED
-        assert [result.epoch for result in client.results(study.id, trial.id)] == list(range(1, 151))
-        attempts = client.trial(study.id, trial.id).attempts
-        assert [attempt.state for attempt in attempts[:-1]] == [AttemptState.LOST] * (len(attempts) - 1)
-    wait_for_export(client, study.id)
-    tracked = Tracked(service, "killed-driver")
-    assert set(tracked.children()) == set(trials)
-    assert {run.info.status for run in tracked.runs()} == {"FINISHED"}
-
-
-def test_a_killed_worker_costs_an_attempt_and_the_trial_goes_on_from_its_checkpoint(
-    service: Service, client: Client
-) -> None:
-    spec = spec_for("killed-worker", epochs=600, search_space={"rho": RHOS}, replicates={"seeds": [0]})
-    study = client.submit(spec)
-
-    def both_report() -> bool:  # whichever worker is killed then has a trial to go on with
-        return [trial.epochs_done > 5 for trial in client.trials(study.id)] == [True, True]
-
-    wait_until(both_report, what="both trials report epochs")
-    service.workers()[0].send_signal(signal.SIGKILL)
-    assert study.wait(120).state is StudyState.SUCCEEDED
-    trials = client.trials(study.id)
-    assert sorted(trial.attempt for trial in trials) == [1, 2]
-    (retried,) = [trial for trial in trials if trial.attempt == 2]
-    lost, last = client.trial(study.id, retried.id).attempts
-    assert (lost.state, last.state) == (AttemptState.LOST, AttemptState.SUCCEEDED)
-    assert lost.error
-    results = client.results(study.id, retried.id)
-    assert [result.epoch for result in results] == list(range(1, 601))
-    assert results[0].attempt == 1
-    assert results[-1].attempt == 2

@@ -27,6 +27,8 @@ from tests.trainers.unified_sam.reference import (
 )
 from trainers.unified_sam import UnifiedSAM
 
+pytestmark = pytest.mark.usefixtures("numbers")
+
 BASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"lr": 0.1}),
     "sgd-nesterov": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),

@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.trainers.unified_sam.reference import a_batch, a_model, closure_for, same, weights_of
 from trainers.unified_sam import UnifiedSAM
 
+pytestmark = pytest.mark.usefixtures("numbers")
+
 
 def test_the_saved_weights_lie_in_the_same_memory_at_every_step_and_in_no_copy() -> None:
     model = nn.Linear(300, 300, bias=False)

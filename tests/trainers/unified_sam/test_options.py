@@ -24,6 +24,8 @@ from tests.trainers.unified_sam.reference import (
 from trainers.schedules import Schedule
 from trainers.unified_sam import UnifiedSAM
 
+pytestmark = pytest.mark.usefixtures("numbers")
+
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 
 

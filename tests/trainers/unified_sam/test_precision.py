@@ -11,6 +11,8 @@ from torch.amp.grad_scaler import GradScaler
 from tests.trainers.unified_sam.reference import Batch, HostReads, a_batch, a_model, same, weights_of
 from trainers.unified_sam import UnifiedSAM
 
+pytestmark = pytest.mark.usefixtures("numbers")
+
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 
 

@@ -20,6 +20,8 @@ from tests.trainers.unified_sam.reference import (
 from trainers.schedules import Schedule
 from trainers.unified_sam import UnifiedSAM
 
+pytestmark = pytest.mark.usefixtures("numbers")
+
 Carry = Callable[[nn.Module, UnifiedSAM], tuple[nn.Module, UnifiedSAM]]
 
 

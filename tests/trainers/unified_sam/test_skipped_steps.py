@@ -25,6 +25,8 @@ from trainers.schedules import Schedule
 from trainers.unified_sam import UnifiedSAM
 from trainers.unified_sam.ascent import _zero_unless
 
+pytestmark = pytest.mark.usefixtures("numbers")
+
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("bad_pass", [1, 2])
@@ -72,9 +74,9 @@ def test_a_first_step_that_is_skipped_leaves_no_momentum(fused: bool) -> None:
     assert optimizer.state_dict()["state"] == {}
 
 
-@pytest.mark.parametrize(("fused", "expected"), [(True, 0), (False, 1)])
-def test_a_step_reads_nothing_back_to_the_host_with_a_fused_base_and_one_flag_with_another(
-    fused: bool, expected: int
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_reads_nothing_back_from_a_device_with_a_fused_base_and_one_flag_with_another(
+    fused: bool, numbers: str
 ) -> None:
     model = a_model()
     optimizer = UnifiedSAM(model.parameters(), torch.optim.SGD, rho=0.1, lam=0.5, lr=0.1, momentum=0.9, fused=fused)
@@ -82,7 +84,12 @@ def test_a_step_reads_nothing_back_to_the_host_with_a_fused_base_and_one_flag_wi
     closure = closure_for(model, a_batch(1))
     with HostReads() as reads:
         optimizer.step(closure)
-    assert reads.count == expected
+    assert reads.count == (0 if fused else flags_read(numbers))
+
+
+def flags_read(numbers: str) -> int:
+    """How often a step waits for a device with kernels that cannot be told to skip."""
+    return 1 if numbers == "tensors" else 0
 
 
 def test_a_fused_base_that_keeps_no_state_reads_nothing_back_either() -> None:
@@ -117,7 +124,7 @@ def test_momentum_that_is_turned_on_later_starts_from_a_whole_step() -> None:
     assert_close(model, twin)
 
 
-@pytest.mark.parametrize(("fused", "expected"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize(
     "options",
     [
@@ -131,8 +138,8 @@ def test_momentum_that_is_turned_on_later_starts_from_a_whole_step() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("micro_batches", [1, 3])
-def test_no_option_reads_anything_back_to_the_host(
-    options: dict[str, Any], micro_batches: int, fused: bool, expected: int
+def test_no_option_reads_anything_back_from_a_device(
+    options: dict[str, Any], micro_batches: int, fused: bool, numbers: str
 ) -> None:
     model = a_model()
     optimizer = in_two_groups(model, lr=0.1, momentum=0.9, fused=fused, **options)
@@ -141,7 +148,7 @@ def test_no_option_reads_anything_back_to_the_host(
     closures = [closure_for(model, a_batch(number)) for number in range(micro_batches)]
     with HostReads() as reads:
         optimizer.step_micro_batches(closures, [1 / micro_batches] * micro_batches, model=model)
-    assert reads.count == expected
+    assert reads.count == (0 if fused else flags_read(numbers))
 
 
 def not_a_number(model: nn.Module, optimizer: UnifiedSAM) -> None:
@@ -273,7 +280,7 @@ def test_a_look_at_the_state_does_not_count_as_momentum(buffer: dict[str, None])
 @pytest.mark.parametrize("options", [{}, {"dampening": 0.5}, {"nesterov": True}], ids=str)
 @pytest.mark.parametrize("skipped_at", [None, 2, 3])
 def test_a_parameter_of_fused_sgd_may_have_its_first_gradient_late(
-    options: dict[str, Any], skipped_at: int | None
+    options: dict[str, Any], skipped_at: int | None, numbers: str
 ) -> None:
     outcomes = []
     for fused in (True, False):
@@ -288,7 +295,7 @@ def test_a_parameter_of_fused_sgd_may_have_its_first_gradient_late(
 
             with HostReads() as reads:
                 optimizer.step(closure)
-        assert (optimizer.param_groups[0]["fused"], reads.count) == (fused, 0 if fused else 1)
+        assert (optimizer.param_groups[0]["fused"], reads.count) == (fused, 0 if fused else flags_read(numbers))
         outcomes.append([used.detach(), late.detach()])
     for one, other in zip(*outcomes, strict=True):
         torch.testing.assert_close(one, other)

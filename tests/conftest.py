@@ -1,0 +1,23 @@
+"""What tests of several folders share: the real service, which takes a while to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.embedded_service import Service
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One embedded service for all tests that let it live; it must leave nothing behind when it ends."""
+    from tests.embedded_service import Service
+
+    service = Service(tmp_path_factory.mktemp("service") / "home")
+    yield service
+    status, survivors = service.stop()
+    assert status == 0
+    assert survivors == []

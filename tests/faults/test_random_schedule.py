@@ -1,0 +1,102 @@
+"""A bounded random schedule of faults over a study, from a seed that is printed; afterwards everything must be right.
+
+SAMSTUDY_FAULTS_SEED repeats a run; SAMSTUDY_FAULTS_MINUTES says how long the long test goes on, one study after the
+other.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.study import TrialState
+from tests.embedded_service import Service
+from tests.faults.conftest import submit
+from tests.faults.invariants import Witness
+from tests.faults.schedule import EVERY, OF_POSTGRESQL, QUICK, Strike, Striker, random_schedule
+from tests.postgresql import Databases, PostgresqlServer
+
+SEED = int(os.environ.get("SAMSTUDY_FAULTS_SEED") or secrets.randbelow(2**32))
+MINUTES = float(os.environ.get("SAMSTUDY_FAULTS_MINUTES") or 10)
+
+
+def random_study(seed: int) -> dict[str, Any]:
+    """Changes of a study's spec: another algorithm, early stopping, replicates, what stays of checkpoints."""
+    choose = random.Random(seed)
+    changes: dict[str, Any] = {
+        "checkpoint": {"every_epochs": choose.choice([1, 1, 7]), "keep": choose.choice(["latest", "none"])},
+        "failure": {"max_retries": 100},
+    }
+    if choose.random() < 0.5:
+        changes["search_space"] = {"rho": {"type": "float", "low": 0.01, "high": 0.5, "log": True}}
+        changes["algorithm"] = {"name": choose.choice(["tpe", "random"]), "seed": choose.randrange(1_000)}
+        changes["budget"] = {"max_trials": 6}
+        changes["replicates"] = {"seeds": [0, 1]}
+        if choose.random() < 0.5:
+            changes["scheduler"] = {"name": "asha", "grace_period": 10, "reduction_factor": 2}
+    if choose.random() < 0.3:
+        changes["confirm"] = {"top_k": 1, "seeds": [7]}
+    return changes
+
+
+def run_under_faults(
+    witness: Witness, schedule: list[Strike], seed: int, postgresql: PostgresqlServer | None = None
+) -> None:
+    """Raises what went wrong, with the seed and the schedule."""
+    print(f"SAMSTUDY_FAULTS_SEED={seed}: " + "; ".join(map(str, schedule)))
+    striker = Striker(witness, postgresql)
+    try:
+        witness.wait_for_trials(finished=0)
+        striker.carry_out(schedule)
+        witness.check(reason=witness.wait_for_end(deadline_s=240).reason)
+        assert {trial.state for trial in witness.trials()} <= {TrialState.SUCCEEDED, TrialState.EARLY_STOPPED}
+    except BaseException as error:
+        error.add_note(
+            f"SAMSTUDY_FAULTS_SEED={seed}, study {witness.study_id}, carried out: {striker.done}\n"
+            + "\n".join(map(str, schedule))
+        )
+        raise
+
+
+def test_a_study_survives_a_few_random_faults(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    schedule = random_schedule(SEED, QUICK, faults=4, longest_pause_s=3.0)
+    with capsys.disabled():
+        print(f" SAMSTUDY_FAULTS_SEED={SEED} ", end="")
+    run_under_faults(submit(service, f"random-{SEED}", trials=4, epochs=60), schedule, SEED)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Service, PostgresqlServer | None]]:
+    if request.param == "sqlite":
+        yield request.getfixturevalue("service"), None
+        return
+    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
+    databases: Databases = request.getfixturevalue("databases")
+    service = Service(tmp_path / "home", {"SAMSTUDY_DATABASE_URL": databases.create()})
+    yield service, server
+    assert service.stop() == (0, [])
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(MINUTES * 60 + 900)
+def test_studies_survive_random_faults_for_a_while(
+    any_service: tuple[Service, PostgresqlServer | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service, postgresql = any_service
+    kinds = EVERY if postgresql is None else (*EVERY, *OF_POSTGRESQL)
+    deadline = time.monotonic() + MINUTES * 60 / 2  # on each of the two stores
+    seed = SEED
+    while time.monotonic() < deadline:
+        schedule = random_schedule(seed, kinds, faults=4, longest_pause_s=8.0)
+        with capsys.disabled():
+            print(f"\nSAMSTUDY_FAULTS_SEED={seed}: " + "; ".join(map(str, schedule)), flush=True)
+        witness = submit(service, f"random-{seed}", trials=4, epochs=100, **random_study(seed))
+        run_under_faults(witness, schedule, seed, postgresql)
+        seed += 1

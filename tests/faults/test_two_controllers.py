@@ -1,0 +1,58 @@
+"""Two controllers started by mistake on one store: one leads, the other waits, and neither does harm."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+from sqlalchemy import select
+
+from service.store import tables
+from tests.embedded_service import Service, frozen, wait_until
+from tests.faults.invariants import Witness
+
+
+@pytest.fixture
+def second_controller(service: Service) -> Iterator[subprocess.Popen[bytes]]:
+    """Another controller with the environment of the one that `samstudy up` has started."""
+    (first,) = service.processes("service.cli", "controller")
+    with (service.home / "logs" / "second-controller.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "controller"], env=first.environ(), stdout=log, stderr=log
+        )
+    yield process
+    process.terminate()
+    assert process.wait(30) == 0
+
+
+def leader(service: Service) -> int:
+    """Process id of the controller that holds the lease."""
+    with service.database.reading() as connection:
+        holder = connection.execute(select(tables.leases.c.holder).where(tables.leases.c.name == "controller"))
+        return int(str(holder.scalar_one_or_none() or ":0").rpartition(":")[2])
+
+
+def test_the_second_takes_over_from_a_leader_that_stalls_and_the_first_does_no_harm_when_it_wakes(
+    service: Service, begin: Callable[..., Witness], second_controller: subprocess.Popen[bytes]
+) -> None:
+    (first,) = service.processes("service.cli", "controller")
+    assert leader(service) == first.pid
+    witness = begin("two-controllers", trials=4)
+    witness.wait_for_trials(finished=1)
+    witness.remember()
+    with frozen(first):
+        wait_until(lambda: leader(service) == second_controller.pid, what="the second controller leads")
+        witness.wait_for_trials(finished=2, training=0)
+    study = witness.check(trials=4)
+    assert study.driver_attempt == 1
+    assert leader(service) == second_controller.pid
+
+    another = begin("two-controllers-again", trials=2)
+    with frozen(psutil.Process(second_controller.pid)):  # before the driver has reported anything
+        wait_until(lambda: leader(service) == first.pid, what="the first controller leads again")
+        another.wait_for_trials(finished=1, training=0)
+    assert another.check(trials=2).driver_attempt == 1
+    assert witness.check(trials=4) == study
