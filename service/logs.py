@@ -48,7 +48,7 @@ def configure(log_format: LogFormat, level: LogLevel = "info", **fields: object)
     fields: what every line of the process has, such as the study of a driver.
     """
     handler = _ToStderr()
-    handler.addFilter(_Fields(fields))
+    handler.addFilter(Fields(fields))
     handler.setFormatter(_JsonLines() if log_format == "json" else _TextLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -89,7 +89,7 @@ class _ToStderr(logging.StreamHandler[Any]):
         return sys.stderr
 
 
-class _Fields(logging.Filter):
+class Fields(logging.Filter):
     """Gives every record the fields of its process and of what it is about; its own `extra` comes first."""
 
     def __init__(self, of_process: Mapping[str, object]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
 from search_spaces.checking import shown
 from service.access import Principal, Role
@@ -89,10 +90,13 @@ async def json_body(request: Request) -> object:
         given = f"got {media_type!r}" if media_type else "and the request says nothing"
         raise UnsupportedMediaTypeError(f"Content-Type must be application/json, {given}")
     content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > MAX_BODY_BYTES:
-            raise BodyTooLargeError(f"the body must be at most {MAX_BODY_BYTES:,} bytes")
+    try:
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > MAX_BODY_BYTES:
+                raise BodyTooLargeError(f"the body must be at most {MAX_BODY_BYTES:,} bytes")
+    except ClientDisconnect as error:  # no defect of the service, and nobody reads the answer
+        raise MalformedBodyError("the client hung up before the body was there") from error
     try:
         return json.loads(content.decode(), object_pairs_hook=_unique_pairs)
     except UnicodeDecodeError as error:

@@ -18,10 +18,12 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import QueuePool
 
 from service.errors import StoreUnavailableError
 
 _BUSY_TIMEOUT_S = 15
+_MAX_CONNECTIONS = 15  # of one process; they are kept, because it takes longer to connect than to ask
 _MIGRATION_LOCK = 0x5A75D1  # any number that is the same in every process
 _UNKNOWN_TABLE_OR_COLUMN = ("42P01", "42703")  # PostgreSQL's SQLSTATE
 _READ_ONLY = "25006"
@@ -44,7 +46,14 @@ class Database:
             parsed = make_url(url)
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
             options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}} if self.is_sqlite else {}
-            self._engine: Engine = create_engine(parsed, pool_pre_ping=not self.is_sqlite, **options)
+            self._engine: Engine = create_engine(
+                parsed,
+                poolclass=QueuePool,
+                pool_size=_MAX_CONNECTIONS,
+                max_overflow=0,
+                pool_pre_ping=not self.is_sqlite,
+                **options,
+            )
         except ArgumentError as error:
             raise StoreUnavailableError("SAMSTUDY_DATABASE_URL is not a SQLAlchemy URL") from error
         except ImportError as error:

@@ -45,7 +45,7 @@ def test_a_killed_driver_is_replaced_and_its_trials_go_on(service: Service, begi
 def test_a_killed_worker_costs_an_attempt_and_the_trial_goes_on_from_its_checkpoint(
     service: Service, begin: Callable[..., Witness]
 ) -> None:
-    witness = begin("killed-worker", trials=2, epochs=150)
+    witness = begin("killed-worker", trials=2, epochs=500)
     witness.wait_for_trials(finished=0, training=2, epochs=5)
     kill(service.workers()[:1])
     study = witness.check(trials=2)
