@@ -1,4 +1,4 @@
-"""The ascent of Unified SAM: from gradients to the perturbed weights, without reading a tensor back to the host.
+"""The ascent of Unified SAM: from gradients to the perturbed weights, without reading anything back from a device.
 
 l2:        ε = ρ(1 − λ + λ/‖g‖)·g                     (arXiv 2503.02225, eq. 2)
 adaptive:  ε = ρ(1 − λ + λ/‖T g‖)·T² g, T = |w| + η   (ASAM at λ = 1: Kwon et al. 2021, arXiv 2102.11600, eq. 9)
@@ -13,13 +13,25 @@ gradients: in float32 a norm above about 1e19 is infinite, and elements below ab
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from trainers.schedules import check_lam, check_rho, is_finite_number, value_at
+from trainers.unified_sam.scalars import (
+    Flag,
+    Scalar,
+    at_most,
+    finite_or_zero,
+    global_norm,
+    inverse,
+    norm_of_norms,
+    number_or_zero,
+)
 
 SETTINGS = ("rho", "lam", "adaptive", "eta")
 """What a group of UnifiedSAM says about its ascent."""
@@ -37,12 +49,21 @@ class Ascent(NamedTuple):
 def check_settings(group: Mapping[str, Any]) -> None:
     """Raises ValueError with the rule and the value where a setting of the group is out of range."""
     check_maximize(group)
-    check_rho(group["rho"])
-    check_lam(group["lam"])
-    if not isinstance(group["adaptive"], bool):
-        raise ValueError(f"adaptive must be True or False, got {group['adaptive']!r}")
-    if not is_finite_number(group["eta"], low=0):
-        raise ValueError(f"eta must be a finite number of at least 0, got {group['eta']!r}")
+    settings = group["rho"], group["lam"], group["adaptive"], group["eta"]
+    try:
+        _check_values(*settings)
+    except TypeError:  # the cache takes no lists, nor does the check
+        _check_values.__wrapped__(*settings)
+
+
+@lru_cache(typed=True)  # a step checks what it is told, which mostly is what it was told before; 1 is not True
+def _check_values(rho: object, lam: object, adaptive: object, eta: object) -> None:
+    check_rho(rho)
+    check_lam(lam)
+    if not isinstance(adaptive, bool):
+        raise ValueError(f"adaptive must be True or False, got {adaptive!r}")
+    if not is_finite_number(eta, low=0):
+        raise ValueError(f"eta must be a finite number of at least 0, got {eta!r}")
 
 
 def check_maximize(group: Mapping[str, Any]) -> None:
@@ -60,33 +81,33 @@ def check_limit(name: str, limit: object) -> None:
 def ascent_at(group: Mapping[str, Any], t: int) -> Ascent:
     """The group's ascent at step t, from 1. Raises ValueError as `check_settings` does: a group may change any time."""
     check_settings(group)
-    return Ascent(value_at(group["rho"], t), value_at(group["lam"], t), group["adaptive"], group["eta"])
+    return Ascent(float(value_at(group["rho"], t)), float(value_at(group["lam"], t)), group["adaptive"], group["eta"])
 
 
-def ascent_scale(grad_norm: Tensor, *, rho: float, lam: float) -> Tensor:
+def ascent_scale(grad_norm: Scalar, *, rho: float, lam: float, largest: float = sys.float_info.max) -> Scalar:
     """Factor s of the ascent step w + s·g; lam = 0 is USAM (s = rho), lam = 1 is SAM (s = rho / ‖g‖).
 
-    grad_norm: (), the global L2 norm of g, finite. Where it is zero or so small that s overflows, s is 0: there is no
+    grad_norm: the global L2 norm of g, finite. Where it is zero or so small that s overflows, s is 0: there is no
     direction to ascend along.
+    largest: the largest number in the precision of g, for a norm that is a float.
     """
-    scale = grad_norm.reciprocal().mul_(rho * lam).add_(rho * (1 - lam))
-    return scale.nan_to_num_(nan=0.0, posinf=0.0)
+    return finite_or_zero(rho * (1 - lam) + rho * lam * inverse(grad_norm), largest)
 
 
-def clip_factor(norm: Tensor, limit: float) -> Tensor:
-    """Factor that brings a norm, (), down to the limit where it is above: min(1, limit/norm)."""
-    return (limit / norm).clamp_(max=1.0)
+def clip_factor(norm: Scalar, limit: float) -> Scalar:
+    """Factor that brings a norm down to the limit where it is above: min(1, limit/norm)."""
+    return at_most(limit * inverse(norm), 1.0)
 
 
 def ascend(
     parts: Mapping[Ascent, tuple[list[Tensor], list[Tensor]]], *, max_perturbation: float | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Scalar, Scalar]:
     """Moves the parameters to the ascent point, in place; to be called without autograd.
 
     parts: parameters and their gradients by how they ascend, at least one part and no empty one; the gradients are used
     as scratch space. One norm over all of them counts. Where it is not finite, the parameters stay where they are.
     max_perturbation: the largest radius of the whole ascent; a longer one is shortened to it.
-    Returns ‖g‖ and the radius of the ascent, both ().
+    Returns ‖g‖ and the radius of the ascent.
     """
     parts = {ascent: (params, _as_wide(gradients)) for ascent, (params, gradients) in parts.items()}
     grad_norms = [global_norm(gradients) for _, gradients in parts.values()]
@@ -104,10 +125,13 @@ def ascend(
             norms.append(plain_norm)
     norm = norm_of_norms(norms)
     is_finite = norm < math.inf
-    norm = norm.nan_to_num(nan=0.0, posinf=0.0)  # no direction, so that s is 0 as well
-    scales = [ascent_scale(norm, rho=ascent.rho, lam=ascent.lam) for ascent in parts]
+    norm = finite_or_zero(norm)  # no direction, so that s is 0 as well
+    scales = [
+        ascent_scale(norm, rho=ascent.rho, lam=ascent.lam, largest=_largest_number(gradients))
+        for ascent, (_, gradients) in parts.items()
+    ]
     radius = norm_of_norms([scale * part for scale, part in zip(scales, norms, strict=True)])
-    radius = radius.nan_to_num(nan=0.0)  # where a part's norm is infinite
+    radius = number_or_zero(radius)  # where a part's norm is infinite
     if max_perturbation is not None:
         factor = clip_factor(radius, max_perturbation)
         radius = radius * factor
@@ -121,6 +145,11 @@ def ascend(
 def _as_wide(tensors: list[Tensor]) -> list[Tensor]:
     """The tensors, those in float16 in float32: neither s nor T g need lie in the range of float16."""
     return [tensor.float() if tensor.dtype == torch.float16 else tensor for tensor in tensors]
+
+
+def _largest_number(tensors: list[Tensor]) -> float:
+    """The largest number that each of the tensors can hold."""
+    return min(torch.finfo(dtype).max for dtype in {tensor.dtype for tensor in tensors})
 
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -137,37 +166,18 @@ def _zero_unless(is_finite: Tensor, gradients: list[Tensor]) -> None:
 
 
 def _add_scaled(
-    params: list[Tensor], gradients: list[Tensor], scale: Tensor, sizes: list[Tensor] | None, is_finite: Tensor
+    params: list[Tensor], gradients: list[Tensor], scale: Scalar, sizes: list[Tensor] | None, is_finite: Flag
 ) -> None:
-    """params += scale · gradients, times sizes if there are any, where is_finite, (); overwrites the gradients."""
-    if params[0].device.type == "cpu":
-        if not is_finite.numpy():  # a look into the host's own memory, which waits for nothing
-            return
-        if sizes is None:
-            torch._foreach_addcmul_(params, gradients, [scale] * len(params))  # once through memory
-            return
-    else:
+    """params += scale · gradients, times sizes if there are any, where is_finite; overwrites the gradients."""
+    if isinstance(is_finite, Tensor):
         _zero_unless(is_finite, gradients)
+    elif not is_finite:
+        return
+    if isinstance(scale, float) and sizes is None:
+        torch._foreach_add_(params, gradients, alpha=scale)  # once through memory
+        return
     torch._foreach_mul_(gradients, scale)
     if sizes is None:
         torch._foreach_add_(params, gradients)
     else:
         torch._foreach_addcmul_(params, gradients, sizes)
-
-
-def global_norm(tensors: list[Tensor]) -> Tensor:
-    """L2 norm over all elements of at least one tensor, in float32, or in float64 where there is a float64 tensor."""
-    precise = any(tensor.dtype == torch.float64 for tensor in tensors)
-    dtype = torch.float64 if precise else torch.float32
-    norms = torch._foreach_norm(tensors, 2, dtype=dtype)
-    norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    return norm
-
-
-def norm_of_norms(norms: list[Tensor]) -> Tensor:
-    """L2 norm of the norms, (), of several parts, in the precision of the most precise."""
-    if len(norms) == 1:
-        return norms[0]
-    dtype = max((norm.dtype for norm in norms), key=lambda item: item.itemsize)
-    norm: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(dtype) for norm in norms]))
-    return norm

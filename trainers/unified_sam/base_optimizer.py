@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from trainers.unified_sam.ascent import SETTINGS, check_maximize
+from trainers.unified_sam.scalars import Flag
 
 PREFIX = "base_"
 """Begins the name of a setting of the base optimizer that a setting of Unified SAM is called as well."""
@@ -62,24 +63,26 @@ def load_exactly(base: Optimizer, state_dict: dict[str, Any]) -> None:
                 base.state[param][name] = value.to(base.state[param][name].device, copy=True)
 
 
-def step_unless(is_skipped: Tensor, base: Optimizer, *, contested: tuple[str, ...]) -> None:
-    """Steps along the gradients, or changes nothing where is_skipped, (), bool.
+def step_unless(is_skipped: Flag, base: Optimizer, *, contested: tuple[str, ...]) -> None:
+    """Steps along the gradients, or changes nothing where is_skipped.
 
     contested: names that the groups hold twice, without the prefix for Unified SAM and with it for the base optimizer.
 
-    As torch.amp.GradScaler does: a fused kernel skips on the device. Not where SGD's momentum begins, whose new buffer
-    a skip would leave uninitialised; there, and with other kernels, the flag is read back.
+    A flag that a device holds is left there where the step is a fused kernel, which skips by itself, as under
+    torch.amp.GradScaler. Not where SGD's momentum begins, whose new buffer a skip would leave uninitialised; there, and
+    with other kernels, it is read back.
     """
     with _under_its_names(base, contested) if contested else nullcontext():
-        if _skips_on_device(base):
+        if isinstance(is_skipped, Tensor) and _skips_on_device(base):
             base.grad_scale = None  # type: ignore[attr-defined]
             base.found_inf = is_skipped.float()  # type: ignore[attr-defined]
             try:
                 base.step()
             finally:
                 del base.grad_scale, base.found_inf  # type: ignore[attr-defined]
-        elif not bool(is_skipped):
-            with _late_first_steps(base):
+        elif not is_skipped:
+            late = _groups_with_late_first_steps(base)
+            with _not_fused(late) if late else nullcontext():
                 base.step()
 
 
@@ -102,35 +105,35 @@ def _skips_on_device(base: Optimizer) -> bool:
     The groups say it, and no attribute of the optimizer: a copy loses those, and a loaded state brings its own groups.
     """
     return type(base) in _SKIPS_ON_DEVICE and all(
-        group.get("fused")
-        and not group.get("foreach")
-        and all(_has_momentum(base, group, param) for param in group["params"] if param.grad is not None)
+        group.get("fused") and not group.get("foreach") and False not in _momentum_begun(base, group)
         for group in base.param_groups
     )
 
 
-def _has_momentum(base: Optimizer, group: Mapping[str, Any], param: Tensor) -> bool:
-    """Whether the momentum that SGD keeps for the parameter, if any, has begun. A look at `state` begins none."""
+def _momentum_begun(base: Optimizer, group: Mapping[str, Any]) -> set[bool]:
+    """Whether the momentum that SGD keeps has begun, over the group's parameters with a gradient; else no answer."""
     if not isinstance(base, torch.optim.SGD) or group["momentum"] == 0:
-        return True
-    return base.state.get(param, {}).get("momentum_buffer") is not None
+        return set()
+    used = [base.state.get(param) for param in group["params"] if param.grad is not None]  # a look-up begins no state
+    return {state is not None and state.get("momentum_buffer") is not None for state in used}
 
 
-@contextmanager
-def _late_first_steps(base: Optimizer) -> Iterator[None]:
-    """Within, SGD is not fused in groups where some parameters have momentum and others, used late, have none yet.
+def _groups_with_late_first_steps(base: Optimizer) -> list[dict[str, Any]]:
+    """The groups of fused SGD in which some parameters have momentum and others, used late, have none yet.
 
     The fused kernel fails there, and the others begin the momentum of those parameters as ever.
     """
-    late = []
-    for group in base.param_groups:
-        begun = {_has_momentum(base, group, param) for param in group["params"] if param.grad is not None}
-        if group.get("fused") and len(begun) == 2:
-            late.append((group, group["fused"]))
-    for group, _ in late:
+    return [group for group in base.param_groups if group.get("fused") and len(_momentum_begun(base, group)) == 2]
+
+
+@contextmanager
+def _not_fused(groups: list[dict[str, Any]]) -> Iterator[None]:
+    """Within, the groups use other kernels than the fused ones."""
+    kernels = [group["fused"] for group in groups]
+    for group in groups:
         group["fused"] = None
     try:
         yield
     finally:
-        for group, fused in late:
-            group["fused"] = fused
+        for group, kernel in zip(groups, kernels, strict=True):
+            group["fused"] = kernel

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from trainers.schedules import is_finite_number
+from trainers.unified_sam.scalars import Scalar
 
 
 def with_gradient(params: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -54,11 +55,15 @@ def check_shares(shares: Sequence[float], count: int) -> None:
         raise ValueError(f"shares must be numbers of at least 0 that sum to 1, got {list(shares)!r}")
 
 
-def weighted_mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """Σ share_i · value_i of scalars, (); the value itself where it is the only one."""
-    if len(values) == 1:
-        return values[0]
-    return torch.stack([value.detach() * share for value, share in zip(values, shares, strict=True)]).sum()
+Number = TypeVar("Number", Tensor, Scalar)
+
+
+def weighted_mean(values: Sequence[Number], shares: Sequence[float]) -> Number:
+    """Σ share_i · value_i of numbers, to be taken without autograd; the value itself where it is the only one."""
+    mean, *others = [value * share for value, share in zip(values, shares, strict=True)] if len(values) > 1 else values
+    for other in others:
+        mean = mean + other
+    return mean
 
 
 class GradientMean:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from trainers.unified_sam.scalars import Flag
+
 
 def unscale(gradients: list[Tensor], scaler: GradScaler | None) -> None:
     """Divides gradients of a loss that `scaler.scale` has scaled by the scale, in place, without telling the scaler.
@@ -23,13 +25,14 @@ def unscale(gradients: list[Tensor], scaler: GradScaler | None) -> None:
     torch._foreach_mul_(gradients, scale.double().reciprocal().float())
 
 
-def update_scale(scaler: GradScaler | None, is_skipped: Tensor) -> None:
-    """Tells the scaler whether a pass has overflowed, (), bool: the scale falls or grows as after a plain step."""
+def update_scale(scaler: GradScaler | None, is_skipped: Flag) -> None:
+    """Tells the scaler whether a pass has overflowed: the scale falls or grows as after a plain step."""
     if scaler is None or not scaler.is_enabled():
         return
     # A scaler learns from gradients alone, so it is shown one that says it all.
-    witness = torch.zeros((), device=is_skipped.device)
-    witness.grad = torch.where(is_skipped, torch.inf, 0.0)
+    flag = torch.as_tensor(is_skipped)
+    witness = torch.zeros((), device=flag.device)
+    witness.grad = torch.where(flag, torch.inf, 0.0)
     stand_in = SimpleNamespace(param_groups=[{"params": [witness]}])
     scaler.unscale_(stand_in)  # type: ignore[arg-type]
     scaler.update()

@@ -6,7 +6,6 @@ One optimizer around any base optimizer of torch. λ = 1 is SAM, λ = 0 is USAM,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,13 +17,14 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from trainers.batchnorm import frozen_running_statistics
 from trainers.schedules import Setting
-from trainers.unified_sam.ascent import Ascent, ascend, ascent_at, check_limit, clip_factor, global_norm
+from trainers.unified_sam.ascent import Ascent, ascend, ascent_at, check_limit, clip_factor
 from trainers.unified_sam.base_optimizer import load_exactly, step_unless
 from trainers.unified_sam.distributed import local_gradients, mean_over_replicas
 from trainers.unified_sam.gradients import GradientMean, check_shares, clear_gradients, weighted_mean, with_gradient
 from trainers.unified_sam.loss_scaling import unscale, update_scale
 from trainers.unified_sam.saved_state import OwnState, join_state, split_state
 from trainers.unified_sam.saved_weights import SavedWeights
+from trainers.unified_sam.scalars import Flag, Scalar, global_norm, is_not_finite, number, tensor_of
 from trainers.unified_sam.wrapping import WrappingOptimizer
 
 Closure = Callable[[], Tensor]
@@ -74,8 +74,8 @@ class UnifiedSAM(WrappingOptimizer):
     they are and `skipped_steps` grows by one. After such a first pass there is no ascent: the second one runs at the
     weights of the first. `trainers.unified_sam.ascent` says which gradients have a norm.
 
-    No tensor is read back to the host, except one flag per step where the base optimizer cannot be told to skip on the
-    device. It can where SGD, Adam, AdamW or Adagrad is fused in all groups, except where SGD's momentum begins.
+    Nothing is read back from a device, except one flag per step where the base optimizer cannot be told to skip there.
+    It can where SGD, Adam, AdamW or Adagrad is fused in all groups, except where SGD's momentum begins.
 
     Autocast to bfloat16 needs nothing more. For float16 give a step a GradScaler as `scaler`, and have the closure call
     `scaler.scale(loss).backward()`: the step unscales, skips where a pass overflows, and updates the scaler once.
@@ -107,8 +107,8 @@ class UnifiedSAM(WrappingOptimizer):
         super().__init__(params, settings, base_optimizer, base_arguments)
         self._t = 0
         self._skipped_steps = torch.zeros((), dtype=torch.int64)
-        self._last_grad_norm = torch.zeros(())
-        self._last_perturbation_norm = torch.zeros(())
+        self._last_grad_norm: Scalar = 0.0
+        self._last_perturbation_norm: Scalar = 0.0
         self._saved = SavedWeights()
 
     @property
@@ -125,10 +125,12 @@ class UnifiedSAM(WrappingOptimizer):
     def last_grad_norm(self) -> Tensor:
         """(), L2 norm of the last first-pass gradient over all parameters, not finite where the pass overflowed.
 
+        In float64 on the CPU, elsewhere in the precision in which it was taken.
+
         Where micro-batches, or replicas, ascend each along its own gradient, the mean of their norms; where none
         ascends, every rho being 0, the norm of their mean gradient.
         """
-        return self._last_grad_norm
+        return tensor_of(self._last_grad_norm)
 
     @property
     def last_perturbation_norm(self) -> Tensor:
@@ -136,7 +138,7 @@ class UnifiedSAM(WrappingOptimizer):
 
         Over micro-batches and replicas the mean, as for `last_grad_norm`.
         """
-        return self._last_perturbation_norm
+        return tensor_of(self._last_perturbation_norm)
 
     @property
     def is_perturbed(self) -> bool:
@@ -304,12 +306,12 @@ class UnifiedSAM(WrappingOptimizer):
             self._descend(gradients, None, scaler)
         return weighted_mean(losses, shares)
 
-    def _zero(self) -> Tensor:
-        """(), the norm of no gradients, on the parameters' device: a copy from the host would wait for it."""
+    def _zero(self) -> Scalar:
+        """The norm of no gradients, on the parameters' device: a copy from the host would wait for it."""
         params = [param for group in self.param_groups for param in group["params"]]
-        return torch.zeros((), device=params[0].device if params else None)
+        return number(torch.zeros((), device=params[0].device if params else None))
 
-    def _ascend(self, ascents: list[Ascent], scaler: GradScaler | None) -> tuple[Tensor, Tensor]:
+    def _ascend(self, ascents: list[Ascent], scaler: GradScaler | None) -> tuple[Scalar, Scalar]:
         """Saves the weights and moves them to the ascent point; returns the gradient's norm and the ascent's radius."""
         parts: dict[Ascent, tuple[list[Tensor], list[Tensor]]] = {}
         for group, ascent in zip(self.param_groups, ascents, strict=True):
@@ -333,27 +335,33 @@ class UnifiedSAM(WrappingOptimizer):
     def _agree(self, model: nn.Module | None) -> None:
         """Makes replicas that ascended each on its own report the same norms, and skip the same steps."""
         if not self.synchronise:
-            norms = torch.stack((self._last_grad_norm, self._last_perturbation_norm))
-            self._last_grad_norm, self._last_perturbation_norm = mean_over_replicas(norms, model)
+            norms = torch.stack((self.last_grad_norm, self.last_perturbation_norm))
+            self._last_grad_norm, self._last_perturbation_norm = map(number, mean_over_replicas(norms, model))
 
-    def _descend(self, gradients: list[Tensor], first_norm: Tensor | None, scaler: GradScaler | None) -> None:
+    def _descend(self, gradients: list[Tensor], first_norm: Scalar | None, scaler: GradScaler | None) -> None:
         """Steps the base optimizer where both norms are finite; counts the step either way.
 
         gradients: all that the parameters hold.
-        first_norm: (), that of the ascent's gradient; None where there was no ascent.
+        first_norm: that of the ascent's gradient; None where there was no ascent.
         """
         norm = global_norm(gradients) if gradients else self._zero()
         if first_norm is None:
-            self._last_grad_norm, self._last_perturbation_norm = norm, torch.zeros_like(norm)
-        is_skipped = torch.logical_not((norm if first_norm is None else norm + first_norm) < math.inf)
+            self._last_grad_norm, self._last_perturbation_norm = norm, self._zero()
+        is_skipped = is_not_finite(norm if first_norm is None else norm + first_norm)
         if self.clip_norm is not None and gradients:
             torch._foreach_mul_(gradients, clip_factor(norm, self.clip_norm))
         step_unless(is_skipped, self.base, contested=self._contested)
         self._t += 1
         self._opt_called = True  # what learning-rate schedulers look at to know that a step came before theirs
-        self._skipped_steps = self._skipped_steps.to(is_skipped.device) + is_skipped
+        self._count_skip(is_skipped)
         update_scale(scaler, is_skipped)
         torch.clear_autocast_cache()  # as the weights have moved
+
+    def _count_skip(self, is_skipped: Flag) -> None:
+        if isinstance(is_skipped, Tensor):
+            self._skipped_steps = self._skipped_steps.to(is_skipped.device) + is_skipped
+        elif is_skipped:
+            self._skipped_steps = self._skipped_steps + 1
 
 
 def _second_pass(model: nn.Module | None) -> AbstractContextManager[None]:

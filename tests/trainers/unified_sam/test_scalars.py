@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -85,3 +87,32 @@ def test_a_scale_beyond_the_precision_of_some_gradients_is_no_error() -> None:
     optimizer.first_step()
     optimizer.abandon_step()
     assert [weight.tolist() for weight in weights] == [[1, 1], [1, 1]]
+
+
+@pytest.mark.usefixtures("numbers")
+@pytest.mark.parametrize("as_kind", [np.float64, Fraction, int], ids=lambda kind: kind.__name__)
+def test_settings_may_be_real_numbers_of_any_kind(as_kind: Callable[[float], float]) -> None:
+    weights = []
+    for kind in (as_kind, float):
+        weight = nn.Parameter(torch.ones(2))
+        optimizer = UnifiedSAM([weight], torch.optim.SGD, rho=kind(2.0), lam=kind(1.0), lr=0.1)
+        weight.grad = torch.ones(2)
+        optimizer.first_step()
+        weights.append(weight.tolist())
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.usefixtures("numbers")
+def test_without_an_ascent_the_radius_is_zero_even_where_the_gradient_is_infinite() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = UnifiedSAM([weight], torch.optim.SGD, rho=0.0, lr=0.1)
+
+    def closure() -> Tensor:
+        loss = (weight * math.inf).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert (weight.tolist(), int(optimizer.skipped_steps)) == ([1, 1], 1)
+    assert float(optimizer.last_grad_norm) == math.inf
+    assert float(optimizer.last_perturbation_norm) == 0
