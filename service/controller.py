@@ -107,9 +107,8 @@ class Controller:
         to report, finished trials among it, would be refused.
         """
         since = self._in_contact_since
-        if since is None or self._clock() - since < self._config.lease_s:
-            return []
-        return self._store.overdue_drivers()
+        just_back = since is None or self._clock() - since < self._config.lease_s
+        return self._store.overdue_drivers(given_up=just_back)
 
     def _replace(self, claim: DriverClaim) -> None:
         """Declares a driver lost; its job is stopped first, in case it is merely silent and holds its workers."""

@@ -273,7 +273,7 @@ class DrivingStore:
             connection.execute(
                 tables.studies.update()
                 .where(tables.studies.c.id == self._study_id)
-                .values(lease_expires_at=self._database.now(connection))
+                .values(lease_expires_at=records.GIVEN_UP)
             )
 
     def leave(self) -> StudyState:

@@ -151,11 +151,11 @@ class ReconcilingStore:
             elif StudyState(study.state).has_driver:
                 records.set_study_state(connection, study, StudyState.QUEUED, at=now, waiting_reason=waiting_reason)
 
-    def overdue_drivers(self) -> list[DriverClaim]:
-        """Drivers whose lease has run out."""
+    def overdue_drivers(self, *, given_up: bool = False) -> list[DriverClaim]:
+        """Drivers whose lease has run out; given_up: only those that have given it up themselves."""
         table = tables.studies
         with self._database.reading() as connection:
-            now = self._database.now(connection)
+            now = records.GIVEN_UP + timedelta(seconds=1) if given_up else self._database.now(connection)
             rows = connection.execute(
                 select(table.c.id, table.c.driver_attempt).where(
                     table.c.state.in_(_DRIVEN),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -21,6 +21,9 @@ from service.study import (
     TrialState,
     check_study_transition,
 )
+
+GIVEN_UP = datetime(1970, 1, 1, tzinfo=UTC)
+"""When the lease of a driver ended that has given it up by itself."""
 
 Record = TypeVar("Record", bound=BaseModel)
 

@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from service.study import StudyState, TrialState
 from tests.e2e.test_the_whole_way import spec_for
 from tests.embedded_service import Service, wait_until
@@ -14,6 +16,7 @@ LEASE_S = 90
 EPOCHS = 100
 
 
+@pytest.mark.soak
 def test_what_is_asked_to_end_hands_over_at_once(tmp_path: Path) -> None:
     settings = {"SAMSTUDY_LEASE_S": str(LEASE_S), "SAMSTUDY_LOG_FORMAT": "json"}
     service = Service(tmp_path / "home", settings)

@@ -5,10 +5,13 @@ import pytest
 from service.errors import InvalidTransitionError
 from service.study import StudyState, TrialState, check_study_transition, check_trial_transition
 
+ENDED = {StudyState.SUCCEEDED, StudyState.FAILED, StudyState.CANCELLED}
 STUDY_PATHS = {
-    StudyState.QUEUED: {StudyState.RUNNING, StudyState.CANCELLED, StudyState.FAILED},
-    StudyState.RUNNING: set(StudyState) - {StudyState.RUNNING},
-    StudyState.STOPPING: {StudyState.SUCCEEDED, StudyState.FAILED, StudyState.CANCELLED},
+    StudyState.QUEUED: {StudyState.RUNNING, StudyState.STOPPING, StudyState.PAUSED, *ENDED},
+    StudyState.RUNNING: {StudyState.QUEUED, StudyState.STOPPING, *ENDED},
+    StudyState.STOPPING: {StudyState.QUEUED, StudyState.RUNNING, StudyState.PAUSED, *ENDED},
+    StudyState.PAUSED: {StudyState.QUEUED, StudyState.SUCCEEDED, StudyState.CANCELLED},
+    **{ended: {StudyState.QUEUED} for ended in ENDED},
 }
 
 
@@ -22,16 +25,17 @@ def test_a_study_goes_only_where_it_can(old: StudyState, new: StudyState) -> Non
         check_study_transition(old, new)
 
 
-@pytest.mark.parametrize("state", [state for state in StudyState if state.is_final])
-def test_a_study_that_has_ended_stays_as_it_is(state: StudyState) -> None:
-    for new in StudyState:
+@pytest.mark.parametrize("state", sorted(ENDED))
+def test_a_study_that_has_ended_can_only_be_queued_again(state: StudyState) -> None:
+    check_study_transition(state, StudyState.QUEUED)
+    for new in set(StudyState) - {StudyState.QUEUED}:
         with pytest.raises(InvalidTransitionError):
             check_study_transition(state, new)
 
 
 def test_the_final_states_are_these() -> None:
     assert {state for state in StudyState if state.is_final} == {"SUCCEEDED", "FAILED", "CANCELLED"}
-    assert {state for state in TrialState if not state.is_final} == {"PENDING", "RUNNING"}
+    assert {state for state in TrialState if not state.is_final} == {"PENDING", "RUNNING", "PAUSED"}
 
 
 @pytest.mark.parametrize("new", [state for state in TrialState if state.is_final])
