@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_AGAIN_S = 1.0
+_AGAIN_S = 0.25
 
 
 class OutOfTimeError(BaseException):
@@ -20,8 +20,8 @@ class OutOfTimeError(BaseException):
 def time_limit(deadline: float | None) -> Iterator[None]:
     """Raises OutOfTimeError within once `time.monotonic()` has reached the deadline; None: there is none.
 
-    In the main thread of a process it interrupts whatever Python code runs there, and a call into a library as soon as
-    that returns; elsewhere, where signals cannot be used, the deadline is looked at only on entering. The handler of
+    In the main thread of a process it interrupts whatever Python code runs there, but for an import, whose module would
+    stay half made for all that comes later in the process, and a call into a library as soon as that returns; elsewhere, where signals cannot be used, the deadline is looked at only on entering. The handler of
     SIGALRM and the timer that were there before are there again afterwards.
     """
     if deadline is None:
@@ -48,5 +48,15 @@ def time_limit(deadline: float | None) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(1e-6, began + delay_s - time.monotonic()), interval_s)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise OutOfTimeError
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    if not _imports(frame):  # else the next alarm comes later
+        raise OutOfTimeError
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether one of the calls that are under way is an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

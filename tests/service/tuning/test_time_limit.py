@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import importlib
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +109,14 @@ def test_outside_the_main_thread_the_deadline_is_looked_at_before() -> None:
     thread.start()
     thread.join(10)
     assert seen == ["not interrupted", "too late"]
+
+
+def test_an_import_is_not_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module would stay half made, and the next trial in this process would not find what it needs."""
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(0.6)\nDONE = True\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(OutOfTimeError), time_limit(time.monotonic() + 0.1):  # noqa: PT012
+        module = importlib.import_module("slow_to_import")
+        while True:
+            time.sleep(0.01)
+    assert module.DONE
