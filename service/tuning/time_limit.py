@@ -20,9 +20,10 @@ class OutOfTimeError(BaseException):
 def time_limit(deadline: float | None) -> Iterator[None]:
     """Raises OutOfTimeError within once `time.monotonic()` has reached the deadline; None: there is none.
 
-    In the main thread of a process it interrupts whatever Python code runs there, but for an import, whose module would
-    stay half made for all that comes later in the process, and a call into a library as soon as that returns; elsewhere, where signals cannot be used, the deadline is looked at only on entering. The handler of
-    SIGALRM and the timer that were there before are there again afterwards.
+    In the main thread of a process it interrupts whatever Python code runs there, and a call into a library as soon as
+    that returns; not an import, whose module would stay half made for all that comes later in the process. Elsewhere,
+    where signals cannot be used, the deadline is looked at only on entering. The handler of SIGALRM and the timer that
+    were there before are there again afterwards.
     """
     if deadline is None:
         yield
