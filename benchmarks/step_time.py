@@ -7,6 +7,9 @@ Every contestant trains its own copy of the model on the same batch, with the sa
 kernels, in rounds: each round times one after the other, beginning with another one each time, and the ratio of a round
 is taken within it. Printed are medians over the rounds, of which small models get three times as many.
 
+Not every contestant gives the same. Ours and pytorch_optimizer write the weights back into their own memory, which the
+textbook loop replaces by the memory of its copies. Ours alone skips a step where a gradient is not finite.
+
 Two forward-backward passes make 2.0; Unified SAM has to stay within 2.05 on the convolutional networks. On CUDA the
 script also compiles the models, and says which share of the device's matrix product peak (measured here, bfloat16) the
 floating-point operations of forward and backward come to.
