@@ -29,6 +29,7 @@ class Cell(BaseModel):
     configuration_id: str
     number: int = Field(description="of the configuration that is shown")
     objective: Summary | None = Field(description="null while none of its trials has succeeded")
+    confirmed: Summary | None = Field(None, description="the objective on fresh seeds; null where it was not confirmed")
     complete: bool = Field(description="every trial of the configuration succeeded")
     configurations: int = Field(description="how many configurations lie here; above 1 where other parameters vary")
 
@@ -149,6 +150,7 @@ def _cells(results: Iterable[ConfigurationSummary], mode: Literal["max", "min"],
                 configuration_id=shown.configuration.id,
                 number=shown.configuration.number,
                 objective=shown.objective,
+                confirmed=shown.confirmed,
                 complete=shown.complete,
                 configurations=len(there),
             )

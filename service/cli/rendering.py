@@ -106,7 +106,9 @@ def progress_line(study: StudyDetail, *, now: datetime) -> Text:
         _duration(((study.finished_at or now) - began).total_seconds()),
     ]
     line = Text.assemble(_state(study), "  ", ", ".join(parts))
-    if study.waiting_reason:
+    if study.state is StudyState.STOPPING and study.waiting_reason:
+        line.append(f"  ({study.waiting_reason})")
+    elif study.waiting_reason and not counts.get(TrialState.RUNNING):
         line.append(f"  (waits: {study.waiting_reason})")
     return line
 

@@ -11,6 +11,7 @@ from service.analysis.surface import Cell, Panel, Surface
 from service.cli.rendering import BEST, SYMBOLS, metric_label, plain_table, shown_mean, shown_value
 from service.spec import Objective
 
+NOTHING_YET = "…"
 MAX_COLUMNS = 8
 MAX_ROWS = 12
 
@@ -29,7 +30,11 @@ def surface_tables(surface: Surface, *, objective: Objective, seeds: int, width:
     if not surface.panels:
         return Text("no results yet")
     body = _arranged(surface, objective, seeds, width)
-    notes = [f"{metric_label(objective)}, mean ± std (n) over seeds, {BEST} best"]
+    confirmed = surface.best is not None and surface.best.confirmed is not None
+    by = " by its mean on fresh seeds" if confirmed else ""
+    notes = [f"{metric_label(objective)}, mean ± std (n) over seeds, {BEST} best{by}"]
+    if any(cell.objective is None for panel in surface.panels for cell in panel.cells):
+        notes.append(f"{NOTHING_YET} none of its trials has succeeded")
     if any(cell.configurations > 1 for panel in surface.panels for cell in panel.cells):
         notes.append("each cell shows its best configuration")
     if surface.left_out:
@@ -94,7 +99,7 @@ def _shown_cell(cell: Cell | None, best: Cell | None, objective: Objective, seed
     if cell is None:
         return Text("")
     if cell.objective is None:
-        return Text("…", style="dim")
+        return Text(NOTHING_YET, style="dim")
     n = cell.objective.n
     said = f"{shown_mean(cell.objective, objective.metric)} ({n}{'' if cell.complete else f'/{seeds}'})"
     text = said.replace(" ± ", "\u00a0±\u00a0")

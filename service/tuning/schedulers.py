@@ -12,7 +12,7 @@ from service.spec import StudySpec
 from service.spec_sections import AshaScheduler
 from service.store.driving import StudySnapshot
 from service.study import Purpose
-from service.tuning.progress import IssuedTrial
+from service.tuning.decisions import IssuedTrial
 from trainers.config import defaults
 
 
@@ -65,9 +65,10 @@ class ReplayedAsha(AsyncHyperBandScheduler):
         others = {name: value for name, value in rung.items() if name != trial_id}
         value, cutoff = self._metric_op * rung[trial_id], self._metric_op * float(bracket.cutoff(others))
         side = "below" if self._metric_op > 0 else "above"
+        compared = "1 other trial" if len(others) == 1 else f"{len(others)} other trials"
         return (
             f"asha, from epoch {milestone:g} on: {self._metric} {value:.6g} is {side} {cutoff:.6g}, the cutoff of "
-            f"{len(others)} other trials that came so far, one seed each"
+            f"{compared} that came so far, one seed each"
         )
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
