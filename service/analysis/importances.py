@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.parameters import CategoricalParameter, FloatParameter, IntParameter, Parameter
 from service.analysis.aggregation import ConfigurationSummary
 from service.errors import NotEnoughResultsError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 ImportanceMethod = Literal["fanova", "ped_anova"]
 """fanova: a random forest's variance over the whole space (Hutter et al. 2014). ped_anova: what tells the best points
@@ -69,7 +72,7 @@ def _evaluated(
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 
-    distributions = {name: _distribution(parameter) for name, parameter in parameters.items()}
+    distributions = {name: distribution(parameter) for name, parameter in parameters.items()}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", "Some regimes for parameter")  # n says how much there is to go by
     study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
@@ -86,7 +89,8 @@ def _evaluated(
     return dict(sorted(sound.items(), key=lambda pair: -pair[1]))
 
 
-def _distribution(parameter: Parameter) -> Any:
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """The parameter in Optuna's words."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     match parameter:

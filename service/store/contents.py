@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select, true
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, true
 
 from service.analysis.aggregation import ConfigurationSummary, summary_of
 from service.analysis.trial_tables import TrialRow
@@ -16,6 +16,7 @@ from service.store import records, tables
 from service.store.database import Database
 from service.store.filters import ConfigurationFilter, TrialFilter, in_scope
 from service.store.ranking import best_configuration
+from service.store.records import Record
 from service.study import Attempt, Configuration, Event, Purpose, Result, Study, Trial, TrialState
 
 _ROWS_AT_A_TIME = 2_000
@@ -196,23 +197,11 @@ class StudyContents:
 
     def attempts(self, study_id: str, trial_id: str) -> list[Attempt]:
         """Every execution of a trial, the first one first. Raises TrialNotFoundError."""
-        table = tables.attempts
-        query = select(*records.columns_of(table, Attempt)).where(table.c.trial_id == trial_id)
-        with self._database.reading() as connection:
-            self._study(connection, study_id)
-            _trial(connection, study_id, trial_id)
-            rows = connection.execute(query.order_by(table.c.number))
-            return [records.as_record(Attempt, row) for row in rows]
+        return self._of_trial(study_id, trial_id, tables.attempts, Attempt, order_by=tables.attempts.c.number)
 
     def results(self, study_id: str, trial_id: str) -> list[Result]:
         """One per reported epoch, in order. Raises TrialNotFoundError."""
-        table = tables.results
-        query = select(*records.columns_of(table, Result)).where(table.c.trial_id == trial_id)
-        with self._database.reading() as connection:
-            self._study(connection, study_id)
-            _trial(connection, study_id, trial_id)
-            rows = connection.execute(query.order_by(table.c.epoch))
-            return [records.as_record(Result, row) for row in rows]
+        return self._of_trial(study_id, trial_id, tables.results, Result, order_by=tables.results.c.epoch)
 
     def events(self, study_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
         """What happened after the event with this id, oldest first."""
@@ -225,8 +214,8 @@ class StudyContents:
     def trial_rows(self, study_id: str) -> Iterator[TrialRow]:
         """Every trial in the order of their numbers, some thousand read at a time, so that any study fits."""
         trials, configurations = tables.trials, tables.configurations
-        columns = [(configurations if name in _OF_CONFIGURATION else trials).c[_SOURCE.get(name, name)].label(name)
-                   for name in TrialRow._fields]  # fmt: skip
+        tables_of = {name: configurations if name in _OF_CONFIGURATION else trials for name in TrialRow._fields}
+        columns = [table.c[_SOURCE.get(name, name)].label(name) for name, table in tables_of.items()]
         query = (
             select(*columns)
             .join(configurations, configurations.c.id == trials.c.configuration_id)
@@ -269,6 +258,16 @@ class StudyContents:
             self._study(connection, configuration.study_id)
             rows = connection.execute(query.order_by(table.c.seed)).all()
         return {seed: metrics[metric] for seed, metrics in rows if metric in metrics}
+
+    def _of_trial(
+        self, study_id: str, trial_id: str, table: Table, record_type: type[Record], *, order_by: ColumnElement[Any]
+    ) -> list[Record]:
+        """What a table has of one trial."""
+        query = select(*records.columns_of(table, record_type)).where(table.c.trial_id == trial_id)
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            _trial(connection, study_id, trial_id)
+            return [records.as_record(record_type, row) for row in connection.execute(query.order_by(order_by))]
 
     def _study(self, connection: Connection, study_id: str) -> Study:
         table = tables.studies

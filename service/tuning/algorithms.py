@@ -8,12 +8,6 @@ from decimal import Decimal
 from typing import Literal, Protocol, cast
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.trial import TrialState as OptunaState
 
 from search_spaces.parameters import (
@@ -26,6 +20,7 @@ from search_spaces.parameters import (
     point_key,
 )
 from search_spaces.space import SearchSpace
+from service.analysis.importances import distribution
 from service.spec import StudySpec
 
 Outcome = Literal["complete", "pruned", "failed"]
@@ -132,7 +127,7 @@ class OptunaAlgorithm:
             self._study.tell(trial, value)
 
     def _past_trial(self, point: Point, outcome: Outcome, value: float | None) -> optuna.trial.FrozenTrial:
-        distributions = {name: _distribution(self._space.parameters[name]) for name in point}
+        distributions = {name: distribution(self._space.parameters[name]) for name in point}
         if value is None or outcome == "failed":
             return optuna.create_trial(state=OptunaState.FAIL, params=point, distributions=distributions)
         if outcome == "pruned":
@@ -178,13 +173,3 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Scalar:
 def _on_step(value: float, low: float, step: float) -> float:
     """The value as the grid has it: 0.3, where the sampler's sum of low and steps is 0.30000000000000004."""
     return float(Decimal(repr(low)) + round((value - low) / step) * Decimal(repr(step)))
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    match parameter:
-        case FloatParameter(low=low, high=high, log=log, step=step):
-            return FloatDistribution(low, high, log=log, step=step)
-        case IntParameter(low=low, high=high, log=log, step=step):
-            return IntDistribution(low, high, log=log, step=step)
-        case CategoricalParameter(choices=choices):
-            return CategoricalDistribution(choices)

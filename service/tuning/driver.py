@@ -35,8 +35,9 @@ from service.store.driving import DrivingStore
 from service.tuning.algorithms import algorithm_for
 from service.tuning.capacity import waiting_reason
 from service.tuning.checkpoints import TrialCheckpoints
+from service.tuning.decisions import IssuedTrial, Leaving
 from service.tuning.orders import TrialOrder
-from service.tuning.progress import IssuedTrial, Leaving, StudyProgress
+from service.tuning.progress import StudyProgress
 from service.tuning.recorder import Recorder
 from service.tuning.schedulers import scheduler_for, why_stopped
 from service.tuning.searcher import StudyCallback, StudySearcher, StudyStopper

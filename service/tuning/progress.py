@@ -16,38 +16,9 @@ from service.spec_sections import Budget
 from service.store.driving import Instructions, NewConfigurationsError, StudySnapshot
 from service.study import Configuration, Intent, Purpose, Reason, StudyState, Trial, TrialState
 from service.tuning.algorithms import Algorithm, Outcome
+from service.tuning.decisions import Ending, IssuedTrial, Leaving
 
 _LEAST_TRIAL_S = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class IssuedTrial:
-    """A trial to run now, as attempt number `attempt`, of which `epochs_done` epochs have been reported.
-
-    seconds_left: how long it may still train; None: no limit.
-    """
-
-    trial_id: str
-    attempt: int
-    epochs_done: int
-    point: Point
-    seed: int
-    purpose: Purpose
-    seconds_left: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a study ends."""
-
-    state: StudyState
-    reason: Reason
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    """Nothing runs any more because the user wanted that; the store knows what becomes of the study."""
 
 
 class ConfigurationLog(Protocol):

@@ -13,8 +13,9 @@ from ray.tune.search import Searcher
 from service.errors import LeaseLostError, StoreUnavailableError
 from service.store.driving import AttemptLost, AttemptPaused, AttemptStarted, EpochReported, Instructions, TrialEnded
 from service.study import Intent, Reason, StudyState, TrialState
+from service.tuning.decisions import Ending, IssuedTrial, Leaving
 from service.tuning.orders import TrialOrder, TrialReport
-from service.tuning.progress import Ending, IssuedTrial, Leaving, StudyProgress
+from service.tuning.progress import StudyProgress
 from service.tuning.recorder import Recorder
 
 logger = logging.getLogger(__name__)

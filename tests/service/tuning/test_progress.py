@@ -11,7 +11,8 @@ from service.errors import StoreUnavailableError
 from service.spec import StudySpec
 from service.store.driving import Instructions
 from service.study import Intent, Purpose, Reason, StudyState, TrialState
-from service.tuning.progress import Ending, IssuedTrial, Leaving, StudyProgress
+from service.tuning.decisions import Ending, IssuedTrial, Leaving
+from service.tuning.progress import StudyProgress
 
 
 class FakeAlgorithm:
