@@ -233,9 +233,21 @@ class DrivingStore:
             return added
 
     def add_confirming_trials(self, configuration_id: str, seeds: Sequence[int]) -> list[Trial]:
-        """Records a PENDING trial of this configuration for each of the fresh seeds."""
+        """Records a PENDING trial of this configuration for each of the fresh seeds.
+
+        Those that are there already are answered and no more, so that it can be asked again when an answer was lost.
+        """
+        table = tables.trials
+        known = select(table).where(
+            table.c.study_id == self._study_id,
+            table.c.configuration_id == configuration_id,
+            table.c.purpose == Purpose.CONFIRM,
+        )
         with self._database.writing() as connection:
             self._lock(connection)
+            there = connection.execute(known.order_by(table.c.number)).all()
+            if there:
+                return [records.as_record(Trial, row) for row in there]
             now = self._database.now(connection)
             trials = insert_trials(connection, self._study_id, configuration_id, seeds, at=now, purpose=Purpose.CONFIRM)
             records.touch_study(connection, self._study_id)

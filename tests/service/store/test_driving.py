@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from service.errors import InvalidTransitionError, LeaseLostError
 from service.store import tables
 from service.store.driving import AttemptLost, AttemptStarted, DrivingStore, EpochReported, TrialEnded
-from service.study import AttemptState, Intent, Reason, StudyState, TrialState
+from service.study import AttemptState, Intent, Purpose, Reason, StudyState, TrialState
 
 
 def every_write(driver: DrivingStore, trial_id: str) -> list[Any]:
@@ -312,3 +312,15 @@ def test_what_went_wrong_beside_an_epoch_is_on_its_attempt(stores: Any) -> None:
     driver.record([EpochReported(trial.id, 1, 1, {}, warning), EpochReported(trial.id, 1, 2, {})])
     driver.record([AttemptLost(trial.id, 1, "gone"), AttemptStarted(trial.id, 2, None)])
     assert [attempt.warning for attempt in stores.studies.attempts(study.id, trial.id)] == [warning, None]
+
+
+def test_confirming_trials_are_recorded_once_however_often_they_are_asked_for(stores: Any) -> None:
+    driver = stores.drive(stores.create())
+    (trial,) = stores.propose(driver)
+    first = driver.add_confirming_trials(trial.configuration_id, [7, 8])
+    assert driver.add_confirming_trials(trial.configuration_id, [7, 8]) == first  # the first answer may have been lost
+    assert [(one.seed, one.purpose) for one in driver.snapshot().trials] == [
+        (0, Purpose.SEARCH),
+        (7, Purpose.CONFIRM),
+        (8, Purpose.CONFIRM),
+    ]
