@@ -4,7 +4,7 @@
 
 On SQLite and on a PostgreSQL server of its own (Debian's package `postgresql`). Needs the extras `load` and `postgres`,
 four minutes for each store, and 3 GB of disk in the temporary folder. Exits with 1 where a request failed, a result
-was lost, or the API alone missed a target.
+was lost, the API's memory was not flat, or the API alone missed a target of time.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ DRIVERS = 10
 RESULTS_PER_S = 100.0
 READ_P99_MS = 50.0
 POST_P99_MS = 150.0
+FLAT = 0.05
+"""By how much the API's memory may grow from the second third of the load to the last, as a share: caches fill first."""
 CALLERS = 50
 WARM_UP_S = 10.0
 """Of the load, left out of the figures: the first requests compile what the others use."""
@@ -125,10 +127,11 @@ def report(loaded: Loaded) -> bool:
         f"{len(loaded.answers)} requests, {len(failed)} failed {sorted({answer['status'] for answer in failed})}; "
         f"the generator was at most {1000 * late:.1f} ms late"
     )
-    print(f"API: RSS {rss[0]:.0f} → {rss[len(rss) // 2]:.0f} → {rss[-1]:.0f} MiB, {loaded.cpu_s:.1f} s of CPU")
+    thirds = [statistics.fmean(rss[third * len(rss) // 3 : (third + 1) * len(rss) // 3]) for third in range(3)]
+    print(f"API: RSS {' → '.join(f'{mib:.0f}' for mib in thirds)} MiB in thirds, {loaded.cpu_s:.1f} s of CPU")
     load_average = ", ".join(f"{load:.1f}" for load in psutil.getloadavg())
     print(f"machine: {os.cpu_count()} cores, {platform.machine()}, load average {load_average}", flush=True)
-    sound = not failed
+    sound = not failed and thirds[2] < (1 + FLAT) * thirds[1]
     if loaded.driven is None:
         sound &= read_p99 < READ_P99_MS and post_p99 < POST_P99_MS
     else:

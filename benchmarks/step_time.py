@@ -5,7 +5,8 @@
 
 Every contestant trains its own copy of the model on the same batch, with the same settings of SGD and its fused
 kernels, in rounds: each round times one after the other, beginning with another one each time, and the ratio of a round
-is taken within it. Printed are medians over the rounds, of which small models get three times as many.
+is taken within it. Printed are medians over the rounds, of which small models get three times as many, and ours over
+each of the others, paired within the rounds, with a 95 % interval of that median (by order statistics).
 
 Not every contestant gives the same. Ours and pytorch_optimizer write the weights back into their own memory, which the
 textbook loop replaces by the memory of its copies. Ours alone skips a step where a gradient is not finite.
@@ -31,6 +32,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from scipy.stats import quantile_test
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from two_pass_loops import CONTESTANTS, Step
@@ -43,6 +45,7 @@ BATCH_SIZES = {
     "cuda": {"mlp": 128, "small_cnn": 128, "preact_resnet18": 512, "wrn_28_10": 256},
 }
 COMPILE_MODES = {"cpu": ("none",), "cuda": ("none", "default", "reduce-overhead")}
+OURS = "Unified SAM"
 SETTINGS = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}
 MEASURE_S = 0.3
 """A round's time for one contestant, at least: small models take many steps in it."""
@@ -52,6 +55,7 @@ MEASURE_S = 0.3
 class Row:
     """One model: milliseconds of a step of each contestant, and ratios to SGD, both medians over the rounds.
 
+    to_peers: Unified SAM over each of the others, and the ends of the interval; below 1 it is the faster one.
     peak_share: of Unified SAM's step, in [0, 1]; None on the CPU.
     """
 
@@ -60,6 +64,7 @@ class Row:
     batch_size: int
     step_ms: dict[str, float]
     ratios: dict[str, float]
+    to_peers: dict[str, tuple[float, float, float]]
     images_per_s: float
     peak_share: float | None
 
@@ -117,8 +122,13 @@ def measure(name: str, batch_size: int, device: torch.device, mode: str, *, roun
         for contestant, of_one in times.items()
         if contestant != "SGD"
     }
+    to_peers = {
+        contestant: median_and_interval([ours / theirs for ours, theirs in zip(times[OURS], of_one, strict=True)])
+        for contestant, of_one in times.items()
+        if contestant not in ("SGD", OURS)
+    }
     medians = {contestant: statistics.median(of_one) for contestant, of_one in times.items()}
-    ours_s = medians["Unified SAM"]
+    ours_s = medians[OURS]
     share = None if peak is None else 2 * operations(name, batch_size, device) / ours_s / peak
     steps.clear()
     gc.collect()
@@ -128,6 +138,7 @@ def measure(name: str, batch_size: int, device: torch.device, mode: str, *, roun
         batch_size=batch_size,
         step_ms={contestant: 1000 * seconds for contestant, seconds in medians.items()},
         ratios=ratios,
+        to_peers=to_peers,
         images_per_s=batch_size / ours_s,
         peak_share=share,
     )
@@ -154,6 +165,12 @@ def task(name: str, batch_size: int, device: torch.device, mode: str) -> tuple[n
         return loss
 
     return model, backward
+
+
+def median_and_interval(values: list[float]) -> tuple[float, float, float]:
+    """The median, and its 95 % interval; of fewer than six values there is none, and its ends are not a number."""
+    interval = quantile_test(values, p=0.5).confidence_interval(0.95)
+    return statistics.median(values), float(interval.low), float(interval.high)
 
 
 def seconds_per_step(step: Step, count: int, device: torch.device) -> float:
@@ -205,7 +222,9 @@ def machine(device: torch.device, peak: float | None) -> str:
 def table(rows: list[Row]) -> str:
     """The rows in Markdown."""
     contestants = list(rows[0].ratios)
-    header = ["model", "compiled", "batch", "SGD step, ms", *(f"{name} ÷ SGD" for name in contestants), "images/s"]
+    peers = list(rows[0].to_peers)
+    header = ["model", "compiled", "batch", "SGD step, ms", *(f"{name} ÷ SGD" for name in contestants)]
+    header += [*(f"ours ÷ {name}" for name in peers), "images/s"]
     has_share = rows[0].peak_share is not None
     lines = [[*header, *(["share of peak"] if has_share else [])]]
     lines.append(["---"] * len(lines[0]))
@@ -213,7 +232,8 @@ def table(rows: list[Row]) -> str:
         ratios = [f"{row.ratios[name]:.3f}" for name in contestants]
         share = [] if row.peak_share is None else [f"{row.peak_share:.0%}"]
         cells = [row.model, row.compile_mode, str(row.batch_size), f"{row.step_ms['SGD']:.2f}"]
-        lines.append([*cells, *ratios, f"{row.images_per_s:.0f}", *share])
+        to_peers = ["{:.3f} ({:.3f} to {:.3f})".format(*row.to_peers[name]) for name in peers]
+        lines.append([*cells, *ratios, *to_peers, f"{row.images_per_s:.0f}", *share])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import FrameType
 
 import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
@@ -32,7 +35,7 @@ from service.api.rate_limit import RateLimit
 from service.api.readiness import Readiness
 from service.errors import SamstudyError, StoreUnavailableError
 from service.settings import Settings
-from service.store.database import Database
+from service.store.database import MAX_CONNECTIONS, Database
 from service.store.keys import KeyStore
 from service.store.watching import WatchingStore
 
@@ -54,6 +57,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
         title="samstudy",
         version="1",
         redirect_slashes=False,
+        lifespan=_with_a_thread_for_each_connection,
         description="Hyperparameter studies of sharpness-aware training. Errors are `application/problem+json`.",
     )
     app.state.database = database
@@ -92,6 +96,13 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app.add_api_route("/", _to_the_documentation, include_in_schema=False)
     openapi.install(app)
     return app
+
+
+@asynccontextmanager
+async def _with_a_thread_for_each_connection(_app: FastAPI) -> AsyncIterator[None]:
+    """More threads would only wait for a connection, each with memory of its own."""
+    current_default_thread_limiter().total_tokens = MAX_CONNECTIONS
+    yield
 
 
 def serve(settings: Settings) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.answers import Problem, ProblemField
 from service.errors import FieldProblem, InvalidRequestError, SamstudyError
@@ -92,8 +93,21 @@ async def _render(request: Request, error: Exception) -> Response:
             title = HTTPStatus(error.status_code).phrase
             code = _CODES.get(error.status_code, title.lower().replace(" ", "_"))
             detail = f"{request.method} {request.url.path}: {title.lower()}"
-            return _response(error.status_code, code, title, detail, request_id=request_id, headers=error.headers)
+            headers = {**(error.headers or {}), **_right_methods(request, error.status_code)}
+            return _response(error.status_code, code, title, detail, request_id=request_id, headers=headers)
     raise error
+
+
+def _right_methods(request: Request, status: int) -> dict[str, str]:
+    """The header of a 405 with the methods of every route of this path: the router names those of the first alone."""
+    if status != HTTPStatus.METHOD_NOT_ALLOWED:
+        return {}
+    right = [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    return {"Allow": ", ".join(right)}
 
 
 def _field_problem(detail: Mapping[str, Any]) -> FieldProblem:

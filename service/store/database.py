@@ -23,7 +23,7 @@ from sqlalchemy.pool import QueuePool
 from service.errors import StoreUnavailableError
 
 _BUSY_TIMEOUT_S = 15
-_MAX_CONNECTIONS = 15  # of one process; they are kept, because it takes longer to connect than to ask
+MAX_CONNECTIONS = 8  # of one process; they are kept, because it takes longer to connect than to ask
 _MIGRATION_LOCK = 0x5A75D1  # any number that is the same in every process
 _UNKNOWN_TABLE_OR_COLUMN = ("42P01", "42703")  # PostgreSQL's SQLSTATE
 _READ_ONLY = "25006"
@@ -49,7 +49,7 @@ class Database:
             self._engine: Engine = create_engine(
                 parsed,
                 poolclass=QueuePool,
-                pool_size=_MAX_CONNECTIONS,
+                pool_size=MAX_CONNECTIONS,
                 max_overflow=0,
                 pool_pre_ping=not self.is_sqlite,
                 **options,

@@ -36,7 +36,7 @@ def test_an_unknown_path_is_a_problem_too(api: TestClient) -> None:
 def test_a_wrong_method_is_405_and_says_which_are_right(api: TestClient) -> None:
     answer = api.put("studies/x")
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == "GET, PATCH, DELETE"
 
 
 def test_an_unexpected_error_says_nothing_about_itself_but_in_the_log(
