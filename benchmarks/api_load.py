@@ -38,7 +38,7 @@ RESULTS_PER_S = 100.0
 READ_P99_MS = 50.0
 POST_P99_MS = 150.0
 FLAT = 0.05
-"""By how much the API's memory may grow from the second third of the load to the last, as a share: caches fill first."""
+"""By how much of itself the API's memory may grow from the second third of the load to the last: caches fill first."""
 CALLERS = 50
 WARM_UP_S = 10.0
 """Of the load, left out of the figures: the first requests compile what the others use."""
