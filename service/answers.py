@@ -51,9 +51,10 @@ class StudyDetail(StudyOverview):
     """A study, how far it has come, and the best that it has found."""
 
     progress: Progress
-    pending_reason: str | None = Field(description="why its trials that wait do not train; null where none waits")
+    pending_reason: str | None = Field(description="why what it has to run does not train; null where nothing waits")
     best: ConfigurationResult | None = Field(
-        description="the best of its confirmed configurations where there are any, else of the complete ones"
+        description="the best of its confirmed configurations where there are any, else of the complete "
+        "ones, else of those with the most seeds; null where no trial has an objective"
     )
     mlflow_url: str | None = Field(description="the study's parent run in MLflow; null until it is there")
 
@@ -114,7 +115,9 @@ class ComparedStudy(_Answer):
     study_id: str
     name: str
     configuration: ConfigurationResult | None = Field(description="its best; null where there is none yet")
-    by_seed: dict[int, float] = Field(description="the metric of that configuration's trials")
+    by_seed: dict[int, float] = Field(
+        description="the metric of that configuration's trials, at the epoch that `at` says"
+    )
     summary: Summary | None = Field(description="of these values; null where there are none")
 
 
@@ -123,13 +126,19 @@ class StudyDifference(Comparison):
 
     a: str
     b: str
-    p_adjusted: float | None = Field(description="the p value after the correction for all comparisons here")
+    p_adjusted: float | None = Field(
+        description="the p value after the correction for all comparisons here that have one; null where there is none"
+    )
 
 
 class StudyComparison(_Answer):
     """The best configurations of several studies, each later one against the first."""
 
     metric: str
+    at: Literal["last", "best"] = Field(
+        description="the epoch of each trial whose value is compared, the same on all sides: best where every study "
+        "optimises this metric with `at: best`, else last"
+    )
     values: Literal["confirmed", "search"] = Field(
         description="confirmed: of the trials on fresh seeds, where the best of every study has such; search: of the "
         "trials by which the configurations were chosen, whose means are too good"

@@ -62,10 +62,15 @@ AnyResult = TypeVar("AnyResult", bound=ConfigurationSummary)
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean, standard deviation and the 95 % interval of Student's t. Raises ValueError where there are no values."""
+    """Mean, standard deviation and the 95 % interval of Student's t. Raises ValueError where there are no values.
+
+    Values that are all equal are their own mean, with a spread of exactly 0: their sum divided by n need not be.
+    """
     n = len(values)
     if n == 0:
         raise ValueError("a summary needs at least one value")
+    if n > 1 and min(values) == max(values):
+        return _summary(values[0], 0.0, n)
     mean = math.fsum(values) / n
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
     return _summary(mean, std, n)
@@ -84,18 +89,25 @@ def aggregate(configurations: Sequence[Configuration], trials: Iterable[Trial]) 
 
 
 def best(results: Iterable[AnyResult], mode: Literal["max", "min"]) -> AnyResult | None:
-    """The best of the confirmed configurations where there are any, else of the complete ones.
+    """The best of the confirmed configurations where there are any, else of the complete ones, else of the rest.
 
     By the confirmed mean, those with the most confirming trials first, else by the mean of the search; of equal ones
-    that of the smaller spread, then the earlier. Of several confirmed ones the best is still a little too good: it was
-    chosen by the number that is reported. That is little, because few are confirmed.
+    that of the smaller spread, then the earlier. Where none is complete, as early stopping may have it with several
+    seeds, those of which most seeds succeeded come first: a mean over one seed has not the same say as one over three.
+
+    Of several confirmed ones the best is still a little too good: it was chosen by the number that is reported. That is
+    little, because few are confirmed.
     """
     known = list(results)
     confirmed = [(result.confirmed, result) for result in known if result.confirmed is not None]
     if confirmed:
         return min(confirmed, key=lambda pair: (-pair[0].n, *_order(pair[0], pair[1], mode)))[1]
     complete = [result for result in known if result.complete]
-    return min(complete, key=lambda result: rank(result, mode), default=None)
+    if complete:
+        return min(complete, key=lambda result: rank(result, mode))
+    partial = [(result.objective, result) for result in known if result.objective is not None]
+    found = min(partial, key=lambda pair: (-pair[0].n, *_order(pair[0], pair[1], mode)), default=None)
+    return found and found[1]
 
 
 def rank(result: ConfigurationSummary, mode: Literal["max", "min"]) -> tuple[bool, bool, float, float, int]:

@@ -12,7 +12,8 @@ from scipy.special import stdtr
 from service.analysis.aggregation import t_quantile
 
 NOT_ENOUGH = "not enough replicates"
-NO_SPREAD = "the replicates do not vary"
+NO_SPREAD_OF_DIFFERENCES = "the differences do not vary: {n} pairs are no basis for a test"
+NO_SPREAD_OF_VALUES = "the values of neither side vary: {n} replicates are no basis for a test"
 _ROUNDING = 1e-12
 """Relative size below which a spread or a difference is rounding and nothing else."""
 
@@ -23,14 +24,16 @@ class Comparison(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     difference: float | None = Field(description="mean of a − mean of b over what was compared")
-    low: float | None = Field(description="lower end of the 95 % interval of the difference")
-    high: float | None = Field(description="upper end of the 95 % interval of the difference")
-    p_value: float | None = Field(description="two-sided; not corrected for several comparisons")
-    test: Literal["paired t", "Welch t"] | None = Field(description="null where there was nothing to test")
-    n: int = Field(description="pairs of a paired test, else the replicates of both sides together")
+    low: float | None = Field(description="lower end of the 95 % interval of the difference; null without a test")
+    high: float | None = Field(description="upper end of the 95 % interval of the difference; null without a test")
+    p_value: float | None = Field(description="two-sided, not corrected for several comparisons; null without a test")
+    test: Literal["paired t", "Welch t"] | None = Field(
+        description="null where there was nothing to test: too few values, or none of the spread that tells chance"
+    )
+    n: int = Field(description="pairs where seeds were compared in pairs, else the replicates of both sides together")
     n_a: int = Field(description="values of a that were compared")
     n_b: int = Field(description="values of b that were compared")
-    note: str | None = Field(None, description="why there is no test, or what is special about it")
+    note: str | None = Field(None, description="why there is no test")
 
 
 def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
@@ -68,33 +71,25 @@ def _paired(a: Sequence[float], b: Sequence[float]) -> Comparison:
 
 
 def _welch(a: Sequence[float], b: Sequence[float]) -> Comparison:
-    n = len(a) + len(b)
+    n, ns = len(a) + len(b), (len(a), len(b))
     if not a or not b:
-        return _untested(None, len(a), len(b))
+        return _untested(None, n=n, ns=ns, note=NOT_ENOUGH)
     mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
     difference = mean_a - mean_b
     if len(a) < 2 or len(b) < 2:
-        return _untested(difference, len(a), len(b))
+        return _untested(difference, n=n, ns=ns, note=NOT_ENOUGH)
     share_a = math.fsum((value - mean_a) ** 2 for value in a) / (len(a) - 1) / len(a)
     share_b = math.fsum((value - mean_b) ** 2 for value in b) / (len(b) - 1) / len(b)
     variance = share_a + share_b
     spread = share_a**2 / (len(a) - 1) + share_b**2 / (len(b) - 1)
     degrees_of_freedom = variance**2 / spread if spread > 0 else n - 2  # Welch–Satterthwaite
-    ns = (len(a), len(b))
     return _judged(difference, math.sqrt(variance), degrees_of_freedom, test="Welch t", ns=ns, scale=_scale(a, b))
 
 
-def _untested(difference: float | None, n_a: int, n_b: int) -> Comparison:
+def _untested(difference: float | None, *, n: int, ns: tuple[int, int], note: str) -> Comparison:
+    """ns: how many values each side has."""
     return Comparison(
-        difference=difference,
-        low=None,
-        high=None,
-        p_value=None,
-        test=None,
-        n=n_a + n_b,
-        n_a=n_a,
-        n_b=n_b,
-        note=NOT_ENOUGH,
+        difference=difference, low=None, high=None, p_value=None, test=None, n=n, n_a=ns[0], n_b=ns[1], note=note
     )
 
 
@@ -107,19 +102,20 @@ def _judged(
     ns: tuple[int, int],
     scale: float,
 ) -> Comparison:
-    """ns: how many values each side has."""
-    counts = {"n": ns[0] if test == "paired t" else sum(ns), "n_a": ns[0], "n_b": ns[1]}
+    """ns: how many values each side has. scale: the largest of them.
+
+    Without any spread there is no test: t would be infinite after two equal differences, and the two say no such thing.
+    """
+    is_paired = test == "paired t"
+    n = ns[0] if is_paired else sum(ns)
     if standard_error <= _ROUNDING * scale:
         same = abs(difference) <= _ROUNDING * scale
-        difference = 0.0 if same else difference
-        p_value = 1.0 if same else 0.0
-        return Comparison(
-            difference=difference, low=difference, high=difference, p_value=p_value, test=test, note=NO_SPREAD, **counts
-        )
+        note = NO_SPREAD_OF_DIFFERENCES if is_paired else NO_SPREAD_OF_VALUES
+        return _untested(0.0 if same else difference, n=n, ns=ns, note=note.format(n=n))
     p_value = 2 * float(stdtr(degrees_of_freedom, -abs(difference) / standard_error))
     margin = t_quantile(degrees_of_freedom) * standard_error
     low, high = difference - margin, difference + margin
-    return Comparison(difference=difference, low=low, high=high, p_value=p_value, test=test, **counts)
+    return Comparison(difference=difference, low=low, high=high, p_value=p_value, test=test, n=n, n_a=ns[0], n_b=ns[1])
 
 
 def _scale(a: Sequence[float], b: Sequence[float]) -> float:

@@ -46,8 +46,8 @@ def _limit(study: Study, running: int) -> str | None:
     """The limit on trials at once that the study has reached; the lower one where it has two."""
     most = study.spec.get("budget", {}).get("max_concurrent_trials")
     if study.slots is not None and running >= study.slots and (most is None or study.slots <= most):
-        if study.slots == 0:
-            return "its study's share is used up: other studies have every slot"
+        if study.slots == 0:  # its driver knows whether that is because no node could hold a trial of it
+            return study.waiting_reason or "its study's share is used up: other studies have every slot"
         return f"its study's share, {study.slots} at a time, is in use"
     if most is not None and running >= most:
         return f"budget.max_concurrent_trials is {most}, and {running} train"

@@ -22,7 +22,7 @@ from service.errors import InvalidSpecError
 from service.spec import Objective, parse_spec, plan
 from service.store.contents import Best, ConfigurationPage, StudyStanding, TrialPage
 from service.store.studies import StudyStore
-from service.study import OPEN_TRIAL_STATES, Study, TrialState
+from service.study import OPEN_TRIAL_STATES, Study, StudyState, TrialState
 from trainers.config import defaults
 
 
@@ -46,7 +46,7 @@ def study_detail(store: StudyStore, study_id: str, *, mlflow_url: str) -> StudyD
         **dict(study),
         trial_counts=counts,
         progress=_progress(standing),
-        pending_reason=_pending_reason(study, counts),
+        pending_reason=_pending_reason(standing),
         best=_result(standing.best),
         mlflow_url=mlflow_url.rstrip("/") + run if study.mlflow_run_id else None,
     )
@@ -97,18 +97,25 @@ def _result(found: Best | None) -> ConfigurationResult | None:
     return None if found is None else aggregate([found.configuration], found.trials)[0]
 
 
-def _pending_reason(study: Study, counts: dict[TrialState, int]) -> str | None:
-    waiting = sum(counts.get(state, 0) for state in OPEN_TRIAL_STATES if state is not TrialState.RUNNING)
-    if not waiting:
+def _pending_reason(standing: StudyStanding) -> str | None:
+    """Why trials of the study that have not ended do not train; None where all of them do, or have ended."""
+    study, counts = standing.study, standing.trial_counts
+    if study.state is StudyState.QUEUED and not standing.is_looked_after:
+        return "its study is queued: no controller runs that would start it"
+    open_trials = sum(counts.get(state, 0) for state in OPEN_TRIAL_STATES)
+    running = counts.get(TrialState.RUNNING, 0)
+    if open_trials and open_trials == running:
         return None
-    return waiting_reason(study, running=counts.get(TrialState.RUNNING, 0)) or "no worker is free for them"
+    reason = waiting_reason(study, running=running)
+    return reason or ("no worker is free for them" if open_trials else None)
 
 
 def _progress(standing: StudyStanding) -> Progress:
     trials_planned, epochs_planned = _planned(json.dumps(standing.study.spec))
+    recorded = sum(standing.trial_counts.values())  # more than the plan where the budget was lowered
     return Progress(
         trials_done=sum(count for state, count in standing.trial_counts.items() if state.is_final),
-        trials_planned=trials_planned,
+        trials_planned=max(trials_planned, recorded) if trials_planned is not None else None,
         epochs_done=standing.epochs_done,
         epochs_planned=epochs_planned,
     )

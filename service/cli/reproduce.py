@@ -35,7 +35,11 @@ def register(app: typer.Typer) -> None:
 def reproduce(
     name: Annotated[ExperimentName, typer.Argument(metavar="NAME", help="What to reproduce.")],
     scale: Annotated[
-        Scale, typer.Option(help="small: minutes on two CPU cores; paper: the published setting.")
+        Scale,
+        typer.Option(
+            help="small: 1 to 40 minutes on two CPU cores, most with fewer steps and runs, the table on other data; "
+            "paper: the published setting."
+        ),
     ] = Scale.SMALL,
     output: Annotated[
         Path | None,
@@ -51,7 +55,7 @@ def reproduce(
 ) -> None:
     """Run one of the paper's experiments and write its figure or table.
 
-    It takes the studies of an earlier run of the same command, finished or cut off, where there are any.
+    It takes the studies of an earlier run of the same command and sources, finished or cut off, where there are any.
     """
     from service.cli import rendering
     from service.cli.watching import watch_study
@@ -78,7 +82,7 @@ def reproduce(
         files = {**report.files, f"{experiment.name}.md": page.encode()}
         for file_name, content in files.items():
             (folder / file_name).write_bytes(content)
-        (folder / pages.INDEX).write_text(pages.index({path.name for path in folder.iterdir()}))
+        (folder / pages.INDEX).write_text(pages.index(pages.pages_in(folder)))
         console.print(f"\nwritten to {folder / experiment.name}.md", soft_wrap=True)
         for study in results.values():
             console.print(f"in MLflow:  {_attach(client, study, files)}", soft_wrap=True)

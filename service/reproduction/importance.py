@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from service.analysis import colours
 from service.analysis.curves import CurveFigure, CurvePanel, first_below
 from service.reproduction import ExperimentName, Scale
+from service.reproduction.differences import Difference, findings
 from service.reproduction.experiment import Experiment, Report, StudyResults
-from service.reproduction.markdown import listed, number, paragraph, table
+from service.reproduction.markdown import number, paragraph, table
 from service.reproduction.synthetic import (
     BOUND_LABEL,
     RUNS_NOTE,
@@ -21,6 +22,7 @@ from service.reproduction.synthetic import (
     curve,
     drawn,
     ending,
+    extent,
     known,
     lambda_label,
     shown,
@@ -62,7 +64,8 @@ def experiment(scale: Scale) -> Experiment:
     )
     name = NAME if scale is Scale.SMALL else f"{NAME}-{scale}"
     about = ABOUT.format(steps=f"{100 * size.epochs:,}", runs=size.seeds)
-    return Experiment(name, TITLE, about, {PART: study}, lambda results: report(results, name))
+    of_published = extent(size, SIZES[Scale.PAPER])
+    return Experiment(name, TITLE, about, {PART: study}, lambda results: report(results, name), of_published)
 
 
 def report(results: Mapping[str, StudyResults], name: str) -> Report:
@@ -103,26 +106,21 @@ def report(results: Mapping[str, StudyResults], name: str) -> Report:
         shown(name, TITLE),
         table(head, rows),
         paragraph(f"{RUNS_NOTE} {_LAST_COLUMN}"),
-        paragraph(_findings(study)),
+        *_findings(study),
     ]
     return Report("\n\n".join(parts), drawn(name, figure))
 
 
-def _findings(study: StudyResults) -> str:
-    lower: list[str] = []
-    higher: list[str] = []
+def _findings(study: StudyResults) -> list[str]:
+    differences = {}
     for lam in LAMBDAS:
         uniform, importance = (ending(study, _at(lam, sampling)) for sampling in (UNIFORM, IMPORTANCE))
         if uniform and importance:
-            (lower if importance.mean < uniform.mean else higher).append(lambda_label(lam))
-    said = []
-    if lower:
-        said.append(f"Importance sampling ends below uniform sampling at {listed(lower)}.")
-    if higher:
-        said.append(f"Importance sampling does not end below uniform sampling at {listed(higher)}.")
+            differences[lambda_label(lam)] = Difference.between(importance.by_seed, uniform.by_seed)
     pairs = [(lam, sampling) for lam in LAMBDAS for sampling in (UNIFORM, IMPORTANCE)]
-    said.append(bound_sentence([bound_violations(study, _at(lam, sampling)) for lam, sampling in pairs]))
-    return " ".join(said)
+    bounds = bound_sentence([bound_violations(study, _at(lam, sampling)) for lam, sampling in pairs])
+    told = findings("Importance sampling ends", "uniform sampling", "importance − uniform", differences)
+    return [told, paragraph(bounds)]
 
 
 def _at(lam: float, sampling: str) -> dict[str, Scalar]:
@@ -133,8 +131,8 @@ ABOUT = """\
 Unified SAM on ridge regression with one large singular value (n = d = 100, singular values 1, 10 and 98 from U[1, 2],
 b standard normal, regulariser 3/n), one index a step, for λ = 0, 0.5 and 1: {runs} runs of {steps} steps each, with the
 constant steps of Theorem 3.2 (ρ = ρ*/2 and the γ* that belongs to it). An index is drawn uniformly, or with
-p_i = L_i/ΣL_j and the weight 1/(n p_i). The problem is that of the authors' notebook, which has 5 runs of 300,000 steps
-(for λ = 0 one run) and takes the simplified form of the step sizes.
+p_i = L_i/ΣL_j and the weight 1/(n p_i). The problem is that of the authors' notebook, which takes the simplified form
+of the step sizes.
 
 The authors' published code draws with p_i as well, but leaves out the weight, so that it minimises Σ p_i f_i instead of
 f. Here the gradient is unbiased.

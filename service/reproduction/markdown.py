@@ -20,6 +20,11 @@ def number(value: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def signed(value: float) -> str:
+    """As `number`, with its sign: +0.29, −2.4e-4."""
+    return number(value) if value == 0 else f"{'+' if value > 0 else '−'}{number(abs(value))}"
+
+
 def paragraph(text: str) -> str:
     """The text with its lines broken as in the rest of the documentation."""
     return textwrap.fill(text, width=120, break_long_words=False, break_on_hyphens=False)

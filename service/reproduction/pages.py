@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 
 import yaml
 
 from service.reproduction import ExperimentName, Scale
+from service.reproduction.catalog import experiment as experiment_of
 from service.reproduction.experiment import Experiment, Report, StudyResults
-from service.reproduction.markdown import listed, table
+from service.reproduction.markdown import listed, paragraph, table
 from service.reproduction.provenance import Provenance
 
 INDEX = "README.md"
@@ -27,6 +30,7 @@ def page(
     parts = [
         f"# {experiment.title}",
         experiment.about,
+        paragraph(f"**How much of the published setting this is**: {experiment.extent}. It took {_took(results)}."),
         "## What came out",
         report.body,
         *_failures(results),
@@ -37,26 +41,47 @@ def page(
     return "\n\n".join(parts) + "\n"
 
 
-def index(present: Collection[str]) -> str:
-    """The index of the folder. present: the names of the files in it."""
+def pages_in(folder: Path) -> dict[str, str]:
+    """The texts of the experiments' pages that are in the folder, by the experiment's name."""
+    paths = [folder / f"{stem}.md" for name in ExperimentName for stem in _stems(name)]
+    return {path.stem: path.read_text() for path in paths if path.is_file()}
+
+
+def index(present: Mapping[str, str]) -> str:
+    """The index of a folder with these pages, by name: what each leaves out, and how long it took as its page says."""
     rows = []
     for name in ExperimentName:
-        found = [stem for stem in (str(name), f"{name}-{Scale.PAPER}") if f"{stem}.md" in present]
-        links = " · ".join(f"[{stem}]({stem}.md)" for stem in found)
-        rows.append([_WHAT[name], f"`samstudy reproduce {name}`", links or "not run yet"])
-    return f"{_INDEX_HEAD}\n{table(['the paper has', 'command', 'what came out here'], rows, left=3)}\n{_INDEX_FOOT}"
+        links = [f"[{stem}]({stem}.md){_time_on(present[stem])}" for stem in _stems(name) if stem in present]
+        extent = experiment_of(name, Scale.SMALL).extent
+        rows.append([_WHAT[name], f"`samstudy reproduce {name}`", extent, " · ".join(links) or "not run yet"])
+    head = ["the paper has", "command", "how much of it `--scale small` is", "what came out here, and how long it took"]
+    return f"{_INDEX_HEAD}\n{table(head, rows, left=4)}\n{_INDEX_FOOT}"
+
+
+def _stems(name: ExperimentName) -> tuple[str, str]:
+    return str(name), f"{name}-{Scale.PAPER}"
+
+
+def _time_on(page: str) -> str:
+    """Such as `, 13 min`; empty for a page that does not say it."""
+    found = re.search(r"^\| took \| ([^(|]+?) \(", page, re.MULTILINE)
+    return f", {found[1]}" if found else ""
+
+
+def _took(results: Mapping[str, StudyResults]) -> str:
+    studies = list(results.values())
+    began = min(study.study.started_at or study.study.created_at for study in studies)
+    return _duration(_seconds(began, max(study.ended_at for study in studies)))
 
 
 def _facts(results: Mapping[str, StudyResults], command: str, provenance: Provenance) -> list[list[str]]:
-    studies = list(results.values())
-    began = min(study.study.started_at or study.study.created_at for study in studies)
-    ended = max(study.ended_at for study in studies)
-    trials = [trial for study in studies for trial in study.trials]
+    trials = [trial for study in results.values() for trial in study.trials]
     training_s = sum(_seconds(trial.started_at, trial.finished_at) for trial in trials)
+    ended = max(study.ended_at for study in results.values())
     return [
         ["command", f"`{command}`"],
         ["ended", f"{ended:%Y-%m-%d}"],
-        ["took", f"{_duration(_seconds(began, ended))} ({len(trials)} trials, {_duration(training_s)} of training)"],
+        ["took", f"{_took(results)} ({len(trials)} trials, {_duration(training_s)} of training)"],
         ["machine", provenance.machine],
         ["versions", ", ".join(f"{name} {version}" for name, version in provenance.versions.items())],
         ["studies", ", ".join(f"{part}: `{study.study.id}`" for part, study in results.items())],
@@ -105,7 +130,10 @@ numbers and the sentences about them come from the results; nobody has edited th
 """
 
 _INDEX_FOOT = """
-`--scale small`, the default, takes minutes on two CPU cores: the synthetic problems are those of the paper, the steps
-fewer where a page says so, and the table is on other data with a smaller network. `--scale paper` is the published
-setting; the table then needs GPUs. A command that was cut off goes on where it was; `--fresh` starts anew.
+`--scale small`, the default, fits two CPU cores. Only the sweep over λ is the whole of what was published. The other
+two figures have the paper's problems with fewer steps and runs than its notebooks; the table has other data and a
+smaller network. `--scale paper` is the published setting but for what its pages say; the table then needs GPUs. The
+times are those of the pages, each of which names its machine. A command that was cut off goes on where it was, and one
+that has ended answers with what was found, as long as the spec, the version and the sources of what trains are the
+same; `--fresh` starts anew.
 """

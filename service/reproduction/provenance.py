@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 
-_PACKAGES = ("samstudy", "torch", "torchvision", "numpy", "ray", "mlflow")
+from service.reproduction.sources import short, sources_digest
+
+_PACKAGES = ("torch", "torchvision", "numpy", "ray", "mlflow")
 _GIB = 2**30
 
 
@@ -29,13 +31,22 @@ def of_this_machine() -> Provenance:
     graphics = ", ".join(_graphics_cards()) or "no GPU"
     parts = [_processor(), f"{cores} core{'s' * (cores > 1)}", memory, graphics]
     system = f"{platform.system()} {platform.machine()}"
-    versions = {"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    versions = {"Python": platform.python_version(), "samstudy": _samstudy()}
+    versions |= {name: version(name) for name in _PACKAGES}
     return Provenance(f"{', '.join(parts)}; {system}", versions)
 
 
 def of_another_machine() -> Provenance:
     """For trials that ran on nodes of a service elsewhere, of which the command knows nothing."""
-    return Provenance("the nodes of a service elsewhere, unknown to the command", {"samstudy": version("samstudy")})
+    return Provenance(
+        "the nodes of a service elsewhere, unknown to the command",
+        {"samstudy": f"{_samstudy()}, as the command has it"},
+    )
+
+
+def _samstudy() -> str:
+    """The version and the digest of the sources of what trains, by which studies are found again."""
+    return f"{version('samstudy')} (sources {short(sources_digest())})"
 
 
 def _processor() -> str:

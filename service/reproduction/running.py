@@ -10,6 +10,7 @@ from importlib.metadata import version
 from service.client import Client
 from service.errors import SamstudyError
 from service.reproduction.experiment import Experiment, StudyResults
+from service.reproduction.sources import sources_digest
 from service.spec import parse_spec
 from service.study import Study, StudyState
 
@@ -30,8 +31,8 @@ def run_experiment(
 ) -> dict[str, StudyResults]:
     """Runs the experiment's studies and answers with their results, by part.
 
-    Studies of the same experiment, spec and version that are there already are taken as they are, whether they have
-    ended or still run; those that failed or were cancelled are not. fresh: makes new ones in any case.
+    Studies of the same experiment, spec, version and sources that are there already are taken as they are, whether they
+    have ended or still run; those that failed or were cancelled are not. fresh: makes new ones in any case.
     watch: returns once the study with this id has ended; by default silently.
     Raises ReproductionFailedError, and what the client raises.
     """
@@ -58,12 +59,16 @@ def study_for(client: Client, experiment: Experiment, part: str, *, fresh: bool 
 
 
 def study_key(experiment: Experiment, part: str) -> str:
-    """What makes two runs of a part the same: the experiment, the spec and the version of samstudy."""
+    """What makes two runs of a part the same: the experiment, the spec, and samstudy's version and sources.
+
+    The sources are those of the packages that train, so that a change of them is not answered with old numbers.
+    """
     described = {
         "experiment": experiment.name,
         "part": part,
         "spec": experiment.studies[part].to_mapping(),
         "version": version("samstudy"),
+        "sources": sources_digest(),
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 

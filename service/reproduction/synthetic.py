@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from service.analysis.aggregation import Summary, summarise
 from service.analysis.curve_page import curves_html
 from service.analysis.curve_png import curves_png
 from service.analysis.curves import Curve, CurveFigure, Marker, mean_curve, tail_mean
@@ -45,6 +45,14 @@ class Size(NamedTuple):
     seeds: int
 
 
+def extent(size: Size, published: Size) -> str:
+    """How much of the authors' experiment this is; of λ = 0 they have one run."""
+    steps, all_steps = (100 * of.epochs for of in (size, published))
+    share = f"all {steps:,}" if steps == all_steps else f"{steps:,} of the {all_steps:,}"
+    runs = f"all {size.seeds} runs" if size.seeds == published.seeds else f"{size.seeds} of the {published.seeds} runs"
+    return f"{share} steps and {runs} of the authors' notebook (which has one run for λ = 0)"
+
+
 def synthetic_study(
     name: str,
     description: str,
@@ -69,14 +77,19 @@ def synthetic_study(
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Where the runs of a configuration end. mean, std: over runs, each by the mean of its tail."""
+    """Where the runs of a configuration end. by_seed: of each run the mean of its tail; summary: over the runs."""
 
-    mean: float
-    std: float | None
-    n: int
+    by_seed: Mapping[int, float]
+    summary: Summary
+
+    @property
+    def mean(self) -> float:
+        """Over the runs."""
+        return self.summary.mean
 
     def __str__(self) -> str:
-        return number(self.mean) if self.std is None else f"{number(self.mean)} ± {number(self.std)}"
+        std = self.summary.std
+        return number(self.mean) if std is None else f"{number(self.mean)} ± {number(std)}"
 
 
 def ending(results: StudyResults, point: Mapping[str, Scalar]) -> Ending | None:
@@ -84,10 +97,8 @@ def ending(results: StudyResults, point: Mapping[str, Scalar]) -> Ending | None:
     runs = _runs(results, METRIC, point)
     if not runs:
         return None
-    ends = [tail_mean(run, TAIL) for run in runs]
-    mean = math.fsum(ends) / len(ends)
-    std = math.sqrt(math.fsum((end - mean) ** 2 for end in ends) / (len(ends) - 1)) if len(ends) > 1 else None
-    return Ending(mean, std, len(ends))
+    by_seed = {seed: tail_mean(run, TAIL) for seed, run in runs.items()}
+    return Ending(by_seed, summarise(list(by_seed.values())))
 
 
 def curve(
@@ -95,7 +106,7 @@ def curve(
 ) -> Curve | None:
     """The relative suboptimality of the runs at this point, from 1 on; None where none succeeded."""
     runs = _runs(results, METRIC, point, start=1.0)
-    return mean_curve(runs, label=label, colour=colour, marker=marker) if runs else None
+    return mean_curve(list(runs.values()), label=label, colour=colour, marker=marker) if runs else None
 
 
 def bound_curve(
@@ -103,7 +114,9 @@ def bound_curve(
 ) -> Curve | None:
     """What theory bounds the expectation of the same runs by, as a mean over them; None where nothing does."""
     runs = _runs(results, BOUND, point)
-    return mean_curve(runs, label=label, colour=colour, dash="dashed", with_band=False) if runs else None
+    if not runs:
+        return None
+    return mean_curve(list(runs.values()), label=label, colour=colour, dash="dashed", with_band=False)
 
 
 def bound_violations(results: StudyResults, point: Mapping[str, Scalar]) -> tuple[int, int]:
@@ -119,15 +132,17 @@ def bound_violations(results: StudyResults, point: Mapping[str, Scalar]) -> tupl
     return sum(value > limit for value, limit in pairs), len(pairs)
 
 
-def bound_sentence(counts: Sequence[tuple[int, int]]) -> str:
-    """What there is to say of the bound over several configurations."""
+def bound_sentence(
+    counts: Sequence[tuple[int, int]], *, runs: str = "runs", bound: str = "the bound of Theorem 3.2"
+) -> str:
+    """What there is to say of the bound over several configurations. runs, bound: which ones, in words."""
     above, places = sum(above for above, _ in counts), sum(places for _, places in counts)
     if not places:
-        return "No bound was reported."
+        return f"No bound of the {runs} was reported."
     if not above:
-        return f"The mean over runs lies under the bound of Theorem 3.2 at all {places:,} places where both are known."
+        return f"The mean over {runs} lies under {bound} at all {places:,} places where both are known."
     return (
-        f"The mean over runs lies above the bound of Theorem 3.2 at {above:,} of {places:,} places; "
+        f"The mean over {runs} lies above {bound} at {above:,} of {places:,} places; "
         "the bound is one of the expectation."
     )
 
@@ -152,16 +167,16 @@ def known(curves: Sequence[Curve | None]) -> tuple[Curve, ...]:
     return tuple(item for item in curves if item is not None)
 
 
-def subtitle(problem: str, *, seeds: int) -> tuple[str, ...]:
-    """The problem, and what the lines and bands are."""
+def subtitle(problem: str, *, seeds: int, bounds: str = BOUND_LABEL) -> tuple[str, ...]:
+    """The problem, and what the lines and bands are. bounds: what the dashed lines are."""
     if seeds == 1:
-        return (f"{problem}; one run; dashed: bound of Theorem 3.2",)
+        return (f"{problem}; one run; dashed: {bounds}",)
     lines = f"lines: mean over {seeds} runs; bands: ± one standard deviation, cut off below at the lowest run"
-    return problem, f"{lines}; dashed: bound of Theorem 3.2"
+    return problem, f"{lines}; dashed: {bounds}"
 
 
 def _runs(
     results: StudyResults, metric: str, point: Mapping[str, Scalar], *, start: float | None = None
-) -> list[dict[float, float]]:
+) -> dict[int, dict[float, float]]:
     configuration = results.configuration(point)
-    return [] if configuration is None else results.runs(configuration, metric, start=start)
+    return {} if configuration is None else results.runs(configuration, metric, start=start)

@@ -17,6 +17,7 @@ from service.store.database import Database
 from service.store.filters import ConfigurationFilter, TrialFilter, in_scope
 from service.store.ranking import best_configuration
 from service.store.records import Record
+from service.store.watching import CONTROLLER_LEASE
 from service.study import Attempt, Configuration, Event, Purpose, Result, Study, Trial, TrialState
 
 _ROWS_AT_A_TIME = 2_000
@@ -32,12 +33,16 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class StudyStanding:
-    """A study, and what its trials say together; counts leave out states without a trial."""
+    """A study, and what its trials say together; counts leave out states without a trial.
+
+    is_looked_after: whether a controller leads, which starts a QUEUED study.
+    """
 
     study: Study
     trial_counts: dict[TrialState, int]
     epochs_done: int
     best: Best | None
+    is_looked_after: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,15 @@ class StudyContents:
             study = self._study(connection, study_id)
             rows = connection.execute(counted).all()
             best = _best(connection, study)
+            is_looked_after = self._has_controller(connection)
         counts = {TrialState(state): count for state, count, _ in rows}
-        return StudyStanding(study, counts, sum(int(epochs) for _, _, epochs in rows), best)
+        return StudyStanding(study, counts, sum(int(epochs) for _, _, epochs in rows), best, is_looked_after)
+
+    def _has_controller(self, connection: Connection) -> bool:
+        expires_at = connection.execute(
+            select(tables.leases.c.expires_at).where(tables.leases.c.name == CONTROLLER_LEASE)
+        ).scalar_one_or_none()
+        return expires_at is not None and expires_at >= self._database.now(connection)
 
     def best(self, study_id: str) -> tuple[Study, Best | None]:
         """The study and its best configuration; None while there is none."""

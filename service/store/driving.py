@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from service.errors import LeaseLostError, SamstudyError, StudyNotFoundError
+from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.database import Database
 from service.store.inserting import insert_configuration, insert_trials, last_number
@@ -111,6 +112,14 @@ class Instructions:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What a driver knew of its user's wishes when it decided to end the study."""
+
+    budget: Budget
+    last_configuration: int
+
+
+@dataclass(frozen=True, slots=True)
 class StudySnapshot:
     """All that a driver needs to go on where the one before stopped.
 
@@ -126,6 +135,11 @@ class StudySnapshot:
     lost_attempts: dict[str, int]
     trained_s: dict[str, float]
     attempts_s: float
+
+    @property
+    def known(self) -> Known:
+        """What it says of the user's wishes."""
+        return _known(self.study.spec, max((one.number for one in self.configurations), default=0))
 
 
 class DrivingStore:
@@ -266,17 +280,25 @@ class DrivingStore:
             news = any(isinstance(report, (EpochReported, TrialEnded)) for report in reports)
             records.touch_study(connection, self._study_id, **({"driver_losses": 0} if news else {}))
 
-    def finish(self, state: StudyState, reason: Reason, error: str | None = None) -> bool:
-        """Ends the study; trials that have not ended are cancelled. False, and nothing, where the user cancels it."""
+    def finish(self, state: StudyState, reason: Reason, error: str | None = None, *, known: Known) -> StudyState:
+        """Ends the study, and cancels its trials that have not ended; answers what has become of it.
+
+        Where its user has changed the budget or enqueued a point since the driver decided, it does not end: the next
+        driver decides anew. A trial that was training has left its worker by then. A cancel that came in between wins.
+        """
         with self._database.writing() as connection:
             study = self._lock(connection)
             now = self._database.now(connection)
             if study.intent == Intent.CANCEL:
                 records.end_as_intended(connection, study, at=now)
-                return False
-            records.cancel_open_trials(connection, self._study_id, at=now)
-            records.set_study_state(connection, study, state, at=now, reason=reason, error=error)
-            return True
+            elif study.intent != Intent.STOP and known != self._wanted(connection, study):
+                for trial_id in records.trials_in(connection, self._study_id, [TrialState.RUNNING]):
+                    self._pause_trial(connection, trial_id, now)
+                records.end_as_intended(connection, study, at=now)
+            else:
+                records.cancel_open_trials(connection, self._study_id, at=now)
+                records.set_study_state(connection, study, state, at=now, reason=reason, error=error)
+            return StudyState(records.locked_study(connection, self._study_id).state)
 
     def give_up_lease(self) -> None:
         """Ends the lease at once, so that the next driver need not wait until it runs out."""
@@ -289,11 +311,25 @@ class DrivingStore:
             )
 
     def leave(self) -> StudyState:
-        """Nothing of the study runs any more as its user wished: it becomes what they want by now; answers that."""
+        """Nothing of the study runs any more as its user wished: it becomes what they want by now; answers that.
+
+        Where they want it drained although it has been paused meanwhile, its next driver finishes what has begun.
+        """
         with self._database.writing() as connection:
             study = self._lock(connection)
-            records.end_as_intended(connection, study, at=self._database.now(connection))
+            now = self._database.now(connection)
+            if study.intent == Intent.STOP and records.has_begun(connection, self._study_id):
+                records.queue_again(connection, study, at=now)
+            else:
+                records.end_as_intended(connection, study, at=now)
             return StudyState(records.locked_study(connection, self._study_id).state)
+
+    def _wanted(self, connection: Connection, study: Row[Any]) -> Known:
+        return _known(study.spec, self._last_number(connection, tables.configurations))
+
+    def _pause_trial(self, connection: Connection, trial_id: str, now: datetime) -> None:
+        records.end_open_attempts(connection, trial_id, AttemptState.PAUSED, at=now)
+        self._move_trial(connection, trial_id, TrialState.PAUSED, now)
 
     def _record(self, connection: Connection, report: Report, now: datetime) -> None:
         trial = connection.execute(
@@ -323,8 +359,7 @@ class DrivingStore:
                 self._move_trial(connection, report.trial_id, report.state, now, finished_at=now, **values)
                 summarise_configurations(connection, [trial.configuration_id])
             case AttemptPaused():
-                records.end_open_attempts(connection, report.trial_id, AttemptState.PAUSED, at=now)
-                self._move_trial(connection, report.trial_id, TrialState.PAUSED, now)
+                self._pause_trial(connection, report.trial_id, now)
             case AttemptLost():
                 records.end_open_attempts(connection, report.trial_id, AttemptState.LOST, at=now, error=report.error)
                 self._move_trial(connection, report.trial_id, TrialState.PENDING, now)
@@ -392,6 +427,10 @@ class DrivingStore:
 
     def _last_number(self, connection: Connection, table: Table) -> int:
         return last_number(connection, table, self._study_id)
+
+
+def _known(spec: Mapping[str, Any], last_configuration: int) -> Known:
+    return Known(Budget.model_validate(spec["budget"]), last_configuration)
 
 
 def _history(attempts: Sequence[Row[Any]]) -> dict[str, Any]:

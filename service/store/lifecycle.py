@@ -24,7 +24,6 @@ from service.store.database import Database
 from service.store.inserting import insert_configuration, last_number
 from service.store.summaries import summarise_configurations
 from service.study import (
-    OPEN_TRIAL_STATES,
     Configuration,
     Intent,
     Origin,
@@ -101,7 +100,7 @@ class LifecycleStore:
                 study = self._want(connection, study, Intent.STOP, now)
                 if state is StudyState.RUNNING:
                     records.set_study_state(connection, study, StudyState.STOPPING, at=now)
-                elif state is StudyState.PAUSED or not _has_begun(connection, study_id):
+                elif state is StudyState.PAUSED or not records.has_begun(connection, study_id):
                     records.end_as_intended(connection, study, at=now)
             return self._study(connection, study_id)
 
@@ -155,7 +154,11 @@ class LifecycleStore:
                     f"study {study_id!r} is at version {study.version} by now, not at {if_version}: read it again"
                 )
             spec = _changed(study.spec, changes)
-            raised = _raised_limits(study.spec["budget"], spec.budget.model_dump(mode="json"))
+            budget = spec.budget.model_dump(mode="json")
+            raised = _raised_limits(study.spec["budget"], budget)
+            ends = study.intent in (Intent.STOP, Intent.CANCEL) and not state.is_final
+            if ends and budget != parse_spec(study.spec).budget.model_dump(mode="json"):
+                raise _impossible(study, "given another budget")
             if state.is_final and raised and study.reason == Reason.TARGET_REACHED:
                 raise InvalidTransitionError(
                     f"study {study_id!r} has reached objective.target: a clone with another target can go on"
@@ -163,7 +166,7 @@ class LifecycleStore:
             values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
             records.touch_study(connection, study_id, version=study.version + 1, **values)
             data = {
-                "budget": spec.budget.model_dump(mode="json"),
+                "budget": budget,
                 "labels": spec.labels,
                 "description": spec.description,
             }
@@ -196,7 +199,7 @@ class LifecycleStore:
                 added = insert_configuration(
                     connection, study_id, point, point_key(point), seeds, at=now, origin=Origin.USER
                 )
-                records.touch_study(connection, study_id)
+                records.touch_study(connection, study_id, version=study.version + 1)
                 data = {"configuration_id": added[0].id, "point": dict(point), "origin": Origin.USER}
                 records.add_event(connection, study_id, "configuration.added", data, at=now)
                 return added
@@ -240,7 +243,7 @@ class LifecycleStore:
 
     @staticmethod
     def _want(connection: Connection, study: Row[Any], intent: Intent, now: datetime) -> Row[Any]:
-        records.touch_study(connection, study.id, intent=intent, intent_at=now)
+        records.touch_study(connection, study.id, intent=intent, intent_at=now, version=tables.studies.c.version + 1)
         return records.locked_study(connection, study.id)
 
     @staticmethod
@@ -272,15 +275,6 @@ def _impossible(study: Row[Any], participle: str) -> InvalidTransitionError:
         )
     on_its_way = {Intent.PAUSE: "paused", Intent.STOP: "stopped", Intent.CANCEL: "cancelled"}.get(study.intent)
     return InvalidTransitionError(f"study {study.id!r} is being {on_its_way}: it cannot be {participle}")
-
-
-def _has_begun(connection: Connection, study_id: str) -> bool:
-    """Whether a trial that has not ended has had an attempt."""
-    table = tables.trials
-    query = select(table.c.id).where(
-        table.c.study_id == study_id, table.c.attempt > 0, table.c.state.in_(OPEN_TRIAL_STATES)
-    )
-    return connection.execute(query.limit(1)).first() is not None
 
 
 def _changed(spec: Mapping[str, Any], changes: StudyChanges) -> StudySpec:

@@ -28,14 +28,18 @@ def by_objective(mode: Literal["max", "min"]) -> list[SortKey]:
 
 
 def best_configuration(connection: Connection, study: Study) -> Configuration | None:
-    """The best of the confirmed ones where there are any, else of the complete ones; None where there is neither."""
+    """The best as `analysis.aggregation.best` has it; None where no trial has an objective."""
     objective = study.spec["objective"]
     if study.spec.get("confirm"):
         most = [_columns.confirmed_n.desc()]  # a mean over fewer fresh seeds than another's has not the same say
         confirmed = _first(connection, study, _columns.confirmed_n > 0, "confirmed", objective["mode"], most)
         if confirmed is not None:
             return confirmed
-    return _first(connection, study, _columns.complete.is_(True), "objective", objective["mode"], [])
+    complete = _first(connection, study, _columns.complete.is_(True), "objective", objective["mode"], [])
+    if complete is not None:
+        return complete
+    most = [_columns.objective_n.desc()]
+    return _first(connection, study, _columns.objective_n > 0, "objective", objective["mode"], most)
 
 
 def _first(

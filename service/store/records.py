@@ -118,7 +118,7 @@ def end_as_intended(connection: Connection, study: Row[Any], *, at: datetime) ->
         case Intent.PAUSE:
             set_study_state(connection, study, StudyState.PAUSED, at=at, waiting_reason="paused by its user")
         case Intent.RUN:
-            set_study_state(connection, study, StudyState.QUEUED, at=at, waiting_reason="waits for its next driver")
+            queue_again(connection, study, at=at)
         case Intent.STOP:
             ended = StudyState.SUCCEEDED if _has_result(connection, study.id) else StudyState.CANCELLED
             cancel_open_trials(connection, study.id, at=at)
@@ -126,6 +126,20 @@ def end_as_intended(connection: Connection, study: Row[Any], *, at: datetime) ->
         case Intent.CANCEL:
             cancel_open_trials(connection, study.id, at=at)
             set_study_state(connection, study, StudyState.CANCELLED, at=at, reason=Reason.USER)
+
+
+def queue_again(connection: Connection, study: Row[Any], *, at: datetime) -> None:
+    """Lets a locked study, of which nothing runs any more, wait for its next driver."""
+    set_study_state(connection, study, StudyState.QUEUED, at=at, waiting_reason="waits for its next driver")
+
+
+def has_begun(connection: Connection, study_id: str) -> bool:
+    """Whether a trial that has not ended has had an attempt."""
+    table = tables.trials
+    query = select(table.c.id).where(
+        table.c.study_id == study_id, table.c.attempt > 0, table.c.state.in_(OPEN_TRIAL_STATES)
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def touch_trial(connection: Connection, trial_id: str, **values: Any) -> None:

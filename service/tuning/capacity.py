@@ -8,18 +8,21 @@ from ray.exceptions import RayError
 from service.spec_sections import Resources
 
 
-def waiting_reason(needed: Resources) -> str:
-    """Why no trial that needs this runs at the moment. Asks the cluster, which takes a few milliseconds."""
+def waiting_reason(needed: Resources, *, has_no_share: bool = False) -> str:
+    """Why no trial that needs this runs at the moment. Asks the cluster, which takes a few milliseconds.
+
+    has_no_share: whether other studies hold all of the cluster.
+    """
     if not ray.is_initialized():
         return "its driver is starting"
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     except (RayError, RuntimeError, OSError):
         return "the Ray cluster does not answer"
-    return _reason(needed, nodes)
+    return _reason(needed, nodes, has_no_share=has_no_share)
 
 
-def _reason(needed: Resources, nodes: list[dict[str, float]]) -> str:
+def _reason(needed: Resources, nodes: list[dict[str, float]], *, has_no_share: bool = False) -> str:
     wanted = {"CPU": needed.cpu, "GPU": needed.gpu}
     if not any(all(node.get(kind, 0.0) >= amount for kind, amount in wanted.items()) for node in nodes):
         largest = {kind: max((node.get(kind, 0.0) for node in nodes), default=0.0) for kind in wanted}
@@ -27,4 +30,6 @@ def _reason(needed: Resources, nodes: list[dict[str, float]]) -> str:
             f"a trial needs {needed.cpu:g} CPUs and {needed.gpu:g} GPUs on one node; "
             f"the largest of the cluster's {len(nodes)} nodes have {largest['CPU']:g} CPUs and {largest['GPU']:g} GPUs"
         )
+    if has_no_share:
+        return "other studies hold the cluster; its own share is no trial at the moment"
     return "its workers are starting, or wait for a place in the cluster"

@@ -12,7 +12,8 @@ from service.study import Purpose, Reason, StudyState
 class IssuedTrial:
     """A trial to run now, as attempt number `attempt`, of which `epochs_done` epochs have been reported.
 
-    seconds_left: how long it may still train; None: no limit.
+    max_trial_s: how long it may train, over all of its attempts. seconds_left: how much of that is left. None: no
+    limit.
     """
 
     trial_id: str
@@ -21,6 +22,7 @@ class IssuedTrial:
     point: Point
     seed: int
     purpose: Purpose
+    max_trial_s: float | None
     seconds_left: float | None
 
 

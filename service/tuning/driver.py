@@ -60,11 +60,16 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
     )
 
     def why_nothing_trains() -> str | None:
-        own = progress.waiting_reason
-        return own if own or progress.is_training else waiting_reason(spec.resources_per_trial)
+        if progress.is_training or progress.is_pausing:
+            return progress.waiting_reason
+        return waiting_reason(spec.resources_per_trial, has_no_share=progress.has_no_share)
 
     recorder = Recorder(
-        store, lease_s=config.lease_s, heartbeat_s=config.heartbeat_s, waiting_reason=why_nothing_trains
+        store,
+        lease_s=config.lease_s,
+        heartbeat_s=config.heartbeat_s,
+        waiting_reason=why_nothing_trains,
+        stuck_after_s=config.startup_lease_s,
     )
     recorder.start()
 
@@ -84,6 +89,7 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
         metric=spec.objective.metric,
         why_stopped=lambda trial_id: why_stopped(scheduler, trial_id),
         tidy_checkpoints=tidy_checkpoints,
+        trial_grace_s=config.trial_grace_s,
     )
     ray.init(address="auto", log_to_driver=False, configure_logging=False)
     with _handing_over(recorder, store), tempfile.TemporaryDirectory(prefix="samstudy-") as scratch:
@@ -106,8 +112,11 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
     if isinstance(ending, Leaving):
         logger.info("driver %d leaves study %s: %s", driver_attempt, study_id, store.leave())
         return
-    if not store.finish(ending.state, ending.reason, ending.error):
-        logger.info("study %s was cancelled at its end", study_id)
+    state = store.finish(ending.state, ending.reason, ending.error, known=progress.known)
+    if state is not ending.state:
+        logger.info("study %s was to end as %s; its user wants it %s", study_id, ending, state)
+    if not state.is_final:
+        return
     for trial_id in progress.open_trials():  # the study's end has cancelled them
         tidy_checkpoints(trial_id)
     logger.info("study %s ended: %s", study_id, ending)
@@ -153,7 +162,7 @@ def _order(spec: StudySpec, study_id: str, issued: IssuedTrial, *, storage_uri: 
         threads=max(1, int(spec.resources_per_trial.cpu)),
         storage_uri=storage_uri,
         checkpoint_every_epochs=spec.checkpoint.every_epochs,
-        max_trial_s=spec.budget.max_trial_s,
+        max_trial_s=issued.max_trial_s,
         seconds_left=issued.seconds_left,
         keep_last_checkpoint=spec.checkpoint.keep == "latest" and spec.checkpoint.every_epochs > 0,
     )

@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Protocol
 
 from search_spaces.parameters import Point, point_key
 from service.spec import StudySpec
 from service.spec_sections import Budget
-from service.store.driving import Instructions, NewConfigurationsError, StudySnapshot
+from service.store.driving import Instructions, Known, NewConfigurationsError, StudySnapshot
 from service.study import Configuration, Intent, Purpose, Reason, StudyState, Trial, TrialState
 from service.tuning.algorithms import Algorithm, Outcome
 from service.tuning.decisions import Ending, IssuedTrial, Leaving
@@ -47,6 +47,7 @@ class _TrialProgress:
     losses: int
     trained_s: float
     running_since: datetime | None = None
+    seconds_left: float | None = None
     epochs_done: int = 0
     values: dict[int, float] = field(default_factory=dict)
     objective: float | None = None
@@ -78,6 +79,7 @@ class StudyProgress:
         self._intent = snapshot.study.intent
         self._slots = snapshot.study.slots
         self._points: dict[str, Point] = {}
+        self._numbers: dict[str, int] = {}
         self._trials: dict[str, _TrialProgress] = {}
         self._trials_of: defaultdict[str, list[_TrialProgress]] = defaultdict(list)
         self._failures = 0
@@ -98,6 +100,11 @@ class StudyProgress:
         self._slots = instructions.slots
         self._newest_configuration = instructions.last_configuration
 
+    @property
+    def known(self) -> Known:
+        """What of the user's wishes this driver knows, and so has taken into account when it decides to end."""
+        return Known(self._budget, max(self._last_configuration, self._newest_configuration))
+
     def next_trial(self) -> IssuedTrial | Ending | Leaving | None:
         """What to do now: run this trial, end the study so, leave it, or (None) wait for a running trial."""
         ending = self.must_end_now()
@@ -105,9 +112,7 @@ class StudyProgress:
             return ending
         if self._newest_configuration > self._last_configuration:
             self._take_over(self._log.configurations_after(self._last_configuration))
-        if self.is_pausing:
-            return None if self._running else Leaving()
-        if len(self._running) >= self._most_at_once():
+        if self.is_pausing or len(self._running) >= self._most_at_once():
             return None
         waiting = self._first_waiting()
         if waiting is None and self._intent is Intent.RUN:
@@ -115,14 +120,14 @@ class StudyProgress:
             waiting = self._first_waiting()
         if waiting is not None:
             return self._issue(waiting)
-        if self._running:
-            return None
-        if self._intent is Intent.STOP and not self._target_reached:
-            return Leaving()
-        return self._natural_ending()
+        return None if self._running else self._natural_ending()
 
-    def must_end_now(self) -> Ending | None:
-        """How the study ends at once, running trials or not; None where it may go on."""
+    def must_end_now(self) -> Ending | Leaving | None:
+        """How the study ends at once, running trials or not, or that the driver leaves it; None where it may go on.
+
+        It leaves once nothing is left that its user wants to wait for: trials that the cluster has no place for yet are
+        not waited for, because their number says nothing of when there will be one.
+        """
         most = self._budget.max_failed_trials
         if most is not None and self._failures > most:
             return Ending(
@@ -137,14 +142,27 @@ class StudyProgress:
         hours = self._budget.max_gpu_hours
         if hours is not None and self._gpu_hours(now) > hours:
             return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
-        return None
+        waited_for = self._waited_for()
+        return Leaving() if waited_for is not None and not waited_for else None
 
-    def attempt_started(self, trial_id: str, attempt: int) -> None:
-        """A worker has begun with the trial."""
+    def attempt_started(self, trial_id: str, attempt: int) -> bool:
+        """A worker has begun with the trial: False where it comes too late, and the trial waits again.
+
+        So it does where the study is being paused, or being stopped before the trial had begun.
+        """
         trial = self._trials[trial_id]
+        if self.is_pausing or (self._intent is Intent.STOP and trial.attempt == 0):
+            self._running.discard(trial_id)
+            self._waiting.insert(0, trial_id)
+            return False
         trial.state = TrialState.RUNNING
         trial.attempt = attempt
         trial.running_since = self._clock()
+        return True
+
+    def has_started(self, trial_id: str, attempt: int) -> bool:
+        """Whether a worker has begun with this attempt of the trial, or with a later one."""
+        return self._trials[trial_id].attempt >= attempt
 
     def epoch_reported(self, trial_id: str, epoch: int, value: float | None) -> None:
         """The trial has finished an epoch; `value` is the objective's metric, where the epoch reported it."""
@@ -152,6 +170,13 @@ class StudyProgress:
         trial.epochs_done = max(trial.epochs_done, epoch)
         if value is not None:
             trial.values.setdefault(epoch, value)
+
+    def is_overdue(self, trial_id: str, grace_s: float) -> bool:
+        """Whether the trial still trains so long after its time has run out."""
+        trial = self._trials[trial_id]
+        if trial.seconds_left is None or trial.running_since is None:
+            return False
+        return (self._clock() - trial.running_since).total_seconds() > trial.seconds_left + grace_s
 
     def attempt_lost(self, trial_id: str) -> bool:
         """A worker or node went away: True where the trial waits for its next attempt, False where it had its last."""
@@ -190,18 +215,34 @@ class StudyProgress:
     @property
     def waiting_reason(self) -> str | None:
         """Why nothing trains, or why no new trial does, as far as the study itself is the reason."""
+        training = self._training()
         if self.is_pausing:
-            return f"is being paused: {len(self._running)} trials train up to their next checkpoint"
-        if self._intent is Intent.STOP:
-            return f"is being stopped: {len(self._running)} trials train to their end"
-        if self._slots == 0 and not self._running:
-            return "other studies hold the cluster; its own share is no trial at the moment"
+            return f"is being paused: {training} trials train up to their next checkpoint"
+        if self._intent is Intent.STOP and training:
+            return f"is being stopped: {training} trials train to their end"
         return None
 
     @property
     def is_training(self) -> bool:
         """Whether a worker trains one of the trials."""
-        return any(self._trials[trial_id].state is TrialState.RUNNING for trial_id in list(self._running))
+        return self._training() > 0
+
+    @property
+    def has_no_share(self) -> bool:
+        """Whether other studies hold all of the cluster."""
+        return self._slots == 0 and not self._running
+
+    def _training(self) -> int:
+        """How many trials workers train; asked by another thread too."""
+        return sum(self._trials[trial_id].state is TrialState.RUNNING for trial_id in list(self._running))
+
+    def _waited_for(self) -> list[str] | None:
+        """The trials that a study being paused or stopped waits for; None where it is neither."""
+        if self.is_pausing:
+            return [trial_id for trial_id in self._running if self._trials[trial_id].state is TrialState.RUNNING]
+        if self._intent is Intent.STOP:
+            return [trial_id for trial_id in self.open_trials() if self._trials[trial_id].attempt > 0]
+        return None
 
     def _replay(self, snapshot: StudySnapshot) -> None:
         """Puts everything that the store has into the algorithm; trials that did not end wait again."""
@@ -242,6 +283,7 @@ class StudyProgress:
         self._running.add(trial_id)
         trial = self._trials[trial_id]
         longest = self._budget.max_trial_s
+        trial.seconds_left = None if longest is None else max(_LEAST_TRIAL_S, longest - trial.trained_s)
         return IssuedTrial(
             trial_id,
             trial.attempt + 1,
@@ -249,7 +291,8 @@ class StudyProgress:
             self._points[trial.configuration_id],
             trial.seed,
             trial.purpose,
-            None if longest is None else max(_LEAST_TRIAL_S, longest - trial.trained_s),
+            longest,
+            trial.seconds_left,
         )
 
     def _add_trials(self) -> None:
@@ -293,27 +336,35 @@ class StudyProgress:
         confirm = self._spec.confirm
         if confirm is None:
             return
-        means = {name: self._search_mean(name) for name in self._points}
-        sign = -1 if self._spec.objective.mode == "max" else 1
-        ranked = sorted((sign * mean, name) for name, mean in means.items() if mean is not None)
+        keys = {name: self._rank(name) for name in self._points}
+        ranked = sorted((key, name) for name, key in keys.items() if key is not None)
         for _, configuration_id in ranked[: confirm.top_k]:
             trials = self._trials_of[configuration_id]
             if not any(trial.purpose is Purpose.CONFIRM for trial in trials):
                 for trial in self._log.add_confirming_trials(configuration_id, confirm.seeds):
                     self._add(trial)
 
-    def _search_mean(self, configuration_id: str) -> float | None:
-        """The mean over the search's seeds; None unless all of them succeeded."""
+    def _rank(self, configuration_id: str) -> tuple[int, float, float, int] | None:
+        """A sort key, the best configuration first, as `analysis.aggregation.best` has it; None where no seed counts.
+
+        Those of which more seeds succeeded come first: a mean over fewer has not the same say.
+        """
         trials = self._search_trials(configuration_id)
         values = [trial.objective for trial in trials if trial.state is TrialState.SUCCEEDED]
         known = [value for value in values if value is not None and math.isfinite(value)]
-        return fmean(known) if known and len(known) == len(trials) else None
+        if not known:
+            return None
+        mean = fmean(known)
+        worse = -mean if self._spec.objective.mode == "max" else mean
+        spread = stdev(known) if len(known) > 1 else math.inf
+        return (-len(known), worse, spread, self._numbers[configuration_id])
 
     def _search_trials(self, configuration_id: str) -> list[_TrialProgress]:
         return [trial for trial in self._trials_of[configuration_id] if trial.purpose is Purpose.SEARCH]
 
     def _add_point(self, configuration: Configuration) -> None:
         self._points[configuration.id] = dict(configuration.point)
+        self._numbers[configuration.id] = configuration.number
         self._last_configuration = max(self._last_configuration, configuration.number)
 
     def _add(self, trial: Trial, *, losses: int = 0, trained_s: float = 0.0) -> None:
@@ -357,9 +408,8 @@ class StudyProgress:
         states = {trial.state for trial in trials}
         values = [trial.objective for trial in trials if trial.objective is not None]
         value = fmean(values) if values else None
-        outcome: Outcome = "complete"
-        if TrialState.EARLY_STOPPED in states:
-            outcome = "pruned"
+        # What lacks a seed must not look as good as what has all: the lacking one may be the one that diverged.
+        outcome: Outcome = "complete" if states == {TrialState.SUCCEEDED} else "pruned"
         if value is None:
             outcome = "failed"
         self._algorithm.learn(self._points[configuration_id], outcome, value)

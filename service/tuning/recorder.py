@@ -26,6 +26,8 @@ class Recorder:
     driver is of no use. `after_commit` of a report is called when the store has it; an OSError there is only logged.
 
     waiting_reason: asked at every heartbeat why nothing trains; answers None where something does.
+    stuck_after_s: how long the driver's loop may go without a `tick` until its lease is no longer renewed, so that
+    another driver takes over; None: for ever.
     """
 
     def __init__(
@@ -35,11 +37,14 @@ class Recorder:
         lease_s: float,
         heartbeat_s: float,
         waiting_reason: Callable[[], str | None] = lambda: None,
+        stuck_after_s: float | None = None,
     ) -> None:
         self._store = store
         self._lease_s = lease_s
         self._heartbeat_s = heartbeat_s
         self._waiting_reason = waiting_reason
+        self._stuck_after_s = stuck_after_s
+        self._ticked_at = time.monotonic()
         self._reports: queue.Queue[tuple[Report, Callable[[], None] | None]] = queue.Queue()
         self._closing = threading.Event()
         self._lost = threading.Event()
@@ -51,6 +56,10 @@ class Recorder:
         """Takes over the lease at once. Raises LeaseLostError, StoreUnavailableError."""
         self._instructions = self._store.heartbeat(self._lease_s, self._waiting_reason())
         self._thread.start()
+
+    def tick(self) -> None:
+        """The driver's loop goes round."""
+        self._ticked_at = time.monotonic()
 
     @property
     def instructions(self) -> Instructions | None:
@@ -93,7 +102,7 @@ class Recorder:
                     return
                 _follow_up(after_commit for _, after_commit in batch)
             if time.monotonic() >= next_heartbeat:
-                if not self._written(self._heartbeat):
+                if not self._is_stuck() and not self._written(self._heartbeat):
                     return
                 next_heartbeat = time.monotonic() + self._heartbeat_s
             if closing and self._reports.empty():
@@ -107,6 +116,14 @@ class Recorder:
                 batch.append(self._reports.get_nowait())
         except queue.Empty:
             return batch
+
+    def _is_stuck(self) -> bool:
+        """Whether the driver's loop stands still; not so once it has ended."""
+        still_s = time.monotonic() - self._ticked_at
+        if self._stuck_after_s is None or self._closing.is_set() or still_s < self._stuck_after_s:
+            return False
+        logger.error("the driver's loop has stood still for %.0f s: its lease is not renewed", still_s)
+        return True
 
     def _heartbeat(self) -> None:
         self._instructions = self._store.heartbeat(self._lease_s, self._waiting_reason())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -19,6 +21,9 @@ from service.tuning.progress import StudyProgress
 from service.tuning.recorder import Recorder
 
 logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0
+"""How often it is looked whether trials are overdue."""
 
 
 class _Unsaved:
@@ -45,6 +50,7 @@ class StudySearcher(_Unsaved, Searcher):
         self._orders: dict[str, TrialOrder] = {}
         self._reported: dict[str, int] = {}
         self._paused: set[str] = set()
+        self._withdrawn: set[str] = set()
         self._followed: Instructions | None = None
         self._decided: Ending | Leaving | None = None
 
@@ -69,7 +75,10 @@ class StudySearcher(_Unsaved, Searcher):
         return order.to_tune_config()
 
     def must_stop(self) -> bool:
-        """Whether the study ends now, whatever runs: cancelled, out of budget, too many failures, or lease lost."""
+        """Whether the study ends now, whatever runs: cancelled, out of budget, too many failures, or lease lost.
+
+        So it does where nothing is left that a user who pauses or stops it waits for.
+        """
         instructions = self._recorder.instructions
         if instructions is not None and instructions is not self._followed:
             self._progress.follow(instructions)
@@ -93,6 +102,8 @@ class StudySearcher(_Unsaved, Searcher):
 
         It is while the study is being paused, as soon as it has saved its state, or at once where it never does.
         """
+        if trial_id in self._withdrawn:
+            return True
         order = self._orders[trial_id]
         saved = order.checkpoints(epoch, since=self._reported.get(trial_id, epoch - 1))
         self._reported[trial_id] = epoch
@@ -103,6 +114,14 @@ class StudySearcher(_Unsaved, Searcher):
     def has_paused(self, trial_id: str) -> bool:
         """Whether a Tune trial has been told to leave its worker."""
         return trial_id in self._paused
+
+    def withdraw(self, trial_id: str) -> None:
+        """Takes back a Tune trial that began too late: it is to leave its worker, and nothing that it says counts."""
+        self._withdrawn.add(trial_id)
+
+    def is_withdrawn(self, trial_id: str) -> bool:
+        """Whether what a Tune trial says counts no more."""
+        return trial_id in self._withdrawn
 
     def issued(self, trial_id: str) -> IssuedTrial:
         """Our trial behind a Tune trial's id."""
@@ -130,24 +149,53 @@ class StudyCallback(_Unsaved, tune.Callback):
         metric: str,
         why_stopped: Callable[[str], str | None],
         tidy_checkpoints: Callable[[str], None],
+        trial_grace_s: float,
     ) -> None:
-        """why_stopped: what early stopping says of a trial of ours that it has stopped."""
+        """why_stopped: what early stopping says of a trial of ours that it has stopped.
+
+        trial_grace_s: how long after its time has run out a trial's worker is killed, where it does not end by itself.
+        """
         self._searcher = searcher
         self._progress = progress
         self._recorder = recorder
         self._metric = metric
         self._why_stopped = why_stopped
         self._tidy_checkpoints = tidy_checkpoints
+        self._trial_grace_s = trial_grace_s
         self._last: dict[str, TrialReport] = {}
+        self._overdue: set[str] = set()
+        self._look_again_at = 0.0
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune's loop goes round; a worker that takes no notice of its trial's limit, as in a call of C, is killed."""
+        self._recorder.tick()
+        if time.monotonic() < self._look_again_at:
+            return
+        self._look_again_at = time.monotonic() + _LOOK_EVERY_S
+        for trial in trials:
+            if trial.status != "RUNNING" or trial.trial_id in self._overdue:
+                continue
+            issued = self._searcher.issued(trial.trial_id)
+            actor = trial.temporary_state.ray_actor
+            if actor is not None and self._progress.is_overdue(issued.trial_id, self._trial_grace_s):
+                logger.warning(
+                    "trial %s is overdue: its worker is killed", issued.trial_id, extra={"trial_id": issued.trial_id}
+                )
+                self._overdue.add(trial.trial_id)
+                ray.kill(actor)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         issued = self._searcher.issued(trial.trial_id)
-        self._progress.attempt_started(issued.trial_id, issued.attempt)
-        self._recorder.record(AttemptStarted(issued.trial_id, issued.attempt, trial.node_ip or None))
+        if self._progress.attempt_started(issued.trial_id, issued.attempt):
+            self._recorder.record(AttemptStarted(issued.trial_id, issued.attempt, trial.node_ip or None))
+        else:
+            self._searcher.withdraw(trial.trial_id)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        if self._searcher.is_withdrawn(trial.trial_id):
+            return
         report = TrialReport.from_tune_result(result)
         self._last[trial.trial_id] = report
         if report.error is None:
@@ -159,6 +207,8 @@ class StudyCallback(_Unsaved, tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         issued = self._searcher.issued(trial.trial_id)
         report = self._last.pop(trial.trial_id, None)
+        if self._searcher.is_withdrawn(trial.trial_id):
+            return
         if report is not None and report.error is not None:
             self._end(issued, TrialState.FAILED, error=report.error)
         elif report is not None and report.is_last:
@@ -177,11 +227,21 @@ class StudyCallback(_Unsaved, tune.Callback):
         """The worker is gone: what the training itself does wrong comes as a result."""
         issued = self._searcher.issued(trial.trial_id)
         self._last.pop(trial.trial_id, None)
-        self._lose(issued, _last_words(trial))
+        if not self._progress.has_started(issued.trial_id, issued.attempt):  # the worker died of its start
+            self.on_trial_start(iteration, trials, trial)
+        if trial.trial_id in self._overdue:
+            error = (
+                f"the trial has trained for its budget.max_trial_s of {issued.max_trial_s:g} s, took no notice for "
+                f"{self._trial_grace_s:g} s more, and its worker was killed"
+            )
+            self._end(issued, TrialState.FAILED, error=error)
+        elif not self._searcher.is_withdrawn(trial.trial_id):
+            self._lose(issued, _last_words(trial))
 
     def _lose(self, issued: IssuedTrial, error: str) -> None:
         if self._progress.attempt_lost(issued.trial_id):
-            logger.warning("trial %s lost attempt %d: %s", issued.trial_id, issued.attempt, error)
+            said = {"trial_id": issued.trial_id}
+            logger.warning("trial %s lost attempt %d: %s", issued.trial_id, issued.attempt, error, extra=said)
             self._recorder.record(AttemptLost(issued.trial_id, issued.attempt, error))
         else:
             self._end(issued, TrialState.FAILED, error=f"its workers were lost once too often; the last time:\n{error}")

@@ -31,7 +31,7 @@ def main(store_url: str, study_id: str, driver_attempt: int, trial_id: str, epoc
         time.sleep(max(0.0, began + epoch * every_s - time.monotonic()))
     recorder.record(TrialEnded(trial_id, 1, TrialState.SUCCEEDED, 0.5))
     recorder.close()
-    store.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS)
+    store.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS, known=store.snapshot().known)
     print(time.monotonic() - began, flush=True)
     database.dispose()
 

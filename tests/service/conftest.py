@@ -168,7 +168,7 @@ class Life:
         driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None, "ValueError: no")])
 
     def succeed(self, driver: DrivingStore) -> None:
-        driver.finish(StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED)
+        driver.finish(StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED, known=driver.snapshot().known)
 
     def finished(self, accuracies: Mapping[tuple[Scalar, Scalar], tuple[float, ...]], **changes: Any) -> Study:
         """A SUCCEEDED study with these accuracies by (λ, ρ), one for each seed."""

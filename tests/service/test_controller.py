@@ -33,6 +33,7 @@ class FakeJobs:
     def __init__(self) -> None:
         self.is_down = False
         self.takes_jobs = True
+        self.refusal = "the Ray cluster does not take jobs"
         self.started: list[DriverClaim] = []
         self.stopped: list[DriverClaim] = []
 
@@ -47,7 +48,7 @@ class FakeJobs:
     def start(self, claim: DriverClaim) -> None:
         self.check()
         if not self.takes_jobs:
-            raise ServiceUnavailableError("the Ray cluster does not take jobs")
+            raise ServiceUnavailableError(self.refusal)
         self.started.append(claim)
 
     def stop(self, claim: DriverClaim) -> None:
@@ -60,6 +61,7 @@ class World:
 
     def __init__(self, path: Path) -> None:
         self._now = datetime(2026, 1, 1, tzinfo=UTC)
+        self._monotonic_s = 0.0
         self.database = Database(f"sqlite:///{path}", clock=lambda: self._now)
         self.studies = StudyStore(self.database)
         self.lifecycle = LifecycleStore(self.database)
@@ -68,6 +70,11 @@ class World:
 
     def advance(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
+        self._monotonic_s += seconds
+
+    def set_clock_back(self, seconds: float) -> None:
+        """The store's clock; the controllers' own know nothing of it."""
+        self._now -= timedelta(seconds=seconds)
 
     def controller(self, holder: str = "a", store: ReconcilingStore | None = None) -> Controller:
         return Controller(
@@ -75,7 +82,7 @@ class World:
             cast(DriverJobs, self.jobs),
             self.config,
             holder=holder,
-            clock=lambda: self._now.timestamp(),
+            clock=lambda: self._monotonic_s,
         )
 
     def create(self, owner: str = "ada") -> Study:
@@ -83,6 +90,10 @@ class World:
 
     def driver(self, study: Study, number: int = 1) -> DrivingStore:
         return DrivingStore(self.database, study.id, number)
+
+    def end(self, study: Study) -> None:
+        driver = self.driver(study)
+        driver.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS, known=driver.snapshot().known)
 
 
 @pytest.fixture
@@ -129,8 +140,101 @@ def test_a_driver_that_cannot_be_submitted_leaves_its_study_queued(world: World,
     waiting = world.studies.get(study.id)
     assert (waiting.state, waiting.waiting_reason) == (StudyState.QUEUED, "the Ray cluster does not take jobs")
     world.jobs.takes_jobs = True
+    world.advance(1)
     controller.reconcile()
     assert world.jobs.started == [DriverClaim(study.id, 2)]  # a job's name cannot be used twice
+
+
+def attempts_within(world: World, controller: Controller, study: Study, seconds: int, *, every_s: float = 0.25) -> int:
+    """How many drivers the study gets meanwhile, at a look now and then."""
+    before = world.studies.get(study.id).driver_attempt
+    for _ in range(round(seconds / every_s)):
+        controller.reconcile()
+        world.advance(every_s)
+    return world.studies.get(study.id).driver_attempt - before
+
+
+def test_a_cluster_that_refuses_jobs_is_asked_less_and_less_often(world: World, controller: Controller) -> None:
+    study = world.create()
+    world.jobs.takes_jobs = False
+    assert attempts_within(world, controller, study, 5) == 3  # after 0, 1 and 3 s
+    assert len(world.studies.events(study.id)) == 7
+    assert attempts_within(world, controller, study, 58) == 3  # after 7, 15 and 31 s
+    assert attempts_within(world, controller, study, 600, every_s=5) == 10  # once a minute
+    world.jobs.takes_jobs = True
+    assert attempts_within(world, controller, study, 60) == 1
+    assert world.studies.get(study.id).state is StudyState.RUNNING
+
+
+def test_a_study_that_the_cluster_refused_does_not_hold_up_the_others(world: World, controller: Controller) -> None:
+    refused = world.create()
+    world.jobs.takes_jobs = False
+    controller.reconcile()
+    world.jobs.takes_jobs = True
+    other = world.create()
+    controller.reconcile()
+    assert world.jobs.started == [DriverClaim(other.id, 1)]
+    assert world.studies.get(refused.id).waiting_reason == "the Ray cluster does not take jobs"
+
+
+@pytest.mark.parametrize("how", ["started", "left the queue"])
+def test_a_refusal_is_forgotten_once_the_study_has(world: World, controller: Controller, how: str) -> None:
+    study = world.create()
+    world.jobs.takes_jobs = False
+    attempts_within(world, controller, study, 31)
+    if how == "started":
+        world.jobs.takes_jobs = True
+        controller.reconcile()
+        assert world.studies.get(study.id).state is StudyState.RUNNING
+        world.jobs.takes_jobs = False
+        world.driver(study, world.studies.get(study.id).driver_attempt).give_up_lease()
+    else:
+        world.lifecycle.pause(study.id)
+        controller.reconcile()
+        world.lifecycle.resume(study.id)
+    assert attempts_within(world, controller, study, 2) == 2
+
+
+def test_what_a_study_waits_for_is_told_without_passwords(world: World, controller: Controller) -> None:
+    study = world.create()
+    world.jobs.refusal = "the Ray cluster at http://me:s3/cret@ray does not take jobs"
+    world.jobs.takes_jobs = False
+    controller.reconcile()
+    assert "me:***@ray" in str(world.studies.get(study.id).waiting_reason)
+
+
+def test_a_clock_that_goes_back_delays_no_successor(world: World, controller: Controller) -> None:
+    study = world.create()
+    controller.reconcile()
+    second = world.controller("b")
+    world.advance(15)
+    second.reconcile()
+    world.set_clock_back(3600)
+    third = world.controller("c")
+    third.reconcile()
+    assert third.leads
+    second.reconcile()
+    assert not second.leads
+    assert world.studies.get(study.id).driver_attempt == 1
+
+
+def test_a_clock_that_goes_back_keeps_no_dead_driver_and_ends_no_living_one(
+    world: World, controller: Controller
+) -> None:
+    dead, living = world.create(), world.create()
+    controller.reconcile()
+    for study in (dead, living):
+        world.driver(study).heartbeat(10)
+    world.advance(10)
+    world.set_clock_back(3600)
+    controller.reconcile()
+    assert world.jobs.stopped == []
+    world.advance(1)
+    world.driver(living).heartbeat(10)
+    world.advance(9.5)
+    controller.reconcile()
+    assert world.jobs.stopped == [DriverClaim(dead.id, 1)]
+    assert world.studies.get(living.id).driver_attempt == 1
 
 
 def test_a_silent_driver_is_stopped_and_replaced(world: World, controller: Controller) -> None:
@@ -338,7 +442,7 @@ def test_a_study_alone_has_no_limit_and_two_share_the_cluster(world: World, cont
     world.advance(5)
     controller.reconcile()
     assert slots(world, first, second) == [2, 2]
-    world.driver(second).finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS)
+    world.end(second)
     world.advance(5)
     controller.reconcile()
     assert slots(world, first, second) == [None, None]
@@ -372,7 +476,7 @@ def test_no_more_studies_run_than_may_and_the_others_say_so(world: World) -> Non
     waiting = world.studies.get(late.id)
     assert waiting.state is StudyState.QUEUED
     assert waiting.waiting_reason == "2 studies run, as many as may at a time; it is among the 2 that wait"
-    world.driver(busy[0]).finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS)
+    world.end(busy[0])
     controller.reconcile()
     assert world.studies.get(other.id).state is StudyState.RUNNING  # though it came later: its owner has none
     assert world.studies.get(late.id).state is StudyState.QUEUED

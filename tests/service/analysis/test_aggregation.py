@@ -54,10 +54,14 @@ def test_a_single_replicate_has_no_spread() -> None:
 
 
 def test_equal_replicates_have_an_interval_of_no_width() -> None:
-    summary = summarise([0.1, 0.1, 0.1])
-    assert summary.std == pytest.approx(0.0, abs=1e-15)
-    assert summary.low == pytest.approx(0.1)
-    assert summary.high == pytest.approx(0.1)
+    summary = summarise([0.1, 0.1, 0.1])  # whose sum over 3 is 0.10000000000000002
+    assert (summary.mean, summary.std, summary.low, summary.high) == (0.1, 0.0, 0.1, 0.1)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(2, 12))
+def test_equal_replicates_are_their_own_mean_and_have_no_spread(value: float, n: int) -> None:
+    summary = summarise([value] * n)
+    assert (summary.mean, summary.std, summary.n) == (value, 0.0, n)
 
 
 def test_nothing_cannot_be_summarised() -> None:
@@ -125,13 +129,24 @@ def test_of_equal_means_the_smaller_spread_and_then_the_earlier_is_best() -> Non
     assert found.configuration.number == 2
 
 
-def test_an_incomplete_configuration_is_never_best() -> None:
+def test_an_incomplete_configuration_is_never_better_than_a_complete_one() -> None:
     first, second = configuration(1), configuration(2)
     trials = [trial(first, 0, 0.99), trial(first, 1, None, FAILED), trial(second, 0, 0.5)]
     found = best(aggregate([first, second], trials), "max")
     assert found is not None
     assert found.configuration.number == 2
     assert best([], "max") is None
+
+
+def test_where_none_is_complete_the_one_with_most_seeds_is_best() -> None:
+    made = [configuration(number) for number in (1, 2, 3)]
+    trials = [trial(made[0], 0, 0.9), trial(made[0], 1, None, TrialState.EARLY_STOPPED)]
+    trials += [trial(made[1], 0, 0.7), trial(made[1], 1, 0.8), trial(made[1], 2, None, TrialState.EARLY_STOPPED)]
+    trials += [trial(made[2], 0, None, FAILED)]
+    found = best(aggregate(made, trials), "max")
+    assert found is not None
+    assert found.configuration.number == 2
+    assert best(aggregate(made[2:], trials), "max") is None
 
 
 def test_results_go_through_json_unchanged() -> None:

@@ -7,7 +7,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.analysis.comparison import NO_SPREAD, NOT_ENOUGH, compare, holm
+from service.analysis.comparison import (
+    NO_SPREAD_OF_DIFFERENCES,
+    NO_SPREAD_OF_VALUES,
+    NOT_ENOUGH,
+    Comparison,
+    compare,
+    holm,
+)
 
 values = st.lists(st.floats(0, 1).map(lambda value: round(value, 4)), min_size=2, max_size=8)
 
@@ -71,15 +78,44 @@ def test_a_difference_is_told_even_where_it_cannot_be_tested() -> None:
     assert compare({0: 1.0}, {}).difference is None
 
 
-def test_identical_values_do_not_differ() -> None:
-    for other in (0, 10):
+def is_untested(comparison: Comparison) -> bool:
+    return comparison.test is comparison.p_value is comparison.low is comparison.high is None
+
+
+def test_identical_values_are_no_basis_for_a_test_and_their_difference_is_none() -> None:
+    for other, note in ((0, NO_SPREAD_OF_DIFFERENCES.format(n=2)), (10, NO_SPREAD_OF_VALUES.format(n=4))):
         comparison = compare({0: 0.3, 1: 0.3}, {other: 0.1 + 0.2, other + 1: 0.1 + 0.2})
-        assert (comparison.difference, comparison.p_value, comparison.note) == (0.0, 1.0, NO_SPREAD)
+        assert is_untested(comparison)
+        assert (comparison.difference, comparison.note) == (0.0, note)
 
 
-def test_values_that_differ_without_any_spread_differ_for_certain() -> None:
-    comparison = compare({0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.25})
-    assert (comparison.difference, comparison.low, comparison.high, comparison.p_value) == (0.25, 0.25, 0.25, 0.0)
+def test_equal_differences_are_no_basis_for_a_test() -> None:
+    comparison = compare({0: 0.97, 1: 0.96}, {0: 0.96, 1: 0.95})  # 0.97 − 0.96 is 0.96 − 0.95 but for 1e-16
+    assert is_untested(comparison)
+    assert comparison.difference == pytest.approx(0.01)
+    assert comparison.note == "the differences do not vary: 2 pairs are no basis for a test"
+    assert (comparison.n, comparison.n_a, comparison.n_b) == (2, 2, 2)
+
+
+def test_values_that_vary_on_neither_side_are_no_basis_for_a_test() -> None:
+    comparison = compare({0: 0.5, 1: 0.5}, {2: 0.25, 3: 0.25, 4: 0.25})
+    assert is_untested(comparison)
+    assert comparison.difference == 0.25
+    assert comparison.note == "the values of neither side vary: 5 replicates are no basis for a test"
+    assert (comparison.n, comparison.n_a, comparison.n_b) == (5, 2, 3)
+
+
+@given(values, st.floats(-1, 1).map(lambda shift: round(shift, 4)))
+def test_no_shift_of_all_values_by_the_same_is_ever_tested(numbers: list[float], shift: float) -> None:
+    comparison = compare(by_seed(numbers), by_seed([number + shift for number in numbers]))
+    assert is_untested(comparison)
+    assert comparison.difference == pytest.approx(-shift, abs=1e-12)
+
+
+def test_a_spread_far_above_rounding_is_tested_however_small_it_is() -> None:
+    comparison = compare({0: 0.97, 1: 0.96}, {0: 0.96, 1: 0.95 + 1e-9})
+    assert comparison.test == "paired t"
+    assert comparison.p_value == pytest.approx(3.183e-8, rel=1e-3)
 
 
 def test_holms_correction_worked_out_by_hand() -> None:

@@ -32,5 +32,9 @@ def test_without_a_spread_there_is_no_unit() -> None:
     assert in_standard_errors(known(1, 0.0), known(0, 0.0)) is None
 
 
+def test_equal_replicates_on_both_sides_leave_no_unit_to_a_difference() -> None:
+    assert in_standard_errors(summarise([0.1] * 3), summarise([0.7] * 3)) is None
+
+
 def test_one_side_without_spread_is_enough_where_the_other_has_some() -> None:
     assert in_standard_errors(known(1, 0.0), known(0, 3.0, 9)) == pytest.approx(1.0)

@@ -34,7 +34,7 @@ def test_a_study_tells_how_far_it_has_come(api: TestClient, life: Life) -> None:
     assert shown["state"] == "RUNNING"
     assert shown["trial_counts"] == {"SUCCEEDED": 1, "RUNNING": 1, "FAILED": 1, "PENDING": 1}
     assert shown["progress"] == {"trials_done": 2, "trials_planned": 40, "epochs_done": 3, "epochs_planned": 120}
-    assert shown["best"] is None, "no configuration has all of its trials"
+    assert (shown["best"]["objective"]["n"], shown["best"]["complete"]) == (1, False), "it is preliminary"
     assert shown["mlflow_url"] is None
 
 
@@ -242,3 +242,28 @@ def test_what_a_study_can_be_made_of_is_listed(api: TestClient) -> None:
     assert "small_cnn" in [model["name"] for model in api.get("models").json()["models"]]
     digits = next(data for data in api.get("datasets").json()["datasets"] if data["name"] == "digits")
     assert (digits["task"], digits["shape"]) == ("classification", [1, 8, 8])
+
+
+def test_a_queued_study_says_where_nobody_would_start_it(api: TestClient, life: Life, database: Database) -> None:
+    from service.store.reconciling import ReconcilingStore
+    from service.store.watching import CONTROLLER_LEASE
+
+    study = life.create()
+    reason = api.get(f"studies/{study.id}").json()["pending_reason"]
+    assert reason == "its study is queued: no controller runs that would start it"
+    ReconcilingStore(database).lead(CONTROLLER_LEASE, "host:1", 60)
+    assert api.get(f"studies/{study.id}").json()["pending_reason"] == "its study is queued: waits for its driver"
+    driver = life.start(study)
+    assert api.get(f"studies/{study.id}").json()["pending_reason"] == "its driver is starting"
+    driver.heartbeat(60)
+    life.begin(driver, life.propose(driver, {"lambda": 0.0, "rho": 0.1}, (0,))[0])
+    assert api.get(f"studies/{study.id}").json()["pending_reason"] is None
+
+
+def test_a_lowered_budget_plans_no_less_than_there_is(api: TestClient, life: Life) -> None:
+    study = life.create(budget={"max_trials": 40})
+    driver = life.start(study)
+    for lam in (0.0, 0.5):
+        life.propose(driver, {"lambda": lam, "rho": 0.1})
+    api.patch(f"studies/{study.id}", json={"budget": {"max_trials": 2}}, headers={"If-Match": "*"})
+    assert api.get(f"studies/{study.id}").json()["progress"]["trials_planned"] == 4

@@ -11,6 +11,7 @@ from service.reproduction import ExperimentName, Scale
 from service.reproduction.catalog import experiment
 from service.reproduction.experiment import Experiment
 from service.spec import StudySpec, parse_spec, plan
+from trainers.catalog import DATASETS
 
 
 def every_experiment() -> list[Experiment]:
@@ -110,6 +111,35 @@ def test_the_table_at_paper_scale_is_the_published_network_on_the_published_data
     assert (spec.train["model"], spec.train["dataset"], spec.train["epochs"]) == ("wrn_28_10", "cifar10", 200)
     assert spec.resources_per_trial.gpu == 1
     assert "not stated by them" in experiment(ExperimentName.LAMBDA_RHO, Scale.PAPER).about.lower()
+
+
+def test_the_table_at_paper_scale_says_that_a_tenth_of_the_images_is_held_out_and_what_is_not_run() -> None:
+    of = experiment(ExperimentName.LAMBDA_RHO, Scale.PAPER)
+    assert DATASETS[str(of.studies["grid"].train["dataset"])].train_size == 45_000
+    for said in ("on 45,000 of the 50,000 training images", "PreActResNet-18 and CIFAR-100, are not run"):
+        assert said in of.extent
+
+
+@pytest.mark.parametrize(
+    ("name", "small", "paper"),
+    [
+        (ExperimentName.LAMBDA_SWEEP, "nothing is left out", "nothing is left out"),
+        (
+            ExperimentName.CONSTANT_VS_DECREASING,
+            "300,000 of the 1,000,000 steps and 3 of the 5 runs of the authors' notebook",
+            "all 1,000,000 steps and all 5 runs",
+        ),
+        (
+            ExperimentName.IMPORTANCE,
+            "100,000 of the 300,000 steps and 3 of the 5 runs of the authors' notebook",
+            "all 300,000 steps and all 5 runs",
+        ),
+        (ExperimentName.LAMBDA_RHO, "small_cnn and 5 epochs of 6,000 images of Fashion-MNIST", "WRN-28-10 on CIFAR-10"),
+    ],
+)
+def test_how_much_of_the_published_setting_is_run_is_said(name: ExperimentName, small: str, paper: str) -> None:
+    assert small in experiment(name, Scale.SMALL).extent
+    assert paper in experiment(name, Scale.PAPER).extent
 
 
 def test_the_small_table_says_that_it_is_on_other_data() -> None:

@@ -48,7 +48,11 @@ class TestLambdaSweep:
     def test_floors_that_do_not_rise_are_named(self) -> None:
         text = flat(sweep(lambda point, _seed, _epoch: {"suboptimality": 2 - float(point["lambda"])}).body)
         assert "does not rise with λ at λ = 0.2, 0.3, 0.4" in text
-        assert "No bound was reported." in text
+        assert "No bound of the runs was reported." in text
+
+    def test_that_single_runs_allow_no_test_is_said(self) -> None:
+        text = flat(sweep(lambda _point, _seed, _epoch: {"suboptimality": 0.1}).body)
+        assert "so there is no spread and nothing to test" in text
 
     def test_the_table_says_when_a_level_is_reached_in_steps(self) -> None:
         def metrics(point: Mapping[str, Scalar], _seed: int, epoch: int) -> dict[str, float]:
@@ -69,14 +73,42 @@ class TestConstantVsDecreasing:
     def test_decreasing_steps_that_end_lower_are_said_to(self) -> None:
         report = self.report(falling(0.01, 1e-2, bound=3.0), falling(0.005, 1e-4))
         assert "Decreasing steps end below constant ones at λ = 0, λ = 0.5 and λ = 1." in flat(report.body)
-        assert "do not end below" not in report.body
+        assert "not distinguishable" not in report.body
+        # −0.0099 times 1, 1.1 and 1.2: mean −0.01089, standard error 0.00099/√3; p = 0.0027 with two degrees of freedom
+        said = "decreasing − constant = −0.011, standard error 5.7e-4 (−19.1 of them), paired t, n = 3, p = 2.7e-3"
+        assert f"- λ = 0.5: {said}\n" in report.body
         # three seeds at 1, 1.1 and 1.2 times the floor
         assert "| 0.5 | 0.011 ± 1.0e-3 | 1.1e-4 ± 1.0e-5 | 100 |" in report.body
         assert set(report.files) == {"figure-constant-vs-decreasing.png", "figure-constant-vs-decreasing.html"}
 
-    def test_decreasing_steps_that_do_not_are_said_not_to(self) -> None:
+    def test_decreasing_steps_that_end_higher_are_said_to(self) -> None:
         text = flat(self.report(falling(0.01, 1e-4), falling(0.005, 1e-2)).body)
-        assert "Decreasing steps do not end below constant ones at λ = 0, λ = 0.5 and λ = 1" in text
+        assert "Decreasing steps end above constant ones at λ = 0, λ = 0.5 and λ = 1" in text
+
+    def test_decreasing_steps_that_end_lower_by_no_more_than_chance_would_are_not_said_to(self) -> None:
+        def scattered(*values: float) -> Metrics:
+            return lambda _point, seed, _epoch: {"suboptimality": values[seed]}
+
+        # as in the experiment at λ = 0: 5.6e-5 ± 1.5e-5 and 3.8e-5 ± 8e-6
+        body = self.report(scattered(4.1e-5, 5.6e-5, 7.1e-5), scattered(4.6e-5, 3.0e-5, 3.8e-5)).body
+        assert "The two are not distinguishable at λ = 0, λ = 0.5 and λ = 1." in flat(body)
+        assert "end below" not in body
+
+    def test_the_bound_of_each_kind_of_steps_is_checked_and_told(self) -> None:
+        text = flat(self.report(falling(0.01, 1e-2, bound=3.0), falling(0.005, 1e-4, bound=1e-9)).body)
+        assert "The mean over runs with constant steps lies under the bound of Theorem 3.2 at all 90 places" in text
+        assert "The mean over runs with decreasing steps lies above theirs" in text
+        assert "taken step by step) at 90 of 90 places" in text
+
+    def test_a_bound_of_decreasing_steps_that_is_not_there_is_told(self) -> None:
+        text = flat(self.report(falling(0.01, 1e-2, bound=3.0), falling(0.005, 1e-4)).body)
+        assert "No bound of the runs with decreasing steps was reported." in text
+
+    def test_the_bound_of_each_kind_of_steps_is_drawn(self) -> None:
+        bounded = self.report(falling(0.01, 1e-2, bound=3.0), falling(0.005, 1e-4, bound=2.0))
+        page = bounded.files["figure-constant-vs-decreasing.html"].decode()
+        assert "bound of Theorem 3.2, constant" in page
+        assert "bound step by step, decreasing" in page
 
 
 class TestImportance:
@@ -101,7 +133,7 @@ class TestImportance:
 
     def test_importance_that_is_slower_is_said_to_be(self) -> None:
         report = self.report(1e-2, 1e-3)
-        assert "does not end below uniform sampling at λ = 0, λ = 0.5 and λ = 1" in flat(report.body)
+        assert "Importance sampling ends above uniform sampling at λ = 0, λ = 0.5 and λ = 1." in flat(report.body)
         assert "| never |" in report.body
 
     def test_a_bound_that_is_broken_is_said_to_be(self) -> None:
@@ -114,7 +146,7 @@ def test_trials_that_failed_are_in_no_mean() -> None:
     study = made_up(spec, falling(0.0, 1.0), epochs=range(10, 1_001, 10), failed=lambda _, seed: seed == 2)
     end = ending(study, {"lambda": 0.5, "sampling": "lipschitz"})
     assert end is not None
-    assert (end.n, end.mean) == (2, pytest.approx(2.1))
+    assert (list(end.by_seed), end.mean) == ([0, 1], pytest.approx(2.1))
     assert study.not_succeeded == 6
     assert ending(study, {"lambda": 0.7}) is None
 
@@ -124,9 +156,18 @@ def test_steps_are_counted_by_the_batches_of_an_epoch() -> None:
     (spec,) = of.studies.values()
     study = made_up(spec, falling(0.0, 1.0), epochs=range(10, 21, 10))
     (first, *_) = study.configurations
-    assert [sorted(run) for run in study.runs(first, "suboptimality", start=1.0)] == [[0.0, 1_000.0, 2_000.0]] * 3
-    assert study.runs(first, "nothing", start=1.0) == []
+    assert [sorted(run) for run in study.runs(first, "suboptimality", start=1.0).values()] == [
+        [0.0, 1_000.0, 2_000.0]
+    ] * 3
+    assert study.runs(first, "nothing", start=1.0) == {}
+
+
+def test_runs_that_all_end_alike_have_no_spread() -> None:
+    of = experiment(ExperimentName.IMPORTANCE, Scale.SMALL)
+    (spec,) = of.studies.values()
+    study = made_up(spec, lambda *_: {"suboptimality": 0.1}, epochs=range(10, 1_001, 10))
+    assert str(ending(study, {"lambda": 0.5, "sampling": "lipschitz"})) == "0.1 ± 0"
 
 
 def test_nothing_is_said_of_bounds_that_are_not_there() -> None:
-    assert bound_sentence([(0, 0), (0, 0)]) == "No bound was reported."
+    assert bound_sentence([(0, 0), (0, 0)]) == "No bound of the runs was reported."

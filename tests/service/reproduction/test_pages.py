@@ -11,8 +11,9 @@ import yaml
 from service.reproduction import ExperimentName, Scale, pages
 from service.reproduction.catalog import experiment
 from service.reproduction.experiment import Report
-from service.reproduction.markdown import listed, number
+from service.reproduction.markdown import listed, number, signed
 from service.reproduction.provenance import Provenance, of_another_machine, of_this_machine
+from service.reproduction.sources import short, sources_digest
 from service.spec import parse_spec
 from tests.service.reproduction.made_up import made_up
 
@@ -52,18 +53,49 @@ def test_a_page_says_which_trials_are_missing() -> None:
     assert "3 of “constant” and 3 of “decreasing”" in text
 
 
-def test_the_index_links_what_is_there_and_names_what_is_not() -> None:
-    text = pages.index({"figure-importance.md", "table-lambda-rho-paper.md", "table-lambda-rho.md", "other.md"})
-    assert "| [figure-importance](figure-importance.md) |" in text
+@pytest.mark.parametrize("name", list(ExperimentName))
+@pytest.mark.parametrize("scale", list(Scale))
+def test_a_page_says_before_anything_else_how_much_of_the_published_setting_it_is(
+    name: ExperimentName, scale: Scale
+) -> None:
+    head = " ".join(page(name, scale).partition("## What came out")[0].split())
+    extent = experiment(name, scale).extent
+    assert f"**How much of the published setting this is**: {extent}. It took 5 min." in head
+
+
+def test_the_index_links_what_is_there_with_its_time_and_names_what_is_not() -> None:
+    timed = page(ExperimentName.IMPORTANCE)
+    text = pages.index({"figure-importance": timed, "table-lambda-rho-paper": "", "table-lambda-rho": "no time"})
+    assert "| [figure-importance](figure-importance.md), 5 min |" in text
     links = "[table-lambda-rho](table-lambda-rho.md) · [table-lambda-rho-paper](table-lambda-rho-paper.md)"
-    assert links in text
+    assert f"| {links} |" in text
     assert text.count("not run yet") == 2
-    assert "other" not in text.replace("other data", "")
+
+
+def test_the_index_says_what_each_experiment_leaves_out_at_small_scale() -> None:
+    text = pages.index({})
+    for name in ExperimentName:
+        assert f"| {experiment(name, Scale.SMALL).extent} |" in text
+
+
+def test_only_pages_of_experiments_are_looked_at(tmp_path: Path) -> None:
+    for name in ("figure-importance.md", "table-lambda-rho-paper.md", "other.md", "figure-importance.html"):
+        (tmp_path / name).write_text(name)
+    assert pages.pages_in(tmp_path) == {
+        "figure-importance": "figure-importance.md",
+        "table-lambda-rho-paper": "table-lambda-rho-paper.md",
+    }
 
 
 def test_the_documentation_has_the_index_of_its_own_folder() -> None:
     folder = Path(__file__).parents[3] / "docs" / "reproduction"
-    assert (folder / pages.INDEX).read_text() == pages.index({path.name for path in folder.iterdir()})
+    assert (folder / pages.INDEX).read_text() == pages.index(pages.pages_in(folder))
+
+
+def test_the_readme_says_what_each_experiment_leaves_out() -> None:
+    text = (Path(__file__).parents[3] / "README.md").read_text()
+    for name in ExperimentName:
+        assert f"| {experiment(name, Scale.SMALL).extent} |" in text
 
 
 def test_this_machine_is_described_without_its_name() -> None:
@@ -71,6 +103,12 @@ def test_this_machine_is_described_without_its_name() -> None:
     assert "core" in here.machine
     assert {"Python", "samstudy", "torch", "ray"} <= here.versions.keys()
     assert "unknown" in of_another_machine().machine
+
+
+def test_the_sources_of_what_trains_are_told_with_the_versions() -> None:
+    told = f"(sources {short(sources_digest())})"
+    assert told in of_this_machine().versions["samstudy"]
+    assert told in of_another_machine().versions["samstudy"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +127,10 @@ def test_this_machine_is_described_without_its_name() -> None:
 )
 def test_numbers_have_two_digits(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_differences_have_a_sign() -> None:
+    assert [signed(value) for value in (2.4e-4, -2.4e-4, 0.0)] == ["+2.4e-4", "−2.4e-4", "0"]
 
 
 def test_parts_are_listed() -> None:

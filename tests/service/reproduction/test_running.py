@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from service.client import Client
+from service.reproduction import running
 from service.reproduction.experiment import Experiment, Report
 from service.reproduction.running import (
     EXPERIMENT_LABEL,
@@ -76,6 +77,17 @@ def test_a_study_that_was_cancelled_is_not_taken_again(client: Client, a_spec: d
     assert second.state is StudyState.QUEUED
 
 
+def test_after_a_change_of_the_sources_the_study_is_not_taken_again(
+    client: Client, a_spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = an_experiment(a_spec, "a")
+    first = study_for(client, of, "a")
+    monkeypatch.setattr(running, "sources_digest", lambda: "of other trainers")
+    second = study_for(client, of, "a")
+    assert second.id != first.id
+    assert study_for(client, of, "a").id == second.id
+
+
 def test_the_key_depends_on_experiment_part_and_spec(a_spec: dict[str, Any]) -> None:
     of = an_experiment(a_spec, "a", "b")
     other = an_experiment(a_spec, "a", allow_test_objective=True)
@@ -96,8 +108,9 @@ def test_an_experiment_answers_with_every_result_of_every_part(
         assert found is not None
         runs = study.runs(found, "val_accuracy")
         # 1,149 digits in batches of 64 are 18 steps an epoch
-        assert [sorted(run) for run in runs] == [[18.0, 36.0, 54.0]] * 2
-        assert [run[54.0] for run in runs] == pytest.approx([0.9, 0.9])
+        assert list(runs) == [0, 1]
+        assert [sorted(run) for run in runs.values()] == [[18.0, 36.0, 54.0]] * 2
+        assert [run[54.0] for run in runs.values()] == pytest.approx([0.9, 0.9])
 
 
 def test_a_finished_experiment_is_not_run_again(client: Client, life: Life, a_spec: dict[str, Any]) -> None:
@@ -110,6 +123,6 @@ def test_a_finished_experiment_is_not_run_again(client: Client, life: Life, a_sp
 def test_a_study_that_fails_is_said_with_its_error(client: Client, life: Life, a_spec: dict[str, Any]) -> None:
     study = life.create(**a_spec)
     driver = life.start(study)
-    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "too many trials failed")
+    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "too many trials failed", known=driver.snapshot().known)
     with pytest.raises(ReproductionFailedError, match=rf"{study.id} .* is FAILED: too many trials failed"):
         collect(client, study.id)

@@ -14,7 +14,7 @@ import pytest
 
 from service.spec import parse_spec
 from service.store.database import Database
-from service.store.driving import AttemptStarted, DrivingStore, EpochReported, TrialEnded
+from service.store.driving import AttemptStarted, DrivingStore, EpochReported, Known, TrialEnded
 from service.store.exporting import ExportStore
 from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import DriverClaim, ReconcilingStore
@@ -81,7 +81,11 @@ class Stores:
         driver.record([TrialEnded(trial.id, attempt, TrialState.SUCCEEDED, 0.5)])
 
     def finish(self, driver: DrivingStore) -> None:
-        driver.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS)
+        assert self.end(driver) is StudyState.SUCCEEDED
+
+    def end(self, driver: DrivingStore, known: Known | None = None) -> StudyState:
+        """What becomes of the study whose driver ends it, with this knowledge or all that there is."""
+        return driver.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS, known=known or driver.snapshot().known)
 
     def lose(self, claim: DriverClaim, max_losses: int = 5) -> Study:
         study = self.reconciling.lose_driver(claim, max_losses=max_losses)

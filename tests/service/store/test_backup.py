@@ -116,7 +116,7 @@ def test_a_running_study_goes_on_after_a_restore(stores: Stores, new_store: Data
     assert (open_trial.epochs_done, open_trial.attempt) == (1, 1)
     driver.record([AttemptStarted(open_trial.id, 2, "node-2")])
     driver.record([TrialEnded(open_trial.id, 2, TrialState.SUCCEEDED, 0.75)])
-    driver.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS)
+    driver.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS, known=driver.snapshot().known)
     assert studies.get(study.id).state is StudyState.SUCCEEDED
     attempts = studies.attempts(study.id, open_trial.id)
     assert [attempt.state for attempt in attempts] == [AttemptState.LOST, AttemptState.SUCCEEDED]

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,6 +133,98 @@ def test_a_server_that_goes_away_within_a_transaction_leaves_nothing_of_it(
         connection.execute(lease)
     with database.reading() as connection:
         assert connection.execute(select(tables.leases)).all() == []
+
+
+def test_a_server_that_says_nothing_is_unavailable_after_a_while() -> None:
+    pytest.importorskip("psycopg")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        database = Database(f"postgresql+psycopg://nobody@127.0.0.1:{server.getsockname()[1]}/none?connect_timeout=2")
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailableError, match="does not answer"), database.reading():
+            pass
+        assert time.monotonic() - started < 10
+
+
+def test_a_server_that_went_away_is_noticed(postgresql_server: PostgresqlServer) -> None:
+    database = Database(postgresql_server.url())
+    with database.reading() as connection:
+        parameters = connection.connection.dbapi_connection.info.get_parameters()  # type: ignore[union-attr]
+    database.dispose()
+    assert {name: int(parameters[name]) for name in ("connect_timeout", "tcp_user_timeout", "keepalives_idle")} == {
+        "connect_timeout": 5,
+        "tcp_user_timeout": 15_000,
+        "keepalives_idle": 10,
+    }
+
+
+def test_what_the_url_says_of_a_connection_wins(postgresql_server: PostgresqlServer) -> None:
+    url = postgresql_server.url() + "?connect_timeout=9&options=-c%20statement_timeout%3D7s%20-c%20geqo%3Doff"
+    database = Database(url, statement_timeout_s=30)
+    with database.reading() as connection:
+        parameters = connection.connection.dbapi_connection.info.get_parameters()  # type: ignore[union-attr]
+        shown = [connection.execute(text(f"SHOW {name}")).scalar_one() for name in ("statement_timeout", "geqo")]
+    database.dispose()
+    assert (parameters["connect_timeout"], shown) == ("9", ["7s", "off"])
+
+
+def test_a_statement_that_reads_ends_in_time_and_one_that_writes_may_take_longer(
+    postgresql_server: PostgresqlServer,
+) -> None:
+    database = Database(postgresql_server.url(), statement_timeout_s=0.2)
+    nap = text("SELECT pg_sleep(0.5)")
+    with pytest.raises(StoreUnavailableError, match="statement timeout"), database.reading() as connection:
+        connection.execute(nap)
+    for longer in (database.writing, database.migrating):
+        with longer() as connection:
+            connection.execute(nap)
+    patient = Database(postgresql_server.url())
+    with patient.reading() as connection:
+        connection.execute(nap)
+    for opened in (database, patient):
+        opened.dispose()
+
+
+def test_a_writer_does_not_wait_for_a_lock_without_end(postgresql_server: PostgresqlServer) -> None:
+    first = Database(postgresql_server.url())
+    first.migrate()
+    second = Database(postgresql_server.url(), statement_timeout_s=0.2)
+    lock = text("LOCK TABLE leases")
+    with first.writing() as holder:
+        holder.execute(lock)
+        with pytest.raises(StoreUnavailableError, match="lock timeout"), second.writing() as connection:
+            connection.execute(lock)
+    for opened in (first, second):
+        opened.dispose()
+
+
+@pytest.mark.parametrize("what", ["moved", "deleted", "replaced"])
+def test_nothing_is_written_into_a_file_that_is_not_the_stores_any_more(
+    open_sqlite: Callable[..., Database], tmp_path: Path, what: str
+) -> None:
+    database = open_sqlite()
+    studies = StudyStore(database)
+    studies.create(NewStudy("s", "", {}, {"name": "s"}, "ada", "digest"))
+    path = tmp_path / "store.db"
+    kept = tmp_path / "kept.db"
+    shutil.copy(path, kept)
+    path.rename(tmp_path / "moved.db") if what == "moved" else path.unlink()
+    if what == "replaced":
+        shutil.copy(kept, path)
+    with pytest.raises(StoreUnavailableError, match="moved away or replaced"), database.reading():
+        pass
+    with pytest.raises(StoreUnavailableError, match="moved away or replaced"):
+        studies.create(NewStudy("s", "", {}, {"name": "s"}, "ada", "digest"))
+    assert path.exists() == (what == "replaced")
+
+
+def test_no_new_connection_opens_another_file(open_sqlite: Callable[..., Database], tmp_path: Path) -> None:
+    database = open_sqlite()
+    path = tmp_path / "store.db"
+    with database.reading():
+        path.rename(tmp_path / "moved.db")
+        with pytest.raises(StoreUnavailableError, match="moved away or replaced"), database.reading():
+            pass
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("url", ["", "not a url", "nosuchdatabase://host/name"])

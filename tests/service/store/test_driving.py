@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import InvalidTransitionError, LeaseLostError
+from service.spec_sections import Budget
 from service.store import tables
-from service.store.driving import AttemptLost, AttemptStarted, DrivingStore, EpochReported, TrialEnded
+from service.store.driving import AttemptLost, AttemptStarted, DrivingStore, EpochReported, Known, TrialEnded
 from service.study import AttemptState, Intent, Purpose, Reason, StudyState, TrialState
 
 
@@ -18,7 +19,7 @@ def every_write(driver: DrivingStore, trial_id: str) -> list[Any]:
         driver.snapshot,
         lambda: driver.add_configuration({"rho": 9.0}, "late", [0], last_known=0),
         lambda: driver.record([EpochReported(trial_id, 1, 2, {"val_loss": 0.1})]),
-        lambda: driver.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS),
+        lambda: driver.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS, known=Known(Budget(), 0)),
     ]
 
 
@@ -241,7 +242,7 @@ def test_the_end_of_a_study_cancels_what_is_open(stores: Any) -> None:
     done, running = stores.begin(driver), stores.begin(driver)
     stores.succeed(driver, done)
     (pending,) = stores.propose(driver)
-    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "6 trials failed")
+    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "6 trials failed", known=driver.snapshot().known)
     ended = stores.studies.get(study.id)
     assert (ended.state, ended.reason, ended.error) == (StudyState.FAILED, "TOO_MANY_FAILURES", "6 trials failed")
     states = {trial.id: trial.state for trial in stores.studies.trials(study.id)}

@@ -83,6 +83,21 @@ def test_only_valid_keys_count(keys: KeyStore) -> None:
     assert not keys.any_valid()
 
 
+def test_a_key_that_was_revoked_was_made(keys: KeyStore) -> None:
+    assert not keys.any_made()
+    key, _ = keys.create(ADA)
+    keys.revoke(key.id)
+    assert keys.any_made()
+
+
+def test_a_key_is_valid_until_it_is_revoked(keys: KeyStore) -> None:
+    key, _ = keys.create(ADA)
+    assert keys.is_valid(key.id)
+    assert not keys.is_valid("nowhere")
+    keys.revoke(key.id)
+    assert not keys.is_valid(key.id)
+
+
 def test_the_newest_key_is_listed_first(open_sqlite: Callable[..., Database], clock: Clock) -> None:
     keys = KeyStore(open_sqlite(clock=clock))
     older, _ = keys.create(ADA)
@@ -148,9 +163,9 @@ class TestScope:
 
     def test_a_list_shows_its_owners_only(self, studies: StudyStore, database: Database) -> None:
         scoped = StudyStore(database, "ada")
-        for wanted in (StudyFilter(), StudyFilter(owner="ada"), StudyFilter(labels={"team": "ada"})):
+        for wanted in (StudyFilter(), StudyFilter(owner="ada"), StudyFilter(labels=[("team", "ada")])):
             assert [study.owner for study in scoped.page(wanted, page_size=9).studies] == ["ada"]
-        for wanted in (StudyFilter(owner="bob"), StudyFilter(labels={"team": "bob"}), StudyFilter(name="of-bob")):
+        for wanted in (StudyFilter(owner="bob"), StudyFilter(labels=[("team", "bob")]), StudyFilter(name="of-bob")):
             assert scoped.page(wanted, page_size=9).studies == []
         assert sum(scoped.counts_by_state().values()) == 1
 

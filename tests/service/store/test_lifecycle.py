@@ -99,6 +99,23 @@ class TestPause:
 
 
 class TestStopAndCancel:
+    def test_a_study_resumed_and_stopped_while_it_pauses_is_drained_by_its_next_driver(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        trial = stores.begin(driver)
+        lifecycle.pause(study.id)
+        lifecycle.resume(study.id)
+        lifecycle.stop(study.id)
+        driver.record([AttemptPaused(trial.id, 1)])
+        assert driver.leave() is QUEUED
+        assert stores.studies.trial(study.id, trial.id).state is TrialState.PAUSED
+        again = stores.drive(study)
+        assert again.heartbeat(60).intent is Intent.STOP
+        end(again, trial, TrialState.SUCCEEDED, attempt=2)
+        assert again.leave() is SUCCEEDED
+
     def test_a_stopped_study_has_succeeded_where_a_trial_has(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
     ) -> None:
@@ -172,7 +189,7 @@ class TestRetry:
         driver = stores.drive(study)
         bad, waiting = stores.propose(driver, seeds=[0, 1])
         end(driver, bad, TrialState.FAILED)
-        driver.finish(FAILED, Reason.TOO_MANY_FAILURES, "1 trial failed")
+        driver.finish(FAILED, Reason.TOO_MANY_FAILURES, "1 trial failed", known=driver.snapshot().known)
         retried = lifecycle.retry(study.id)
         assert (retried.state, retried.intent, retried.error) == (QUEUED, Intent.RUN, None)
         assert {trial.state for trial in stores.studies.trials(study.id)} == {TrialState.PENDING}
@@ -226,11 +243,54 @@ class TestPatch:
         changed = lifecycle.patch(study.id, StudyChanges(budget={"max_trials": new}), if_version=None)
         assert changed.state is (QUEUED if reopens else SUCCEEDED)
 
+    @pytest.mark.parametrize("pausing", [False, True])
+    def test_a_budget_raised_while_the_driver_ends_is_not_lost(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], pausing: bool
+    ) -> None:
+        study = create(budget={"max_trials": 4})
+        driver = stores.drive(study)
+        known = driver.snapshot().known
+        lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 8}), if_version=None)
+        if pausing:
+            lifecycle.pause(study.id)
+        assert stores.end(driver, known) is (PAUSED if pausing else QUEUED)
+
+    def test_a_trial_that_trains_while_its_driver_ends_for_nothing_goes_on_with_the_next(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(budget={"max_wallclock_s": 60})
+        driver = stores.drive(study)
+        trial = stores.begin(driver)
+        known = driver.snapshot().known
+        lifecycle.patch(study.id, StudyChanges(budget={"max_wallclock_s": 600}), if_version=None)
+        assert stores.end(driver, known) is QUEUED
+        assert stores.studies.trial(study.id, trial.id).state is TrialState.PAUSED
+        stores.drive(study).record([AttemptStarted(trial.id, 2, "node-1")])
+        assert stores.studies.trial(study.id, trial.id).state is TrialState.RUNNING
+
+    def test_a_study_on_its_way_to_its_end_takes_labels_and_no_budget(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(budget={"max_trials": 4})
+        stores.begin(stores.drive(study))
+        lifecycle.stop(study.id)
+        with pytest.raises(InvalidTransitionError, match="is being stopped: it cannot be given another budget"):
+            lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 8}), if_version=None)
+        changes = StudyChanges(budget={"max_trials": 4}, labels={"team": "a"})
+        assert lifecycle.patch(study.id, changes, if_version=None).labels == {"team": "a"}
+
+    def test_another_ones_wish_is_a_change_too(self, lifecycle: LifecycleStore, create: Callable[..., Study]) -> None:
+        study = create(budget={"max_trials": 4})
+        lifecycle.cancel(study.id)
+        with pytest.raises(VersionConflictError):
+            lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 8}), if_version=study.version)
+
     def test_a_study_that_reached_its_target_is_not_reopened(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
     ) -> None:
         study = create(budget={"max_trials": 4})
-        stores.drive(study).finish(SUCCEEDED, Reason.TARGET_REACHED)
+        driver = stores.drive(study)
+        driver.finish(SUCCEEDED, Reason.TARGET_REACHED, known=driver.snapshot().known)
         with pytest.raises(InvalidTransitionError, match=r"objective\.target"):
             lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 8}), if_version=None)
 
@@ -245,6 +305,15 @@ class TestEnqueue:
         assert (configuration.number, configuration.origin, len(trials)) == (1, Origin.USER, 2)
         assert driver.heartbeat(60).last_configuration == 1
         assert driver.configurations_after(0) == [(configuration, trials)]
+
+    def test_a_point_enqueued_while_the_driver_ends_is_not_lost(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(budget={"max_trials": 40})
+        driver = stores.drive(study)
+        known = driver.snapshot().known
+        lifecycle.enqueue(study.id, {"lambda": 0.5, "rho": 0.2})
+        assert stores.end(driver, known) is QUEUED
 
     def test_one_point_is_one_configuration(self, lifecycle: LifecycleStore, create: Callable[..., Study]) -> None:
         study = create()

@@ -161,6 +161,39 @@ def test_the_lead_passes_on_when_its_lease_runs_out(timed_stores: Any, clock: An
     assert not lead("controller", "a", 10)
 
 
+def test_the_lead_is_free_where_the_clock_went_back_since_it_was_taken(timed_stores: Any, clock: Any) -> None:
+    lead = timed_stores.reconciling.lead
+    assert lead("controller", "a", 600)
+    clock.advance(-0.001)
+    assert lead("controller", "b", 600)
+    clock.advance(-3600)
+    assert lead("controller", "b", 600)  # its own
+    assert not lead("controller", "a", 600)
+
+
+def test_a_drivers_lease_is_shortened_where_the_clock_went_back(timed_stores: Any, clock: Any) -> None:
+    study = timed_stores.create()
+    driver = timed_stores.drive(study, lease_s=600)
+    reconciling = timed_stores.reconciling
+    assert reconciling.shorten_leases(10) == []
+    clock.advance(-0.001)
+    assert reconciling.shorten_leases(10) == [DriverClaim(study.id, 1)]
+    assert reconciling.shorten_leases(10) == []
+    clock.advance(10)
+    assert reconciling.overdue_drivers() == []
+    clock.advance(0.1)
+    assert reconciling.overdue_drivers() == [DriverClaim(study.id, 1)]
+    driver.heartbeat(10)
+    assert reconciling.overdue_drivers() == []
+
+
+def test_the_lease_of_a_driver_that_gave_it_up_is_not_shortened(timed_stores: Any) -> None:
+    study = timed_stores.create()
+    timed_stores.drive(study).give_up_lease()
+    assert timed_stores.reconciling.shorten_leases(10) == []
+    assert timed_stores.reconciling.overdue_drivers(given_up=True) == [DriverClaim(study.id, 1)]
+
+
 def test_one_of_many_takes_a_free_lead(stores: Any) -> None:
     with ThreadPoolExecutor(8) as pool:
         leads = list(pool.map(lambda number: stores.reconciling.lead("controller", f"{number}", 60), range(8)))

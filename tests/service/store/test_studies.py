@@ -110,10 +110,11 @@ def test_a_list_shows_what_matches_every_filter(stores: Any) -> None:
     assert names(stores) == ["c", "b", "a"]
     assert names(stores, states=[StudyState.RUNNING]) == ["c"]
     assert names(stores, states=[StudyState.RUNNING, StudyState.QUEUED], name="b") == ["b"]
-    assert names(stores, labels={"team": "vision"}) == ["b", "a"]
-    assert names(stores, labels={"team": "vision", "run": "1"}) == ["a"]
-    assert names(stores, labels={"team": "language"}) == []
-    assert names(stores, labels={"nobody": "vision"}) == []
+    assert names(stores, labels=[("team", "vision")]) == ["b", "a"]
+    assert names(stores, labels=[("team", "vision"), ("run", "1")]) == ["a"]
+    assert names(stores, labels=[("run", "2"), ("run", "1")]) == []
+    assert names(stores, labels=[("team", "language")]) == []
+    assert names(stores, labels=[("nobody", "vision")]) == []
     assert names(stores, name="A") == []
 
 
@@ -124,9 +125,9 @@ def test_a_list_shows_what_matches_every_filter(stores: Any) -> None:
 def test_any_key_can_be_a_label(stores: Any, key: str) -> None:
     stores.create(name="with", labels={key: "v", "other": key})
     stores.create(name="without", labels={"a": "v"})
-    assert names(stores, labels={key: "v"}) == ["with"]
-    assert names(stores, labels={"other": key}) == ["with"]
-    assert names(stores, labels={key: "w"}) == []
+    assert names(stores, labels=[(key, "v")]) == ["with"]
+    assert names(stores, labels=[("other", key)]) == ["with"]
+    assert names(stores, labels=[(key, "w")]) == []
 
 
 def test_counts_are_by_state(stores: Any) -> None:

@@ -129,7 +129,9 @@ def test_a_message_tells_the_state_and_neither_spec_nor_secret(
 ) -> None:
     webhook, secret = webhooks.create("ada", URL, [StudyState.FAILED])
     study = stores.create(name="λ and ρ", labels={"team": "vision"})
-    stores.drive(study).finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, error="no\x00 luck")
+    driver = stores.drive(study)
+    known = driver.snapshot().known
+    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, error="no\x00 luck", known=known)
     payload = taken(delivering, webhook).payload
     assert payload["type"] == "study.state"
     assert payload["id"].startswith("msg_")

@@ -163,7 +163,7 @@ def test_every_final_state_can_be_told_apart(
     driver.record([TrialEnded(trials[1].id, 1, TrialState.EARLY_STOPPED, None)])
     life.fail(driver, trials[2])
     life.begin(driver, trials[3])
-    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "2 trials failed")
+    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "2 trials failed", known=driver.snapshot().known)
     exporter.export_pending()
     children = children_of(client, study)
     shown = [children[trial.id] for trial in trials[:4]]
@@ -268,7 +268,7 @@ def test_hostile_names_and_values_get_through(life: Life, exporter: Exporter, cl
     driver.record([EpochReported(trial.id, 1, 1, metrics)])
     error = "Traceback " + "x\x00" * 10_000 + "ValueError: \ud800 boom"
     driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None, error.replace("\ud800", "\ufffd"))])
-    driver.finish(StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED)
+    driver.finish(StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED, known=driver.snapshot().known)
     report = exporter.export_pending()
     assert report.refused == {}
     run, parent = children_of(client, study)[trial.id], parent_of(client, study)

@@ -22,6 +22,11 @@ def test_a_cluster_without_nodes_has_nothing() -> None:
     assert "0 nodes have 0 CPUs" in _reason(Resources(), [])
 
 
+def test_without_a_share_other_studies_are_the_reason_unless_no_node_would_do() -> None:
+    assert "other studies" in _reason(Resources(gpu=1), NODES, has_no_share=True)
+    assert "needs 1 CPUs and 8 GPUs" in _reason(Resources(gpu=8), NODES, has_no_share=True)
+
+
 def test_where_a_trial_fits_its_workers_are_on_their_way() -> None:
     assert "starting" in _reason(Resources(cpu=16), NODES)
     assert "starting" in _reason(Resources(gpu=1), NODES)

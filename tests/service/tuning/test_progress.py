@@ -243,7 +243,7 @@ def test_the_algorithm_learns_the_mean_once_every_seed_has_ended(drive: Callable
     ("states", "learned"),
     [
         ((TrialState.SUCCEEDED, TrialState.EARLY_STOPPED), ("pruned", 0.5)),
-        ((TrialState.SUCCEEDED, TrialState.FAILED), ("complete", 0.5)),
+        ((TrialState.SUCCEEDED, TrialState.FAILED), ("pruned", 0.5)),
         ((TrialState.FAILED, TrialState.FAILED), ("failed", None)),
     ],
 )
@@ -345,6 +345,51 @@ def test_a_driver_that_has_begun_to_pause_goes_on_with_it(drive: Callable[..., D
     wanted(driver)
     driver.progress.trial_paused(first.trial_id)
     assert driver.progress.next_trial() == Leaving()
+
+
+@pytest.mark.parametrize("intent", [Intent.PAUSE, Intent.STOP])
+def test_a_trial_that_the_cluster_has_no_place_for_is_not_waited_for(
+    drive: Callable[..., Driver], intent: Intent
+) -> None:
+    driver = drive()
+    training, placeless = driver.issue(), driver.progress.next_trial()
+    assert isinstance(placeless, IssuedTrial)
+    wanted(driver, intent=intent)
+    assert driver.progress.must_end_now() is None  # as one trains
+    driver.end(training, 0.5)
+    assert driver.progress.must_end_now() == Leaving()
+    assert driver.progress.next_trial() == Leaving()
+
+
+@pytest.mark.parametrize("intent", [Intent.PAUSE, Intent.STOP])
+def test_a_trial_that_begins_too_late_does_not_count_as_begun(drive: Callable[..., Driver], intent: Intent) -> None:
+    driver = drive()
+    training, late = driver.issue(), driver.progress.next_trial()
+    assert isinstance(late, IssuedTrial)
+    wanted(driver, intent=intent)
+    assert not driver.progress.attempt_started(late.trial_id, late.attempt)
+    assert not driver.progress.has_started(late.trial_id, late.attempt)
+    driver.end(training, 0.5)
+    assert driver.progress.next_trial() == Leaving()
+    assert driver.progress.open_trials() == [late.trial_id]
+
+
+def test_a_new_limit_of_a_trial_goes_along_with_the_next_one(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_trials": 3})
+    assert driver.issue().max_trial_s is None
+    wanted(driver, max_trials=3, max_trial_s=60)
+    issued = driver.issue()
+    assert (issued.max_trial_s, issued.seconds_left) == (60, 60)
+
+
+def test_what_the_driver_knows_grows_with_what_it_hears_and_proposes(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_trials": 4})
+    before = driver.progress.known
+    driver.issue()
+    wanted(driver, max_trials=8)
+    after = driver.progress.known
+    assert (before.budget.max_trials, before.last_configuration) == (4, 0)
+    assert (after.budget.max_trials, after.last_configuration) == (8, 1)
 
 
 def test_paused_trials_go_on_with_the_next_driver(drive: Callable[..., Driver], recorded: Any) -> None:
@@ -484,6 +529,26 @@ def test_only_what_succeeded_with_every_seed_is_confirmed(drive: Callable[..., D
     ]:
         driver.end(driver.issue(), value, state=state)
     assert {driver.issue().point["rho"] for _ in range(4)} == {2.0, 3.0}
+
+
+def test_without_a_whole_configuration_those_with_most_seeds_are_confirmed(drive: Callable[..., Driver]) -> None:
+    driver = drive(**{**CONFIRM, "confirm": {"top_k": 1, "seeds": [7, 8]}, "replicates": {"seeds": [0, 1, 2]}})
+    pruned, succeeded = TrialState.EARLY_STOPPED, TrialState.SUCCEEDED
+    for states in ((succeeded, pruned, pruned), (succeeded, succeeded, pruned)):
+        for state in states:
+            driver.end(driver.issue(), 0.9 if states[1] is pruned else 0.8, state=state)
+    assert driver.issue().point == {"rho": 2.0}
+
+
+def test_of_equal_means_the_steadier_and_then_the_earlier_configuration_is_confirmed(
+    drive: Callable[..., Driver],
+) -> None:
+    once = {"confirm": {"top_k": 1, "seeds": [7, 8]}, "budget": {"max_trials": 22}}
+    driver = drive(**{**CONFIRM, **once})
+    for number in range(1, 12):
+        for value in (0.75, 0.75) if number in (2, 10) else (0.5, 1.0):
+            driver.end(driver.issue(), value)
+    assert driver.issue().point == {"rho": 2.0}
 
 
 def test_a_new_driver_goes_on_with_the_confirmation_and_adds_none(drive: Callable[..., Driver], recorded: Any) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -191,3 +192,20 @@ def test_a_recorder_that_fails_does_not_let_the_study_succeed(
     wait_until(lambda: recorder.has_lost_lease)
     with pytest.raises(RuntimeError, match="could not be recorded"):
         recorder.close()
+
+
+def test_a_driver_whose_loop_stands_still_does_not_renew_its_lease(
+    store: FakeStore, wait_until: Callable[..., None]
+) -> None:
+    recorder = Recorder(cast(DrivingStore, store), lease_s=10, heartbeat_s=0.01, stuck_after_s=0.3)
+    recorder.start()
+    wait_until(lambda: len(store.heartbeats) > 3)
+    time.sleep(0.5)
+    still = len(store.heartbeats)
+    time.sleep(0.2)
+    assert len(store.heartbeats) == still
+    recorder.record(epoch(1))  # what has been trained counts as long as nobody has taken over
+    wait_until(lambda: store.epochs == [1])
+    recorder.tick()
+    wait_until(lambda: len(store.heartbeats) > still)
+    recorder.close()

@@ -1,0 +1,165 @@
+"""What the driver makes of what Tune tells it, without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from service.spec import StudySpec
+from service.store.driving import AttemptLost, AttemptStarted, EpochReported, Instructions, Report, TrialEnded
+from service.study import Intent, TrialState
+from service.tuning.decisions import IssuedTrial, Leaving
+from service.tuning.orders import TrialOrder, TrialReport
+from service.tuning.progress import StudyProgress
+from service.tuning.recorder import Recorder
+from service.tuning.searcher import StudyCallback, StudySearcher, StudyStopper
+from tests.service.tuning.test_progress import FakeAlgorithm
+
+
+@dataclass
+class KeptReports:
+    """A recorder that keeps what it is given."""
+
+    instructions: Instructions | None = None
+    has_lost_lease: bool = False
+    reports: list[Report] = field(default_factory=list)
+    ticks: int = 0
+
+    def record(self, report: Report, after_commit: Callable[[], None] | None = None) -> None:
+        self.reports.append(report)
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+
+class Tune:
+    """Tune's side of a study: it asks for trials, and tells what becomes of them."""
+
+    def __init__(self, spec: StudySpec, recorded: Any) -> None:
+        self.recorded = recorded
+        self.now: datetime = recorded.snapshot().study.started_at
+        self.recorder = KeptReports()
+        recorder = cast(Recorder, self.recorder)
+        self.progress = StudyProgress(spec, recorded.snapshot(), FakeAlgorithm(), recorded, clock=lambda: self.now)
+        self.searcher = StudySearcher(self.progress, recorder, self._order)
+        self.stopper = StudyStopper(self.searcher)
+        self.callback = StudyCallback(
+            self.searcher,
+            self.progress,
+            recorder,
+            metric="val_accuracy",
+            why_stopped=lambda _: None,
+            tidy_checkpoints=lambda _: None,
+            trial_grace_s=5,
+        )
+        self.trials: list[Any] = []
+
+    def ask(self) -> Any:
+        """A Tune trial whose worker has not begun yet, or what the searcher says instead."""
+        trial = SimpleNamespace(
+            trial_id=f"tune-{len(self.trials)}",
+            node_ip="node-1",
+            error_file=None,
+            status="PENDING",
+            temporary_state=SimpleNamespace(ray_actor=None),
+        )
+        answer = self.searcher.suggest(trial.trial_id)
+        if not isinstance(answer, dict):
+            return answer
+        self.trials.append(trial)
+        return trial
+
+    def start(self, trial: Any) -> None:
+        trial.status = "RUNNING"
+        self.callback.on_trial_start(0, self.trials, trial)
+
+    def report(self, trial: Any, epoch: int, *, is_last: bool = False) -> None:
+        issued = self.searcher.issued(trial.trial_id)
+        report = TrialReport(issued.trial_id, issued.attempt, epoch, {"val_accuracy": 0.5}, is_last)
+        self.callback.on_trial_result(0, self.trials, trial, report.to_tune_result())
+
+    def want(self, intent: Intent) -> None:
+        self.recorder.instructions = Instructions(intent, {}, None, len(self.recorded.configurations))
+
+    @staticmethod
+    def _order(issued: IssuedTrial) -> TrialOrder:
+        return TrialOrder("s", issued.trial_id, issued.attempt, issued.epochs_done, {}, 1, "", 1, True)
+
+
+@pytest.fixture
+def tune(make_spec: Callable[..., StudySpec], recorded: Any) -> Tune:
+    return Tune(make_spec(budget={"max_trials": 4, "max_trial_s": 60}), recorded)
+
+
+def test_a_worker_that_dies_of_its_start_has_had_an_attempt(tune: Tune) -> None:
+    trial = tune.ask()
+    tune.callback.on_trial_error(0, tune.trials, trial)
+    assert tune.recorder.reports == [
+        AttemptStarted("s-1-0", 1, "node-1"),
+        AttemptLost("s-1-0", 1, "the worker ended without a word"),
+    ]
+
+
+def test_the_last_of_these_attempts_fails_the_trial(tune: Tune) -> None:
+    for _ in range(4):  # failure.max_retries is 3
+        tune.callback.on_trial_error(0, tune.trials, tune.ask())
+    *_, started, ended = tune.recorder.reports
+    assert started == AttemptStarted("s-1-0", 4, "node-1")
+    assert isinstance(ended, TrialEnded)
+    assert (ended.attempt, ended.state) == (4, TrialState.FAILED)
+    assert "lost once too often" in str(ended.error)
+
+
+@pytest.mark.parametrize("intent", [Intent.PAUSE, Intent.STOP])
+def test_nothing_that_begins_after_a_pause_or_stop_counts(tune: Tune, intent: Intent) -> None:
+    training, late = tune.ask(), tune.ask()
+    tune.start(training)
+    tune.want(intent)
+    assert not tune.stopper.stop_all()
+    tune.start(late)
+    tune.report(late, 1)
+    assert tune.stopper(late.trial_id, {"epoch": 1})
+    tune.callback.on_trial_complete(0, tune.trials, late)
+    tune.report(training, 1, is_last=True)
+    tune.callback.on_trial_complete(0, tune.trials, training)
+    assert tune.stopper.stop_all()
+    assert tune.searcher.ending == Leaving()
+    assert {type(report) for report in tune.recorder.reports} == {AttemptStarted, EpochReported, TrialEnded}
+    assert {report.trial_id for report in tune.recorder.reports} == {"s-1-0"}
+
+
+@pytest.mark.parametrize("intent", [Intent.PAUSE, Intent.STOP])
+def test_what_waits_for_a_place_in_the_cluster_holds_nobody_up(tune: Tune, intent: Intent) -> None:
+    trial = tune.ask()
+    tune.want(intent)
+    assert tune.stopper.stop_all()
+    tune.callback.on_trial_complete(0, tune.trials, trial)  # as Tune has it of what it takes back
+    assert (tune.searcher.ending, tune.recorder.reports) == (Leaving(), [])
+
+
+def test_a_worker_that_takes_no_notice_of_its_limit_is_killed(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[Any] = []
+    monkeypatch.setattr("service.tuning.searcher.ray.kill", killed.append)
+    monkeypatch.setattr("service.tuning.searcher._LOOK_EVERY_S", 0.0)
+    trial, other = tune.ask(), tune.ask()
+    tune.start(trial)
+    trial.temporary_state.ray_actor = "actor"
+    tune.now += timedelta(seconds=65)
+    tune.start(other)
+    tune.callback.on_step_begin(0, tune.trials)
+    assert killed == []
+    tune.now += timedelta(seconds=1)
+    for _ in range(2):
+        tune.callback.on_step_begin(0, tune.trials)
+    assert killed == ["actor"]
+    tune.callback.on_trial_error(0, tune.trials, trial)
+    ended = tune.recorder.reports[-1]
+    assert isinstance(ended, TrialEnded)
+    assert ended.state is TrialState.FAILED
+    assert "max_trial_s of 60 s" in str(ended.error)
+    assert tune.recorder.ticks == 3
