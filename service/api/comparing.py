@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from service.analysis.aggregation import ConfigurationResult, summarise
@@ -10,6 +10,7 @@ from service.analysis.comparison import compare, holm
 from service.answers import ComparedStudy, StudyComparison, StudyDifference
 from service.api import reading
 from service.errors import FieldProblem, InvalidRequestError
+from service.spec import Objective
 from service.store.studies import StudyStore
 from service.study import Purpose, Study
 
@@ -20,24 +21,49 @@ def compare_studies(store: StudyStore, study_ids: Sequence[str], metric: str | N
     """The best configuration of each study, and each later study against the first.
 
     By what confirms them where each of these configurations has been confirmed, else by what the search saw: never the
-    one against the other. metric: by default the objective that all of them share.
+    one against the other. Nor the best epoch against the last: by the trials' objective where every study has the same
+    one, else by the metric's value of the last epoch. metric: by default the objective that all of them share.
     Raises StudyNotFoundError, InvalidRequestError.
     """
     found = [reading.best_result(store, study_id) for study_id in study_ids]
-    shared = {reading.objective_of(study).metric for study, _ in found}
+    objectives = {study.id: reading.objective_of(study) for study, _ in found}
+    optimised = {objective.metric for objective in objectives.values()}
     if metric is None:
-        if len(shared) > 1:
+        if len(optimised) > 1:
             raise _refused(
-                f"the studies have different objectives ({', '.join(sorted(shared))}): say which metric to compare"
+                f"the studies have different objectives ({', '.join(sorted(optimised))}): say which metric to compare"
             )
-        (metric,) = shared
+        (metric,) = optimised
     known = {name for _, winner in found if winner for name in winner.metrics}
-    if known and metric not in known | shared:
+    if known and metric not in known | optimised:
         raise _refused(f"no trial reports {metric!r}; what they report: {', '.join(sorted(known))}")
     winners = [winner for _, winner in found if winner is not None]
     values: Values = "confirmed" if winners and all(winner.confirmed for winner in winners) else "search"
-    sides = [_side(store, study, winner, metric, values) for study, winner in found]
-    return StudyComparison(metric=metric, values=values, studies=sides, differences=_differences(sides))
+    shared = _shared_objective(metric, objectives)
+    sides = [_side(store, study, winner, metric, values, is_objective=shared is not None) for study, winner in found]
+    return StudyComparison(
+        metric=metric,
+        at="last" if shared is None else shared.at,
+        values=values,
+        studies=sides,
+        differences=_differences(sides),
+    )
+
+
+def _shared_objective(metric: str, objectives: Mapping[str, Objective]) -> Objective | None:
+    """Of the objectives by study, the one where all are the same but for the target, and are this metric; else None.
+
+    Raises InvalidRequestError where one study maximises the metric and another minimises it.
+    """
+    by_mode = {objective.mode: study_id for study_id, objective in objectives.items() if objective.metric == metric}
+    if len(by_mode) > 1:
+        raise _refused(
+            f"{metric} is maximised by study {by_mode['max']} and minimised by study {by_mode['min']}, so that no "
+            "difference of it is a gain to both: compare another metric"
+        )
+    first, *others = objectives.values()
+    is_shared = first.metric == metric and all((other.metric, other.at) == (metric, first.at) for other in others)
+    return first if is_shared else None
 
 
 def _refused(message: str) -> InvalidRequestError:
@@ -55,11 +81,18 @@ def _differences(sides: Sequence[ComparedStudy]) -> list[StudyDifference]:
 
 
 def _side(
-    store: StudyStore, study: Study, winner: ConfigurationResult | None, metric: str, values: Values
+    store: StudyStore,
+    study: Study,
+    winner: ConfigurationResult | None,
+    metric: str,
+    values: Values,
+    *,
+    is_objective: bool,
 ) -> ComparedStudy:
+    """is_objective: the metric is every study's objective; else its value of the last epoch is taken."""
     by_seed: dict[int, float] = {}
     if winner is not None:
-        if metric == reading.objective_of(study).metric:
+        if is_objective:
             by_seed = winner.confirmed_by_seed if values == "confirmed" else winner.by_seed
         else:
             purpose = Purpose.CONFIRM if values == "confirmed" else Purpose.SEARCH

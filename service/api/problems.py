@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from search_spaces.checking import shown
 from service.answers import Problem, ProblemField
 from service.errors import FieldProblem, InvalidRequestError, SamstudyError
 from service.spec_reading import field_name
@@ -86,7 +87,8 @@ async def _render(request: Request, error: Exception) -> Response:
         case SamstudyError():
             return answer(error, request_id)
         case RequestValidationError():
-            problems = [_field_problem(detail) for detail in error.errors()]
+            found = (_field_problem(detail) for detail in error.errors())
+            problems = list(dict.fromkeys(found))  # what two dependencies read is reported by both
             said = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
             return answer(InvalidRequestError(said, problems=problems), request_id)
         case HTTPException():
@@ -111,8 +113,12 @@ def _right_methods(request: Request, status: int) -> dict[str, str]:
 
 
 def _field_problem(detail: Mapping[str, Any]) -> FieldProblem:
+    """What is wrong with the field and, unless it came in a header, which may hold a secret, what it was given as."""
     place, *path = detail["loc"]
-    return FieldProblem(field_name(tuple(path) or (place,)), str(detail["msg"]))
+    message = str(detail["msg"])
+    if place in ("query", "path") and detail["type"] != "missing" and ", got " not in message:
+        message = f"{message}, got {shown(detail['input'])}"
+    return FieldProblem(field_name(tuple(path) or (place,)), message)
 
 
 def _response(

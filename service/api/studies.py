@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, AwareDatetime
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 from pydantic_core import PydanticCustomError
 
 from service.answers import StudyDetail, StudyList, StudyOrder
@@ -40,6 +41,10 @@ from service.study import Study, StudyState
 
 router = APIRouter(tags=["studies"])
 
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?([Zz]|[+-][0-9]{2}:?[0-9]{2})"
+)
+
 
 def _refused(text: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{text}", {"text": text})
@@ -52,6 +57,13 @@ def _checked_label(label: str) -> str:
     return label
 
 
+def _written_as_moment(text: str) -> str:
+    """The text itself, before pydantic takes a number, such as a year, for the seconds since 1970."""
+    if not _MOMENT.fullmatch(text):
+        raise _refused("must be an ISO 8601 date and time with its zone, such as 2026-01-31T12:00:00Z")
+    return text
+
+
 def _checked_moment(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
@@ -60,7 +72,7 @@ def _checked_moment(moment: datetime) -> datetime:
 
 
 Label = Annotated[str, AfterValidator(_checked_label)]
-Moment = Annotated[AwareDatetime, AfterValidator(_checked_moment)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_as_moment), AfterValidator(_checked_moment)]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -71,6 +83,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 ValidateOnly = Annotated[bool, Query(description="answers how much would be run and stores nothing")]
+_WHEN = "an ISO 8601 date and time with its zone, such as 2026-01-31T12:00:00Z; not included"
 
 _CREATED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -147,10 +160,10 @@ def clone_study(
 @router.get("/studies", responses=documented(InvalidRequestError))
 def list_studies(
     studies: Studies,
-    state: Annotated[list[StudyState] | None, Query(description="any of these")] = None,
+    state: Annotated[list[StudyState] | None, Query(max_length=len(StudyState), description="any of these")] = None,
     label: Annotated[
         list[Label] | None,
-        Query(description="key:value; a study must have all that are given", examples=["team:vision"]),
+        Query(max_length=32, description="key:value; a study must have all that are given", examples=["team:vision"]),
     ] = None,
     name: Annotated[str | None, Query(max_length=200, pattern=NO_NUL)] = None,
     name_contains: Annotated[
@@ -158,8 +171,8 @@ def list_studies(
     ] = None,
     owner: Annotated[str | None, Query(max_length=100, pattern=NO_NUL, description="for admins, who see all")] = None,
     archived: Annotated[bool, Query(description="those that were put out of sight, instead of the others")] = False,
-    created_after: Annotated[Moment | None, Query(description="a time with its zone, not included")] = None,
-    created_before: Annotated[Moment | None, Query(description="a time with its zone, not included")] = None,
+    created_after: Annotated[Moment | None, Query(description=_WHEN)] = None,
+    created_before: Annotated[Moment | None, Query(description=_WHEN)] = None,
     order_by: Annotated[StudyOrder, Query(description="a minus: the last first")] = "-created_at",
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
@@ -167,7 +180,7 @@ def list_studies(
     """Studies, by default the newest first. Pages stay stable while studies are added."""
     wanted = StudyFilter(
         states=state or (),
-        labels=dict(pair.split(":", 1) for pair in label or ()),
+        labels=[(key, value) for key, _, value in (pair.partition(":") for pair in label or ())],
         name=name,
         owner=owner,
         name_contains=name_contains,

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/studies/{study_id}/trials", tags=["trials"])
 def list_trials(
     study_id: StudyId,
     studies: Studies,
-    state: Annotated[list[TrialState] | None, Query(description="any of these")] = None,
+    state: Annotated[list[TrialState] | None, Query(max_length=len(TrialState), description="any of these")] = None,
     purpose: Annotated[Purpose | None, Query(description="of the search, or confirming its best")] = None,
     configuration_id: Annotated[str | None, Query(max_length=80, pattern=NO_NUL)] = None,
     order_by: Annotated[TrialOrder, Query(description="as they were proposed, or the last first")] = "number",

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header
 
-from service.errors import FieldProblem, InvalidRequestError, PreconditionRequiredError
+from search_spaces.checking import shown
+from service.api.requests import Studies, StudyId
+from service.errors import FieldProblem, InvalidRequestError, PreconditionRequiredError, VersionConflictError
 from service.study import Study
 
 ETAG: dict[str, Any] = {
@@ -15,7 +17,9 @@ ETAG: dict[str, Any] = {
 }
 """The header in OpenAPI."""
 
-_VERSION = re.compile(r'"([0-9]{1,9})"')
+_TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
+_TAGS = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
+"""A list of entity tags (RFC 9110, 8.8.3), in which empty elements mean nothing (5.6.1)."""
 
 
 def etag(study: Study) -> str:
@@ -24,12 +28,21 @@ def etag(study: Study) -> str:
 
 
 def expected_version(
+    study_id: StudyId,
+    studies: Studies,
     if_match: Annotated[
         str | None,
-        Header(max_length=100, description="ETag of the study as it was read, or * for whatever it is by now"),
+        Header(
+            max_length=1_000,
+            description="ETag of the study as it was read, or several of which one must match, or * for whatever it is "
+            "by now",
+        ),
     ] = None,
 ) -> int | None:
-    """The version that the caller has seen; None for any. Raises PreconditionRequiredError, InvalidRequestError."""
+    """The version that the caller has seen, which is the study's now; None for any.
+
+    Raises PreconditionRequiredError, InvalidRequestError, StudyNotFoundError, VersionConflictError.
+    """
     if if_match is None:
         raise PreconditionRequiredError(
             'send If-Match with the ETag that the study was read with, such as If-Match: "3", or * to change it as '
@@ -37,11 +50,15 @@ def expected_version(
         )
     if if_match.strip() == "*":
         return None
-    match = _VERSION.fullmatch(if_match.strip())
-    if match is None:
-        message = f'must be * or the ETag of the study, such as "3" with its quotes, got {if_match!r}'
+    if not _TAGS.fullmatch(if_match):
+        message = f'must be * or the ETag of the study, such as "3" with its quotes, got {shown(if_match)}'
         raise InvalidRequestError(message, problems=[FieldProblem("If-Match", message)])
-    return int(match[1])
+    study = studies.get(study_id)
+    if etag(study) not in re.findall(_TAG, if_match):  # a weak tag never matches (RFC 9110, 13.1.1)
+        raise VersionConflictError(
+            f"study {study_id!r} has the ETag {etag(study)} by now, and If-Match has {shown(if_match)}: read it again"
+        )
+    return study.version
 
 
 ExpectedVersion = Annotated[int | None, Depends(expected_version)]

@@ -23,15 +23,19 @@ def comparison_tables(comparison: StudyComparison) -> Iterator[RenderableType]:
     yield _differences(comparison)
     tests = dict.fromkeys(row.test for row in comparison.differences if row.test)
     done = f"; {' and '.join(f'{test} tests' for test in tests)}, two-sided" if tests else ""
-    correction = (
-        f"; {comparison.correction}'s correction for {len(comparison.differences)} comparisons" if tests else ""
-    )
-    yield Text(f"{comparison.metric} {_VALUES[comparison.values]}{done}{correction}", style="dim")
+    yield Text(f"{comparison.metric} {_VALUES[comparison.values]}{done}{_correction(comparison)}", style="dim")
+
+
+def _correction(comparison: StudyComparison) -> str:
+    """For how many comparisons: those that were tested."""
+    tested = sum(row.p_value is not None for row in comparison.differences)
+    return f"; {comparison.correction}'s correction for {tested} comparison{'s' * (tested > 1)}" if tested else ""
 
 
 def _studies(comparison: StudyComparison) -> Table:
     """The best configuration of each."""
-    table = plain_table("study", "name", "best configuration", comparison.metric, "95 % interval")
+    metric = f"{comparison.metric}, {comparison.at} epoch"
+    table = plain_table("study", "name", "best configuration", metric, "95 % interval")
     for side in comparison.studies:
         point = "none yet" if side.configuration is None else shown_point(side.configuration.configuration.point)
         table.add_row(

@@ -77,12 +77,13 @@ def list_studies(
 
     from service.cli import rendering
 
-    labels = {}
+    labels: dict[str, str] = {}
     for pair in label or ():
         key, colon, value = pair.partition(":")
         if not colon:
             raise typer.BadParameter(f"a label is written KEY:VALUE, got {pair!r}")
-        labels[key] = value
+        if labels.setdefault(key, value) != value:
+            raise typer.BadParameter(f"a study has one value of the label {key!r}, got {labels[key]!r} and {value!r}")
     with client() as service:
         pages = service.studies(
             states=state or (), labels=labels, name=name, archived=archived, page_size=min(limit, 200)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -20,12 +20,13 @@ from service.study import Origin, Purpose, StudyState, TrialState
 class StudyFilter:
     """Which studies a list shows; every given field must match.
 
+    labels: pairs of key and value, all of which a study must have; so two values of one key match none.
     name_contains: whatever the case of ASCII letters. archived: None for both. created_after, created_before: neither
     included.
     """
 
     states: Collection[StudyState] = field(default_factory=tuple)
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Collection[tuple[str, str]] = field(default_factory=tuple)
     name: str | None = None
     owner: str | None = None
     name_contains: str | None = None
@@ -38,7 +39,7 @@ class StudyFilter:
         column = tables.studies.c
         if self.states:
             yield column.state.in_(self.states)
-        for key, value in self.labels.items():
+        for key, value in self.labels:
             yield _has_label(key, value, is_sqlite=is_sqlite)
         if self.name is not None:
             yield column.name == self.name
@@ -112,7 +113,7 @@ class TrialFilter:
 
 
 def _listing(*what: object) -> list[object]:
-    """Plain data by which one list is told from another; the order in which states are named says nothing."""
+    """Plain data by which one list is told from another; the order of states and of labels says nothing."""
     return [_plain(part) for part in what]
 
 
@@ -120,7 +121,7 @@ def _plain(part: object) -> object:
     if not isinstance(part, (StudyFilter, ConfigurationFilter, TrialFilter)):
         return part
     fields: dict[str, Any] = asdict(part)
-    return {name: sorted(value) if name == "states" else value for name, value in fields.items()}
+    return {name: sorted(set(value)) if name in ("states", "labels") else value for name, value in fields.items()}
 
 
 def _has_label(key: str, value: str, *, is_sqlite: bool) -> ColumnElement[bool]:

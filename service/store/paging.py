@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import math
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Connection, Select, and_, or_
 
+from search_spaces.checking import shown
 from service.errors import FieldProblem, InvalidRequestError
 from service.store import records
 
@@ -96,19 +96,21 @@ class Keyset:
     def _values(self, token: str) -> list[Any]:
         try:
             fingerprint, *plain = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
-        except (binascii.Error, ValueError, TypeError, RecursionError):
-            raise _unreadable() from None
-        if not isinstance(fingerprint, str) or len(fingerprint) != _FINGERPRINT_LENGTH or len(plain) != len(self._keys):
-            raise _unreadable()
-        if fingerprint != self._fingerprint:
-            raise PageTokenError(
-                "page_token is that of a list with other filters or another order: begin again without it"
-            )
-        return [_READERS[key.kind](value) for key, value in zip(self._keys, plain, strict=True)]
+            if not isinstance(fingerprint, str) or len(fingerprint) != _FINGERPRINT_LENGTH:
+                raise _unreadable()
+            values = list(zip(self._keys, plain, strict=True))
+            if fingerprint != self._fingerprint:
+                raise PageTokenError(
+                    "page_token is that of a list with other filters or another order: begin again without it"
+                )
+            return [_READERS[key.kind](value) for key, value in values]
+        except (ValueError, TypeError, RecursionError):
+            message = f"page_token must be the next_page_token of an earlier answer, got {shown(token)}"
+            raise PageTokenError(message) from None
 
 
-def _unreadable() -> PageTokenError:
-    return PageTokenError("page_token must be the next_page_token of an earlier answer")
+def _unreadable() -> ValueError:
+    return ValueError("no value of a page token")
 
 
 def _moment(value: object) -> datetime:

@@ -155,6 +155,12 @@ class TestListAndShow:
     def test_a_label_without_a_value_is_bad_input(self, served: RunningApi) -> None:
         assert main(["list", "--label", "team"]) == 2
 
+    def test_two_values_of_one_label_are_bad_input(
+        self, served: RunningApi, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["list", "--label", "a:b", "--label", "a:c"]) == 2
+        assert "one value of the label 'a'" in " ".join(capsys.readouterr().err.split())
+
     def test_a_study_is_shown_with_its_table_and_its_best(
         self, served: RunningApi, life: Life, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -184,7 +190,31 @@ class TestCompareAndCancel:
         assert "λ=1/t ρ=0.1" in said
         assert f"{a.id} − {b.id}" in said
         assert "paired t, n = 2" in said
+        assert "val_accuracy, last epoch" in said
+        assert "Holm's correction for 1 comparison" in said
         assert main(["compare", a.id]) == 2
+
+    def test_the_epoch_that_is_compared_is_shown(
+        self, served: RunningApi, life: Life, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        objective = {"metric": "val_accuracy", "mode": "max", "at": "best"}
+        a, b = (life.finished(ACCURACIES, objective=objective) for _ in range(2))
+        assert main(["compare", a.id, b.id]) == 0
+        assert "val_accuracy, best epoch" in capsys.readouterr().out
+
+    def test_the_correction_is_for_what_was_tested(
+        self, served: RunningApi, life: Life, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        accuracies = [(0.90, 0.92), (0.80, 0.85), (0.70, 0.78), (0.89, 0.91)]
+        a, b, c, shifted = (life.finished({(0.0, 0.1): values}) for values in accuracies)
+        assert main(["compare", a.id, b.id, c.id, shifted.id, life.create().id]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "Holm's correction for 2 comparisons" in said
+        assert "the differences do not vary" in said
+        assert main(["compare", a.id, shifted.id]) == 0
+        said = capsys.readouterr().out
+        assert "correction for" not in said
+        assert "two-sided" not in said
 
     def test_a_study_can_be_cancelled_once_it_is_there_and_until_it_has_ended(
         self, served: RunningApi, life: Life, capsys: pytest.CaptureFixture[str]

@@ -117,10 +117,34 @@ class TestPatch:
         answer = api.patch(f"studies/{life.create().id}", json={"labels": {"a": "b"}}, headers={"If-Match": "*"})
         assert (answer.status_code, answer.json()["labels"]) == (200, {"a": "b"})
 
-    @pytest.mark.parametrize("if_match", ["1", "", 'W/"1"', '"one"', '"1", "2"', '"9999999999999"'])
-    def test_an_if_match_that_is_no_version_is_422(self, api: TestClient, life: Life, if_match: str) -> None:
+    @pytest.mark.parametrize("if_match", ["1", "", ",", "W/1", '"1', '"1" "2"', '*, "1"', 'w/"1"', '"1", 2', '"a b"'])
+    def test_an_if_match_that_is_no_list_of_tags_is_422(self, api: TestClient, life: Life, if_match: str) -> None:
         answer = api.patch(f"studies/{life.create().id}", json={"labels": {}}, headers={"If-Match": if_match})
         assert (*problem(answer), fields(answer)) == (422, "invalid_request", ["If-Match"])
+
+    @pytest.mark.parametrize("if_match", ['"1"', '"1", "2"', '"7","1"', ', W/"1" ,, "a,b", "1",', '"é", "1"'])
+    def test_one_tag_of_several_that_matches_is_enough(self, api: TestClient, life: Life, if_match: str) -> None:
+        header = {"If-Match": if_match.encode("latin-1")}
+        answer = api.patch(f"studies/{life.create().id}", json={"description": "new"}, headers=header)
+        assert (answer.status_code, answer.json()["description"]) == (200, "new")
+
+    @pytest.mark.parametrize("if_match", ['"one"', 'W/"1"', '"01"', '""', '"2", "3"', '"2,1"', '"9999999999999"'])
+    def test_tags_that_do_not_match_are_412_and_change_nothing(
+        self, api: TestClient, life: Life, if_match: str
+    ) -> None:
+        study = life.create()
+        answer = api.patch(f"studies/{study.id}", json={"description": "new"}, headers={"If-Match": if_match})
+        assert problem(answer) == (412, "version_conflict")
+        assert life.studies.get(study.id) == study
+
+    def test_a_study_that_is_not_there_is_404_whatever_the_tag(self, api: TestClient) -> None:
+        for if_match in ("*", '"1"', '"one"'):
+            answer = api.patch("studies/nowhere", json={"description": "new"}, headers={"If-Match": if_match})
+            assert problem(answer) == (404, "study_not_found")
+
+    def test_an_id_that_cannot_be_read_is_told_once(self, api: TestClient) -> None:
+        answer = api.patch("studies/a%00b", json={"description": "new"}, headers={"If-Match": '"1"'})
+        assert (*problem(answer), fields(answer)) == (422, "invalid_request", ["study_id"])
 
     def test_what_is_left_out_stays(self, api: TestClient, life: Life) -> None:
         study = life.create(budget={"max_trials": 10, "max_failed_trials": 2}, description="d")

@@ -27,6 +27,48 @@ def test_a_problem_has_everything_that_rfc_9457_and_we_promise(api: TestClient) 
     }
 
 
+@pytest.mark.parametrize(
+    ("query", "field", "ending"),
+    [
+        ("page_size=0", "page_size", "greater than or equal to 1, got '0'"),
+        ("page_size=many", "page_size", ", got 'many'"),
+        ("state=FOO", "state[0]", ", got 'FOO'"),
+        ("order_by=x", "order_by", ", got 'x'"),
+        ("label=x", "label[0]", "must be key:value, got 'x'"),
+        ("created_after=2024-01-01", "created_after", ", got '2024-01-01'"),
+        ("created_after=2024-13-01T00:00Z", "created_after", "range of 1-12, got '2024-13-01T00:00Z'"),
+        ("created_after=0001-01-01T00:00%2B14:00", "created_after", ", got 0001-01-01T00:00:00+14:00"),
+        ("archived=perhaps", "archived", ", got 'perhaps'"),
+        ("name=a%00b", "name", r", got 'a\x00b'"),
+        ("name=" + "a" * 5_000, "name", f"at most 200 characters, got '{'a' * 76}..."),
+    ],
+)
+def test_a_bad_value_is_told_shortly_and_once(api: TestClient, query: str, field: str, ending: str) -> None:
+    (error,) = api.get(f"studies?{query}").json()["errors"]
+    assert error["field"] == field
+    assert error["message"].endswith(ending)
+    assert error["message"].count("got ") == 1
+
+
+def test_so_is_one_in_a_path_or_beside_a_body(api: TestClient) -> None:
+    (error,) = api.post("studies?validate_only=perhaps", json={}).json()["errors"]
+    assert error["message"].endswith(", got 'perhaps'")
+    (error,) = api.get("studies/" + "a" * 81).json()["errors"]
+    assert error["message"].endswith(f"at most 80 characters, got '{'a' * 76}...")
+
+
+def test_what_is_missing_is_not_said_to_be_something(api: TestClient) -> None:
+    (error,) = api.get("/studies:compare").json()["errors"]
+    assert error == {"field": "ids", "message": "Field required"}
+
+
+def test_a_header_is_not_told_again(api: TestClient) -> None:
+    answer = api.post("studies", json={}, headers={"Idempotency-Key": "secret" * 99})
+    assert [error["field"] for error in answer.json()["errors"]] == ["idempotency-key"]
+    assert answer.status_code == 422
+    assert "secret" not in answer.text
+
+
 def test_an_unknown_path_is_a_problem_too(api: TestClient) -> None:
     answer = api.get("nonsense")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

@@ -1,0 +1,121 @@
+"""GET /studies:compare: one quantity on all sides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.store.driving import EpochReported, TrialEnded
+from service.study import Study, TrialState
+
+if TYPE_CHECKING:
+    from tests.service.conftest import Life
+
+ACCURACY = [[0.90, 0.80], [0.94, 0.82]]
+LOSS = [[0.3, 0.5], [0.2, 0.6]]
+BEST_ACCURACY, LAST_ACCURACY = {"0": 0.90, "1": 0.94}, {"0": 0.80, "1": 0.82}
+BEST_LOSS, LAST_LOSS = {"0": 0.3, "1": 0.2}, {"0": 0.5, "1": 0.6}
+
+
+def overfitted(life: Life, metric: str, mode: str, at: str = "last", *, confirmed: bool = False) -> Study:
+    """A study with this objective and one configuration, whose trials were best before their last epoch."""
+    objective = {"metric": metric, "mode": mode, "at": at}
+    confirm = {"confirm": {"top_k": 1, "seeds": [100, 101]}} if confirmed else {}
+    study = life.create(objective=objective, **confirm)
+    driver = life.start(study)
+    trials = life.propose(driver, {"lambda": 0.0, "rho": 0.1})
+    groups = [trials, driver.add_confirming_trials(trials[0].configuration_id, [100, 101])] if confirmed else [trials]
+    for group in groups:
+        for trial, accuracies, losses in zip(group, ACCURACY, LOSS, strict=True):
+            life.begin(driver, trial)
+            values = accuracies if metric == "val_accuracy" else losses
+            reached = values[-1] if at == "last" else max(values) if mode == "max" else min(values)
+            epochs = zip(accuracies, losses, strict=True)
+            driver.record(
+                EpochReported(trial.id, 1, epoch, {"val_accuracy": accuracy, "val_loss": loss})
+                for epoch, (accuracy, loss) in enumerate(epochs, 1)
+            )
+            driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, reached)])
+    life.succeed(driver)
+    return life.studies.get(study.id)
+
+
+def compared(api: TestClient, *studies: Study, **parameters: str) -> Any:
+    answer = api.get("/studies:compare", params={"ids": ",".join(study.id for study in studies), **parameters})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def sides(answer: Any) -> list[dict[str, float]]:
+    return [side["by_seed"] for side in answer["studies"]]
+
+
+@pytest.mark.parametrize(("at", "values"), [("best", BEST_ACCURACY), ("last", LAST_ACCURACY)])
+def test_an_objective_that_all_share_is_compared_at_its_epoch(
+    api: TestClient, life: Life, at: str, values: dict[str, float]
+) -> None:
+    answer = compared(api, *(overfitted(life, "val_accuracy", "max", at) for _ in range(2)))
+    assert (answer["metric"], answer["at"]) == ("val_accuracy", at)
+    assert sides(answer) == [values, values]
+    assert answer["differences"][0]["difference"] == 0.0
+
+
+def test_best_epochs_are_not_compared_with_last_ones(api: TestClient, life: Life) -> None:
+    best, last = overfitted(life, "val_accuracy", "max", "best"), overfitted(life, "val_accuracy", "max", "last")
+    for pair in ((best, last), (last, best)):
+        answer = compared(api, *pair)
+        assert (answer["at"], sides(answer)) == ("last", [LAST_ACCURACY, LAST_ACCURACY])
+        assert answer["differences"][0]["difference"] == 0.0
+
+
+def test_a_metric_that_only_some_optimise_is_compared_at_the_last_epoch(api: TestClient, life: Life) -> None:
+    a, b = overfitted(life, "val_accuracy", "max", "best"), overfitted(life, "val_loss", "min", "best")
+    for metric, values in (("val_accuracy", LAST_ACCURACY), ("val_loss", LAST_LOSS)):
+        answer = compared(api, a, b, metric=metric)
+        assert (answer["at"], sides(answer)) == ("last", [values, values])
+
+
+def test_a_metric_that_none_optimises_is_compared_at_the_last_epoch(api: TestClient, life: Life) -> None:
+    studies = [overfitted(life, "val_accuracy", "max", "best") for _ in range(2)]
+    answer = compared(api, *studies, metric="val_loss")
+    assert (answer["at"], sides(answer)) == ("last", [LAST_LOSS, LAST_LOSS])
+
+
+def test_one_study_of_three_with_another_objective_decides_for_all(api: TestClient, life: Life) -> None:
+    studies = [overfitted(life, "val_loss", "min", at) for at in ("best", "best", "last")]
+    assert sides(compared(api, *studies[:2])) == [BEST_LOSS, BEST_LOSS]
+    assert sides(compared(api, *studies)) == [LAST_LOSS, LAST_LOSS, LAST_LOSS]
+
+
+def test_so_with_the_trials_that_confirm(api: TestClient, life: Life) -> None:
+    best, last = (overfitted(life, "val_accuracy", "max", at, confirmed=True) for at in ("best", "last"))
+    answer = compared(api, best, last)
+    assert (answer["values"], answer["at"]) == ("confirmed", "last")
+    assert sides(answer) == [{"100": 0.80, "101": 0.82}] * 2
+
+
+@pytest.mark.parametrize("asked", [{}, {"metric": "val_accuracy"}])
+def test_a_metric_that_one_maximises_and_another_minimises_is_422(
+    api: TestClient, life: Life, asked: dict[str, str]
+) -> None:
+    up, down = overfitted(life, "val_accuracy", "max"), overfitted(life, "val_accuracy", "min")
+    answer = api.get("/studies:compare", params={"ids": f"{up.id},{down.id}", **asked})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "metric"
+    assert f"maximised by study {up.id} and minimised by study {down.id}" in error["message"]
+    assert compared(api, up, down, metric="val_loss")["at"] == "last"
+
+
+def test_what_was_not_tested_has_no_part_in_the_correction(api: TestClient, life: Life) -> None:
+    values = [(0.90, 0.92), (0.80, 0.85), (0.70, 0.78), (0.89, 0.91)]
+    a, b, c, shifted = (life.finished({(0.0, 0.1): accuracies}) for accuracies in values)
+    of_b, of_c, of_shifted = compared(api, a, b, c, shifted)["differences"]
+    assert of_shifted["difference"] == pytest.approx(0.01)
+    assert [of_shifted[name] for name in ("p_value", "p_adjusted", "low", "high", "test")] == [None] * 5
+    assert of_shifted["note"] == "the differences do not vary: 2 pairs are no basis for a test"
+    least, most = sorted([of_b, of_c], key=lambda difference: difference["p_value"])
+    assert least["p_adjusted"] == pytest.approx(2 * least["p_value"])
+    assert most["p_adjusted"] == pytest.approx(max(2 * least["p_value"], most["p_value"]))
