@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 
 from service import logs
@@ -40,7 +42,16 @@ logger = logging.getLogger(__name__)
 _LEASE_NAME = "controller"
 _MAX_DRIVER_LOSSES = 5
 _LONGEST_BACKOFF_S = 15.0
-_SENDING_S = 2.0  # for what is on its way to receivers of webhooks; what does not end in it is sent again
+_FIRST_START_PAUSE_S, _LONGEST_START_PAUSE_S = 1.0, 60.0
+_STOPPING_S = 4.0  # for what is under way when the process is to end; what does not end in it is done again
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A start that the cluster refused, and when the next one is due, `pause_s` after it."""
+
+    again_at: float
+    pause_s: float
 
 
 class Controller:
@@ -66,6 +77,7 @@ class Controller:
         self._leads_until = float("-inf")
         self.term = 0
         self._share_again_at = float("-inf")
+        self._refusals: dict[str, _Refusal] = {}
         self._in_contact_since: float | None = None
 
     @property
@@ -106,6 +118,10 @@ class Controller:
         While the store did not answer they could not; back again, they get the time of a lease, or what they have still
         to report, finished trials among it, would be refused.
         """
+        for claim in self._store.shorten_leases(self._config.lease_s):
+            said = {"study_id": claim.study_id, "driver_attempt": claim.driver_attempt}
+            message = "study %s: the store's clock went back; driver %d has %.0f s to renew its lease"
+            logger.warning(message, claim.study_id, claim.driver_attempt, self._config.lease_s, extra=said)
         since = self._in_contact_since
         just_back = since is None or self._clock() - since < self._config.lease_s
         return self._store.overdue_drivers(given_up=just_back)
@@ -134,13 +150,17 @@ class Controller:
             self._store.cancel_now(claim)
 
     def _start_queued(self) -> None:
-        queued = self._store.queued()
+        everyone = self._store.queued()
+        self._refusals = {
+            study.study_id: refusal for study in everyone if (refusal := self._refusals.get(study.study_id))
+        }
+        queued = [study for study in everyone if not self._rests(study.study_id)]
         if not queued:
             return
         try:
             self._jobs.check()
         except ServiceUnavailableError as error:
-            self._store.set_waiting_reason([study.study_id for study in queued], str(error))
+            self._store.set_waiting_reason([study.study_id for study in queued], logs.redacted(str(error)))
             return
         running = Counter(study.demand.owner for study in self._store.driven())
         while queued and running.total() < self._config.max_running_studies:
@@ -152,16 +172,27 @@ class Controller:
             reason = f"{running.total()} studies run, as many as may at a time; it is among the {len(queued)} that wait"
             self._store.set_waiting_reason([study.study_id for study in queued], reason)
 
+    def _rests(self, study_id: str) -> bool:
+        """Whether the study's last start was refused so lately that another one would only make events."""
+        refusal = self._refusals.get(study_id)
+        return refusal is not None and self._clock() < refusal.again_at
+
     def _start(self, study_id: str) -> bool:
         claim = self._store.claim(study_id, self._config.startup_lease_s)
         if claim is None:
             return False
+        said = {"study_id": study_id, "driver_attempt": claim.driver_attempt}
         try:
             self._jobs.start(claim)
         except ServiceUnavailableError as error:
-            self._store.give_back(claim, str(error))
+            self._store.give_back(claim, logs.redacted(str(error)))
+            before = self._refusals.get(study_id)
+            pause_s = min(2 * before.pause_s, _LONGEST_START_PAUSE_S) if before else _FIRST_START_PAUSE_S
+            self._refusals[study_id] = _Refusal(self._clock() + pause_s, pause_s)
+            message = "study %s: driver %d cannot be started: %s; again in %.0f s"
+            logger.warning(message, study_id, claim.driver_attempt, error, pause_s, extra=said)
             return False
-        said = {"study_id": study_id, "driver_attempt": claim.driver_attempt}
+        self._refusals.pop(study_id, None)
         logger.info("study %s: driver %d submitted", study_id, claim.driver_attempt, extra=said)
         return True
 
@@ -186,10 +217,15 @@ class Controller:
 
 
 def run_controller(config: Settings) -> None:
-    """Runs a controller until SIGTERM or SIGINT. Raises StoreUnavailableError where the schema is not current."""
+    """Runs a controller until SIGTERM or SIGINT. Raises StoreUnavailableError where the schema is not current.
+
+    It ends soon after, whoever does not answer: what is under way has `_STOPPING_S`. Where a thread hangs longer the
+    process ends with it, for it must not go on once another controller leads.
+    """
     database = Database(config.store_url)
     database.check_schema()
-    holder = f"{socket.gethostname()}:{os.getpid()}"
+    # Containers that share the host's network have its name, and each of them may be process 1.
+    holder = f"{socket.gethostname()}-{secrets.token_hex(4)}:{os.getpid()}"
     jobs = DriverJobs(config.ray_jobs_url, token=config.ray_auth_token.get_secret_value())
     controller = Controller(ReconcilingStore(database), jobs, config, holder=holder)
     exporter = Exporter(
@@ -226,7 +262,8 @@ def run_controller(config: Settings) -> None:
         while controller.leads and exporter.export_pending(must_stop).more:
             pass
 
-    beside = {
+    actions = {
+        "reconciler": controller.reconcile,
         "exporter": export,
         "sender": lambda: sender.send_due(must_stop),
         "remover": lambda: remover.carry_out(must_stop),
@@ -234,20 +271,25 @@ def run_controller(config: Settings) -> None:
     }
     threads = [
         threading.Thread(target=_repeat, args=(action, stopping, config.poll_s), name=name, daemon=True)
-        for name, action in beside.items()
+        for name, action in actions.items()
     ]
     for thread in threads:
         thread.start()
     logger.info("controller %s runs", holder)
-    _repeat(controller.reconcile, stopping, config.poll_s)
-    give_up_at = time.monotonic() + config.lease_s
+    stopping.wait()
+    give_up_at = time.monotonic() + _STOPPING_S
     for thread in threads:
         thread.join(max(0.0, give_up_at - time.monotonic()))
-    sender.wait(_SENDING_S)
+    sender.wait(max(0.0, give_up_at - time.monotonic()))
+    hanging = [thread.name for thread in threads if thread.is_alive()]
+    if hanging:
+        logger.warning("the process ends before what is under way: %s", ", ".join(hanging))
     try:
         controller.resign()
     except StoreUnavailableError as error:
         logger.warning("%s", error)
+    if hanging:
+        os._exit(0)
 
 
 def _repeat(action: Callable[[], object], stopping: threading.Event, period_s: float) -> None:

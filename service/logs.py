@@ -21,7 +21,7 @@ from typing import Any
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from service.settings import LogFormat, LogLevel
+from service.settings import SECRET_PARAMETER, URL_PASSWORD, LogFormat, LogLevel
 
 _MARK = "  | "
 _QUIET = {
@@ -31,7 +31,6 @@ _QUIET = {
     "urllib3": logging.WARNING,
 }
 _KEY = re.compile(r"(sam_[a-z0-9]{12}_)[0-9a-f]{64}")
-_PASSWORD = re.compile(r"(://[^:/@\s\"']*):[^@/\s\"']*@")
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 _OWN = {*RESERVED_ATTRS, "asctime", "message", "color_message"}
@@ -74,8 +73,12 @@ def about(**fields: object) -> Iterator[None]:
 
 
 def redacted(text: str) -> str:
-    """The text without the secrets of API keys and the passwords of URLs."""
-    return _PASSWORD.sub(r"\1:***@", _KEY.sub(r"\1***", text))
+    """The text without the secrets of API keys, the passwords of URLs and the secrets among their parameters.
+
+    Of a URL with a port or a password goes everything up to the last @: rather too much than a part of a password.
+    """
+    text = _KEY.sub(r"\1***", text)
+    return SECRET_PARAMETER.sub(r"\1***", URL_PASSWORD.sub(r"\1:***@", text))
 
 
 class _ToStderr(logging.StreamHandler[Any]):

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from service import logs
 from service.errors import StoreUnavailableError
 from service.storage import delete_study_files
 from service.store.removals import Removal, RemovalStore
@@ -53,18 +54,20 @@ class Remover:
                 return
             if self._clock() < self._next_look_at.get(removal.study_id, float("-inf")):
                 continue
+            said = {"study_id": removal.study_id}
             try:
                 found_something = self._remove(removal)
             except (TrackingUnavailableError, RefusedError, OSError, ValueError) as error:
                 pause_s = self._fail(removal, error)
                 message = "study %s cannot be removed yet: %s; again in %.0f s"
-                logger.warning(message, removal.study_id, error, pause_s)
+                logger.warning(message, removal.study_id, error, pause_s, extra=said)
                 continue
             except StoreUnavailableError:
                 raise
             except Exception as error:  # the outermost runner of one removal: the others must go on
                 pause_s = self._fail(removal, error)
-                logger.exception("unexpected: study %s cannot be removed; again in %.0f s", removal.study_id, pause_s)
+                message = "unexpected: study %s cannot be removed; again in %.0f s"
+                logger.exception(message, removal.study_id, pause_s, extra=said)
                 continue
             if found_something or removal.age_s < self._settling_s:
                 self._look_again_in(removal.study_id, max(1.0, self._settling_s - removal.age_s))
@@ -72,7 +75,7 @@ class Remover:
             self._store.done(removal.study_id)
             self._next_look_at.pop(removal.study_id, None)
             self._pause_s.pop(removal.study_id, None)
-            logger.info("study %s: nothing is left of it", removal.study_id)
+            logger.info("study %s: nothing is left of it", removal.study_id, extra=said)
 
     def _remove(self, removal: Removal) -> bool:
         """Whether there was anything left."""
@@ -86,7 +89,7 @@ class Remover:
         pause_s = self._pause_s.get(removal.study_id, _FIRST_PAUSE_S)
         self._look_again_in(removal.study_id, pause_s)
         self._pause_s[removal.study_id] = min(2 * pause_s, _LONGEST_PAUSE_S)
-        self._store.failed(removal.study_id, str(error) or type(error).__name__)
+        self._store.failed(removal.study_id, logs.redacted(str(error)) or type(error).__name__)
         return pause_s
 
     def _look_again_in(self, study_id: str, seconds: float) -> None:

@@ -5,21 +5,43 @@ Each setting is read from `SAMSTUDY_<NAME>`, Ray's token from Ray's own; `samstu
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+LONGEST_LEASE_S = 600.0
+"""The longest lease that a process asks for; one that ends later was given before the store's clock went back."""
+
+URL_PASSWORD = re.compile(r"(://[^:/@\s\"']*):[^\s\"']{0,1000}@")
+"""A password in a URL, up to the last @: those of AWS and of people have slashes that nobody has escaped.
+
+It has an end, so that no text takes long to look through.
+"""
+
+SECRET_PARAMETER = re.compile(
+    r"([?&;][^=?&;\s\"']*(?:password|passwd|secret|token|credential|signature|\bsig|[_-]key)=)[^&;\s\"']+",
+    re.IGNORECASE,
+)
+"""A secret among the parameters of a URL."""
+
 
 class Settings(BaseSettings):
     """Where things are and how long the service waits. Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="SAMSTUDY_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SAMSTUDY_",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,  # addresses have passwords
+    )
 
     home: Path = Field(Path.home() / ".samstudy", description="data of the embedded service")
     database_url: str = Field("", description="SQLAlchemy URL of the study store; empty: SQLite in home")
@@ -36,6 +58,12 @@ class Settings(BaseSettings):
     )
     requests_per_minute: int = Field(
         6_000, ge=0, description="that each API process answers to one key, or to one address without keys; 0: any"
+    )
+    max_streams: int = Field(
+        20,
+        ge=0,
+        description="event streams and followed logs that one key, or one address without keys, may have open at each "
+        "API process; 0: any number",
     )
     public_url: str = Field("", description="the API's address in webhooks' messages; empty: url, or host and port")
     allow_private_webhooks: bool = Field(
@@ -54,16 +82,39 @@ class Settings(BaseSettings):
     )
     log_level: LogLevel = Field("info", description="the least that they log")
 
-    lease_s: float = Field(10.0, gt=0, description="a driver without a heartbeat for this long is lost")
+    lease_s: float = Field(
+        10.0, gt=0, le=LONGEST_LEASE_S, description="a driver without a heartbeat for this long is lost"
+    )
     heartbeat_s: float = Field(1.0, gt=0, description="time between a driver's heartbeats")
-    startup_lease_s: float = Field(60.0, gt=0, description="time a new driver has until its first heartbeat")
+    startup_lease_s: float = Field(
+        60.0, gt=0, le=LONGEST_LEASE_S, description="time a new driver has until its first heartbeat"
+    )
     poll_s: float = Field(0.25, gt=0, description="time between two looks of the controller at the store")
     max_running_studies: int = Field(
         20, ge=1, description="studies that have a driver at a time (about 0.3 GiB each on the cluster's head)"
     )
     share_interval_s: float = Field(1.0, gt=0, description="time between two looks at what the running studies may use")
+    trial_grace_s: float = Field(
+        60.0,
+        ge=0,
+        description="time that a worker has beyond budget.max_trial_s to end its trial itself before it is killed",
+    )
     cancel_grace_s: float = Field(5.0, gt=0, description="time a cancelled driver has before its job is stopped")
     export_interval_s: float = Field(2.0, gt=0, description="least time between two exports of a running trial")
+
+    @field_validator("storage")
+    @classmethod
+    def _refuse_credentials(cls, storage: str) -> str:
+        """The URI is shown where files cannot be reached, and handed to every driver and worker."""
+        is_file = storage.startswith("file:")
+        if not is_file and (URL_PASSWORD.search(storage) or SECRET_PARAMETER.search(storage)):
+            raise PydanticCustomError(
+                "credentials",
+                "must not contain credentials: put them into the environment of every process (AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or what else the storage goes by) or into its own configuration "
+                "(~/.aws/credentials); an @ in a path is written %40",
+            )
+        return storage
 
     def to_environment(self) -> dict[str, str]:
         """The settings as the environment of a process of the service that shall have the same.

@@ -16,7 +16,7 @@ def study_folder(storage_uri: str, study_id: str) -> tuple[fs.FileSystem, str]:
 
     Raises ValueError for what is no URI, and OSError.
     """
-    files, root = fs.FileSystem.from_uri(storage_uri)
+    files, root = _opened(storage_uri)
     return files, f"{root.rstrip('/')}/studies/{study_id}"
 
 
@@ -36,7 +36,7 @@ def delete_study_files(storage_uri: str, study_id: str) -> bool:
 
 def check_writable(storage_uri: str) -> None:
     """Writes a small file below the URI, reads it and deletes it. Raises ValueError for what is no URI, and OSError."""
-    files, root = fs.FileSystem.from_uri(storage_uri)
+    files, root = _opened(storage_uri)
     path, content = f"{root.rstrip('/')}/.samstudy-check-{uuid4().hex}", b"samstudy"
     files.create_dir(root, recursive=True)
     try:
@@ -48,3 +48,18 @@ def check_writable(storage_uri: str) -> None:
     finally:
         with suppress(FileNotFoundError):
             files.delete_file(path)
+
+
+def _opened(storage_uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system and the path in it. Its errors reach every user; what the service is configured with does not."""
+    try:
+        files, root = fs.FileSystem.from_uri(storage_uri)
+    except OSError as error:
+        raise OSError(_without(storage_uri, error)) from None
+    except ValueError as error:
+        raise ValueError(_without(storage_uri, error)) from None
+    return files, root
+
+
+def _without(storage_uri: str, error: Exception) -> str:
+    return str(error).replace(storage_uri, "SAMSTUDY_STORAGE")

@@ -16,6 +16,7 @@ import psutil
 
 from service.errors import ServiceUnavailableError
 
+_STOP_DEADLINE_S = 20.0  # several times what a part takes: the controller 5 s, where MLflow hangs
 _KILL_DEADLINE_S = 10.0
 _RESTART_PAUSE_S = 1.0
 _PR_SET_PDEATHSIG = 1
@@ -38,7 +39,7 @@ class Part:
         ready_url: str | None,
         token: str | None = None,
         start_deadline_s: float = 120.0,
-        stop_deadline_s: float = 10.0,
+        stop_deadline_s: float = _STOP_DEADLINE_S,
     ) -> None:
         self.name = name
         self.log_file = logs / f"{name}.log"

@@ -1,7 +1,13 @@
 """What text may stand in names, labels and descriptions: nothing that is unseen, reordered, or looks like another.
 
-Names and labels are compared, filtered by and shown in tables, so that two that look the same must be the same. Text in
-one script that looks like a word of another (сосо in Cyrillic) stays possible: ids, not names, tell studies apart.
+Names and labels' keys are compared, filtered by and shown in tables, so that two that look the same must be the same:
+
+- Punctuation and symbols are in the form that a keyboard has: no wide slash, no dash for a hyphen. A × stays a ×.
+- A word has letters of one script, and not only such as look like Latin ones (сосо in Cyrillic).
+- Greek letters are symbols here. Alone they may always stand (ρ, ρ=0.1, λ-ρ), beside Latin ones where they look Greek
+  (λSAM, but not ραper).
+
+Labels' values and descriptions are text for people: dashes, quotes and words of any language may stand there.
 """
 
 from __future__ import annotations
@@ -17,9 +23,53 @@ _UNSEEN = re.compile(
     # Default-ignorable code points that Python holds for printable, and the blank of Braille.
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-_WORDS = re.compile(r"[^\W\d_]+")
+_WORDS = re.compile(r"(?:[^\W\d_][\u0300-\u036f]*)+")
 _EAST_ASIAN = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
-_GREEK_LIKE_LATIN = frozenset("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧονϲϳ")
+
+# What follows is the part of Unicode's confusables.txt that matters here; × is left out, which these studies need.
+_LIKE_LATIN = frozenset(
+    "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧϜϺͿαγικνορστυχϳ"  # Greek, with κ, τ and χ
+    "АВЕЅІЈКМНОРСТУХЗЬабгеорсухѕіјѡѴѵҮүһҽӀӠԁԌԛԜԝꙄꙇк"  # Cyrillic, with к
+    "ՍՏՕագզհոռսցքօ"  # Armenian
+    "ᎠᎡᎢᎥᎩᎪᎫᎬᎳᎷᎻᎽᏀᏂᏃᏎᏏᏒᏔᏕᏙᏚᏞᏟᏢᏦᏧᏮᏳᏴꭵꮁꮃꮓꮩꮪꮯ"  # Cherokee
+    "ⲅⲎⲒⲔⲘⲚⲞⲟⲢⲣⲤⲥⲦⲨⲬⳊⳌⳐⳒ"  # Coptic
+    "ꓐꓑꓒꓓꓔꓖꓗꓙꓚꓜꓝꓟꓠꓡꓢꓣꓦꓧꓪꓫꓬꓮꓰꓲꓳꓴ"  # Lisu
+    "ᐯᑌᑭᑯᑲᒍᒪᕁᕼᕽᖇᖯᖴᗅᗞᗪᗰᗷ"  # Canadian syllabics
+)
+_SYMBOLS = frozenset("αγικνρστυχ")
+"""Those of them that are known as symbols, and may stand alone."""
+
+_LOOKALIKES = {
+    other: character
+    for character, others in {
+        "-": "\u02d7\u2010\u2012\u2013\u2014\u2015\u2043\u2212",
+        "/": "\u1735\u2041\u2044\u2215\u2571\u27cb\u29f8\u31d3",
+        "\\": "\u2216\u27cd\u29f5\u29f9\u31d4",
+        ":": "\u02d0\u02f8\u0589\u05c3\u0703\u0704\u16ec\u1803\u1809\u205a\u2236\ua4fd\ua789",
+        ".": "\u0701\u0702\ua4f8\ua60e",
+        ",": "\u201a\ua4f9",
+        "'": "\u02b9\u02bb\u02bc\u02bd\u02be\u02c8\u02ca\u02cb\u02f4\u055a\u055d\u05f3\u07f4\u07f5\u2018\u2019\u201b"
+        "\u2032\u2035\ua78b\ua78c",
+        '"': "\u02ba\u02ee\u05f4\u201c\u201d\u201e\u201f\u3003",
+        "!": "\u01c3\u2d51",
+        "|": "\u01c0\u2223\u23fd",
+        "*": "\u066d\u204e\u2217",
+        "~": "\u2053\u223c",
+        "=": "\u1400\u2e40\u30a0\ua4ff",
+        "+": "\u16ed",
+        "<": "\u02c2\u1438\u2039\u276e",
+        ">": "\u02c3\u1433\u203a\u276f",
+        "^": "\u02c4\u02c6",
+        "(": "\u2768\u2772\u3014\ufd3e",
+        ")": "\u2769\u2773\u3015\ufd3f",
+        "{": "\u2774",
+        "}": "\u2775",
+        "\u00b7": "\u2027\u2219\u22c5",
+        "a": "\u0251",
+        "g": "\u0261",
+    }.items()
+    for other in others
+}
 
 
 def refusal(message: str) -> PydanticCustomError:
@@ -42,13 +92,10 @@ def word_problem(text: str) -> str | None:
     problem = line_problem(text)
     if problem or text.isascii():
         return problem
-    for character in filter(_stands_for_another, text):
-        normal = unicodedata.normalize("NFKC", character)
-        return f"must not contain {_escaped(character)} ({character}), which looks like {shown(normal)}: write that"
-    for word in _WORDS.findall(text):
-        if _mixes_scripts(word):
-            return f"must not mix letters of several scripts in one word, got {shown(word)}, which is {_escaped(word)}"
-    return None
+    for character in text:
+        if other := _other_for(character):
+            return f"must not contain {_escaped(character)} ({character}), which looks like {shown(other)}: write that"
+    return next(filter(None, map(_problem_of_word, _WORDS.findall(text))), None)
 
 
 def checked_name(name: str) -> str:
@@ -68,10 +115,35 @@ def checked_text(text: str) -> str:
     return text
 
 
-def _stands_for_another(character: str) -> bool:
-    """Whether Unicode has the letter or digit only for the sake of other encodings or of its face: ａ, 𝐚, ﬁ, Ⅳ."""
+def _other_for(character: str) -> str | None:
+    """What is to be written for a character that looks like it; None where the character is the one to write.
+
+    Of letters and digits that Unicode has only for the sake of other encodings or of their face: ａ, 𝐚, ﬁ, Ⅳ, and not
+    those whose place says something: ², ½.
+    """
     tag, is_tagged, _ = unicodedata.decomposition(character).partition(">")
-    return character.isalnum() and bool(is_tagged) and tag not in ("<super", "<sub", "<fraction")
+    normal = unicodedata.normalize("NFKC", character)
+    if character.isalnum():
+        differs = bool(is_tagged) and tag not in ("<super", "<sub", "<fraction")
+    else:
+        differs = normal != character
+    return normal if differs else _LOOKALIKES.get(character)
+
+
+def _problem_of_word(word: str) -> str | None:
+    letters = [letter for letter in unicodedata.normalize("NFD", word) if _script(letter)]
+    if not letters or (len(letters) == 1 and letters[0] in _SYMBOLS):
+        return None
+    if _mixes_scripts(letters):
+        rule = "must not mix letters of several scripts in one word"
+    elif _LIKE_LATIN.issuperset(letters):
+        rule = "must not have a word of which all letters look like Latin ones"
+    else:
+        return None
+    problem = f"{rule}, got {shown(word)}, which is {_escaped(word)}"
+    if _SYMBOLS.intersection(letters):
+        problem += "; a Greek letter that looks like a Latin one stands alone, as in ρ=0.1 or ρ_max"
+    return problem
 
 
 def _escaped(text: str) -> str:
@@ -80,11 +152,11 @@ def _escaped(text: str) -> str:
     return escaped if len(escaped) <= 80 else f"{escaped[:77]}..."
 
 
-def _mixes_scripts(word: str) -> bool:
+def _mixes_scripts(letters: list[str]) -> bool:
     """Whether letters of two scripts stand side by side. Greek may stand beside Latin (λSAM) where it looks Greek."""
-    scripts = {script for script in map(_script, word) if script is not None}
+    scripts = {script for script in map(_script, letters) if script is not None}
     if "LATIN" in scripts and "GREEK" in scripts:
-        if _GREEK_LIKE_LATIN.intersection(word):
+        if _LIKE_LATIN.intersection(letters):
             return True
         scripts.remove("GREEK")
     return len(scripts) > 1 and not scripts <= _EAST_ASIAN

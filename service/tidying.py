@@ -46,17 +46,20 @@ class Tidier:
             again_at = self._again_at.get(study.study_id, float("-inf"))
             if study.age_s < self._settling_s or self._clock() < again_at:
                 continue
-            try:
-                self._tidy(study)
-            except (OSError, ValueError) as error:
+            if not self._tidied(study):
                 self._again_at[study.study_id] = self._clock() + _PAUSE_S
-                logger.warning("study %s is tidied up later: %s", study.study_id, error)
                 continue
             self._store.done(study)
             self._again_at.pop(study.study_id, None)
 
-    def _tidy(self, study: UntidyStudy) -> None:
-        checkpoint = Checkpoint.model_validate(study.spec["checkpoint"])
-        if checkpoint.every_epochs:
-            for trial_id in study.trial_ids:
-                TrialCheckpoints(self._storage_uri, study.study_id, trial_id).tidy(checkpoint.keep)
+    def _tidied(self, study: UntidyStudy) -> bool:
+        """Tidies up; False where the storage did not do its part."""
+        said: dict[str, str] = {"study_id": study.study_id}
+        try:
+            checkpoint = Checkpoint.model_validate(study.spec["checkpoint"])
+            for said["trial_id"] in study.trial_ids if checkpoint.every_epochs else ():
+                TrialCheckpoints(self._storage_uri, study.study_id, said["trial_id"]).tidy(checkpoint.keep)
+        except (OSError, ValueError) as error:
+            logger.warning("study %s is tidied up later: %s", study.study_id, error, extra=said)
+            return False
+        return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from service.cli.app import app
 from service.settings import Settings
+from service.supervision import Part
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,6 +40,12 @@ def test_only_loopback_is_published(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_the_controller_has_the_time_to_give_up_its_lead(services: dict[str, Any]) -> None:
+    """Less than 8 s, as tests/service/test_stopping.py has it."""
+    assert services["controller"]["stop_grace_period"] == "20s"
+    assert inspect.signature(Part).parameters["stop_deadline_s"].default == 20
 
 
 def test_what_a_service_waits_for_is_there(services: dict[str, Any]) -> None:

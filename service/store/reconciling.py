@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from service.settings import LONGEST_LEASE_S
 from service.shares import Demand
 from service.store import records, tables
 from service.store.database import Database
@@ -60,7 +61,10 @@ class ReconcilingStore:
         self._database = database
 
     def lead(self, name: str, holder: str, lease_s: float) -> bool:
-        """Takes or renews the lease `name`; False while somebody else holds it."""
+        """Takes or renews the lease `name`; False while somebody else holds it.
+
+        holder: unlike that of any other process, or two would lead.
+        """
         try:
             return self._lead(name, holder, lease_s)
         except IntegrityError:  # somebody else took a lease that nobody held at this very moment
@@ -164,6 +168,28 @@ class ReconcilingStore:
             )
             return [DriverClaim(row.id, row.driver_attempt) for row in rows]
 
+    def shorten_leases(self, lease_s: float) -> list[DriverClaim]:
+        """Lets drivers' leases that the clock has left in the far future end `lease_s` from now; answers whose.
+
+        A driver that lives renews it until then; one that is dead would be waited for until the clock is there again.
+        """
+        table = tables.studies
+        with self._database.reading() as connection:
+            latest = _latest_end(self._database.now(connection))
+            far = select(table.c.id, table.c.driver_attempt).where(
+                table.c.state.in_(_DRIVEN), table.c.lease_expires_at > latest
+            )
+            claims = [DriverClaim(row.id, row.driver_attempt) for row in connection.execute(far)]
+        if claims:
+            with self._database.writing() as connection:
+                now = self._database.now(connection)
+                connection.execute(
+                    update(table)
+                    .where(table.c.state.in_(_DRIVEN), table.c.lease_expires_at > _latest_end(now))
+                    .values(lease_expires_at=now + timedelta(seconds=lease_s))
+                )
+        return claims
+
     def lose_driver(self, claim: DriverClaim, *, max_losses: int) -> Study | None:
         """Declares a driver with an expired lease lost; None where it is alive after all.
 
@@ -237,7 +263,7 @@ class ReconcilingStore:
             lease = connection.execute(select(table).where(table.c.name == name).with_for_update()).one_or_none()
             if lease is None:
                 connection.execute(insert(table).values(name=name, holder=holder, expires_at=expires_at))
-            elif lease.holder == holder or lease.expires_at < now:
+            elif lease.holder == holder or not now <= lease.expires_at <= _latest_end(now):
                 connection.execute(
                     update(table).where(table.c.name == name).values(holder=holder, expires_at=expires_at)
                 )
@@ -249,6 +275,11 @@ class ReconcilingStore:
         for trial_id in records.trials_in(connection, study_id, [TrialState.RUNNING]):
             records.end_open_attempts(connection, trial_id, AttemptState.LOST, at=now)
             records.move_trial(connection, study_id, trial_id, TrialState.PENDING, at=now)
+
+
+def _latest_end(now: datetime) -> datetime:
+    """When a lease ends at the latest that was given by a clock which has not gone back since."""
+    return now + timedelta(seconds=LONGEST_LEASE_S)
 
 
 def _driven(study: Any, trials_ended: int) -> DrivenStudy:

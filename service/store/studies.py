@@ -112,7 +112,6 @@ class StudyStore(StudyContents):
                     spec=dict(new.spec),
                     state=StudyState.QUEUED,
                     intent=Intent.RUN,
-                    waiting_reason="waits for its driver",
                     created_at=now,
                     idempotency_key=new.idempotency_key,
                     request_digest=new.request_digest,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from service import logs
 from service.analysis.aggregation import aggregate
 from service.errors import InvalidSpecError, StoreUnavailableError, StudyNotFoundError
 from service.spec import parse_spec
@@ -41,8 +42,12 @@ class ExportReport:
 
 @dataclass(slots=True)
 class _Progress:
-    """What this process knows of one study's export; times by the exporter's clock."""
+    """What this process knows of one study's export; times by the exporter's clock.
 
+    about: the fields of the study and of the trial that is being written, for log lines.
+    """
+
+    about: dict[str, str] = field(default_factory=dict)
     runs: StudyRuns | None = None
     study_written_at: float | None = None
     trials_written_at: dict[str, float] = field(default_factory=dict)
@@ -89,8 +94,10 @@ class Exporter:
             progress = self._progress.setdefault(study_id, _Progress())
             if self._clock() < progress.refused_until:
                 continue
+            progress.about = {"study_id": study_id}
             try:
-                self._export_or_rebuild(study_id, progress, report, should_stop)
+                with logs.about(study_id=study_id):
+                    self._export_or_rebuild(study_id, progress, report, should_stop)
             except (TrackingUnavailableError, StoreUnavailableError):
                 for known in self._progress.values():
                     known.runs = None  # whether the last call was carried out is unknown: look again afterwards
@@ -98,15 +105,16 @@ class Exporter:
             except (StudyNotFoundError, StudyGoneError):
                 del self._progress[study_id]
             except LeadLostError:
-                logger.warning("another controller leads; it writes study %s to MLflow again", study_id)
+                message = "another controller leads; it writes study %s to MLflow again"
+                logger.warning(message, study_id, extra=progress.about)
                 self.start_over()
                 break
             except (RefusedError, RunGoneError, InvalidSpecError) as error:
-                logger.error("study %s cannot be exported to MLflow: %s", study_id, error, extra={"study_id": study_id})
+                logger.error("study %s cannot be exported to MLflow: %s", study_id, error, extra=progress.about)
                 self._set_aside(study_id, progress, report, error)
             except Exception as error:  # the outermost runner of one study: a defect there must not stop the others
-                said = {"study_id": study_id}
-                logger.exception("unexpected: study %s cannot be exported to MLflow", study_id, extra=said)
+                message = "unexpected: study %s cannot be exported to MLflow"
+                logger.exception(message, study_id, extra=progress.about)
                 self._set_aside(study_id, progress, report, error)
         return report
 
@@ -125,8 +133,9 @@ class Exporter:
         try:
             self._export(study_id, progress, report, should_stop)
         except RunGoneError as error:
-            logger.warning("the runs of study %s are written anew: %s", study_id, error, extra={"study_id": study_id})
+            logger.warning("the runs of study %s are written anew: %s", study_id, error, extra=progress.about)
             progress.start_over()
+            progress.about = {"study_id": study_id}
             self._store.forget(study_id)
             self._export(study_id, progress, report, should_stop)
 
@@ -175,7 +184,9 @@ class Exporter:
         for item in now.trials:
             if should_stop():
                 return False
+            progress.about["trial_id"] = item.trial.id
             progress.runs.write_trial(study, item)
+            del progress.about["trial_id"]
             report.trials += 1
             report.epochs += len(item.results)
             if item.trial.state.is_final:

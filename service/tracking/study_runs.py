@@ -122,7 +122,8 @@ class StudyRuns:
         for one in kept:
             for run in by_trial[one.trial_id]:
                 if run is not one:
-                    logger.warning("run %s is deleted: it doubles run %s", run.run_id, one.run_id)
+                    said = {"trial_id": run.trial_id} if run.trial_id else {}
+                    logger.warning("run %s is deleted: it doubles run %s", run.run_id, one.run_id, extra=said)
                     self._server.delete_run(run.run_id)
         return kept
 

@@ -100,7 +100,7 @@ class Recorder:
             if batch:
                 if not self._written(partial(self._store.record, [report for report, _ in batch])):
                     return
-                _follow_up(after_commit for _, after_commit in batch)
+                _follow_up((report.trial_id, after_commit) for report, after_commit in batch)
             if time.monotonic() >= next_heartbeat:
                 if not self._is_stuck() and not self._written(self._heartbeat):
                     return
@@ -143,10 +143,10 @@ class Recorder:
                 return False
 
 
-def _follow_up(actions: Iterable[Callable[[], None] | None]) -> None:
-    for action in actions:
+def _follow_up(actions: Iterable[tuple[str, Callable[[], None] | None]]) -> None:
+    for trial_id, action in actions:
         try:
             if action is not None:
                 action()
         except OSError as error:  # storage that does not do its part is no reason to lose a report
-            logger.warning("after recording a trial's end: %s", error)
+            logger.warning("after recording a trial's end: %s", error, extra={"trial_id": trial_id})

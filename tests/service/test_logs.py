@@ -6,9 +6,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
+
+from service.logs import redacted
 
 FORGED = "x\r\n2026-01-01T00:00:00.000Z INFO service: forged\x1b[2J\u2028\x85more"
 SECRET = "sam_abcdefghjkmn_" + "0123456789abcdef" * 4
@@ -85,6 +88,36 @@ def test_secrets_are_not_logged(log_format: str) -> None:
     assert "s3cret" not in text
     assert text.count("sam_abcdefghjkmn_***") == 2
     assert "postgresql://me:***@db/x" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no 's3://KEY:abc/def@bucket/p'", "no 's3://KEY:***@bucket/p'"),
+        ("s3://KEY:a/b+c=@bucket/p?region=x then a@b", "s3://KEY:***@bucket/p?region=x then a@b"),
+        ("http://u:pa/ss@h", "http://u:***@h"),
+        ("http://u:p@ss?w#rd@h/x", "http://u:***@h/x"),
+        ("redis://:pw@h", "redis://:***@h"),
+        ("https://h/p?password=X&y=1", "https://h/p?password=***&y=1"),
+        ("https://h/p?a=1&client_secret=X", "https://h/p?a=1&client_secret=***"),
+        ("https://h/p?token=X#top", "https://h/p?token=***"),
+        (
+            "https://h/p?X-Amz-Signature=X&sig=Y&account_key=Z",
+            "https://h/p?X-Amz-Signature=***&sig=***&account_key=***",
+        ),
+        ("http://127.0.0.1:8321/x?label=team=a", "http://127.0.0.1:8321/x?label=team=a"),
+        ("s3://b/p?scheme=http&endpoint_override=minio:9000", "s3://b/p?scheme=http&endpoint_override=minio:9000"),
+    ],
+)
+def test_what_is_secret_in_a_url_is_blotted_out(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+
+
+@pytest.mark.parametrize("piece", ["://a:", "?token", "&", "://a:b@", "?sig="])
+def test_no_text_takes_long_to_look_through(piece: str) -> None:
+    begun = time.process_time()
+    redacted(piece * (100_000 // len(piece)))
+    assert time.process_time() - begun < 5
 
 
 def test_what_ends_a_process_or_a_thread_is_a_line_too() -> None:

@@ -104,11 +104,11 @@ def world(migrated_store: Path, tmp_path: Path, mlflow_server: MlflowServer, a_s
 
 def test_a_deleted_studys_files_and_runs_are_removed_and_no_other_studys(world: World) -> None:
     study, other = world.finished(), world.finished()
-    assert (len(world.runs(study)), len(world.files(study))) == (5, 8)
+    assert (len(world.runs(study)), len(world.files(study))) == (5, 12)
     world.lifecycle.delete(study.id, delete_runs=True)
     world.settle()
     assert (world.runs(study), world.files(study), world.pending()) == ([], [], [])
-    assert (len(world.runs(other)), len(world.files(other))) == (5, 8)
+    assert (len(world.runs(other)), len(world.files(other))) == (5, 12)
 
 
 def test_the_runs_stay_as_they_are_where_only_the_study_is_deleted(world: World) -> None:
@@ -208,7 +208,7 @@ def test_runs_that_are_left_running_are_ended_where_they_stay(world: World) -> N
 
 
 def test_mlflow_that_does_not_answer_holds_up_neither_the_files_nor_the_removal_for_good(
-    world: World, mlflow_server: MlflowServer, unused_port: int
+    world: World, mlflow_server: MlflowServer, unused_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = world.finished()
     world.lifecycle.delete(study.id, delete_runs=True)
@@ -218,6 +218,7 @@ def test_mlflow_that_does_not_answer_holds_up_neither_the_files_nor_the_removal_
     ((study_id, error),) = world.pending()
     assert study_id == study.id
     assert "does not answer" in (error or "")
+    assert [line.__dict__["study_id"] for line in caplog.records if line.name == "service.removing"] == [study.id]
     world.remover = world.new_remover(mlflow_server.url)
     world.settle()
     assert (world.runs(study), world.pending()) == ([], [])
@@ -260,4 +261,4 @@ def test_a_remover_that_must_stop_removes_nothing(world: World) -> None:
     study = world.finished()
     world.lifecycle.delete(study.id, delete_runs=True)
     world.remover.carry_out(lambda: True)
-    assert len(world.files(study)) == 8
+    assert len(world.files(study)) == 12

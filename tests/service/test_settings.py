@@ -42,3 +42,40 @@ def test_a_setting_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, name
     monkeypatch.setenv(f"SAMSTUDY_{name}", value)
     with pytest.raises(ValidationError):
         Settings()
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "s3://KEY:abc/def@bucket/p",
+        "s3://KEY:abcdef@bucket",
+        "gs://b/p?access_token=abcdef",
+        "abfs://c@account.dfs.core.windows.net/p?client_secret=abcdef",
+    ],
+)
+def test_the_storages_uri_has_no_credentials(monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
+    monkeypatch.setenv("SAMSTUDY_STORAGE", storage)
+    with pytest.raises(ValidationError, match=r"must not contain credentials.*AWS_SECRET_ACCESS_KEY") as caught:
+        Settings()
+    assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "s3://b/p?endpoint_override=minio:9000&scheme=http&region=us-east-1&allow_delayed_open=true",
+        "gs://anonymous@bucket/p",
+        "abfs://container@account.dfs.core.windows.net/p",
+        "file:///data/a:b@c",
+        "/data",
+    ],
+)
+def test_a_storage_without_credentials_is_taken(storage: str) -> None:
+    assert Settings(storage=storage).storage_uri == storage
+
+
+@pytest.mark.parametrize("name", ["LEASE_S", "STARTUP_LEASE_S"])
+def test_no_lease_is_longer_than_the_longest(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"SAMSTUDY_{name}", "600.1")
+    with pytest.raises(ValidationError, match="600"):
+        Settings()

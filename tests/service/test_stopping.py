@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,3 +183,62 @@ def test_a_controller_whose_store_is_gone_ends_too(
     assert controller.terminate() < 30
     assert controller.process.returncode == 0
     assert all(line["logger"] for line in controller.lines())
+
+
+@pytest.fixture
+def silent_server() -> Iterator[tuple[int, list[socket.socket]]]:
+    """A port that takes every connection and answers nothing, and the connections."""
+    held: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hold() -> None:
+            with suppress(OSError):
+                while True:
+                    held.append(server.accept()[0])
+
+        holding = threading.Thread(target=hold)
+        holding.start()
+        yield server.getsockname()[1], held
+        server.shutdown(socket.SHUT_RDWR)
+        holding.join(_DEADLINE_S)
+    for connection in held:
+        connection.close()
+
+
+@pytest.mark.parametrize("silent", ["MLFLOW_URL", "RAY_JOBS_URL"])
+def test_a_controller_gives_up_its_lead_although_somebody_is_silent(
+    silent: str,
+    start: Callable[..., Process],
+    life: Life,
+    database: Database,
+    unused_port: int,
+    silent_server: tuple[int, list[socket.socket]],
+    wait_until: Callable[..., None],
+) -> None:
+    port, held = silent_server
+    life.start(life.create())  # which MLflow has not heard of
+    life.create()  # which waits for a driver
+    settings = dict.fromkeys(("MLFLOW_URL", "RAY_JOBS_URL"), f"http://127.0.0.1:{unused_port}")
+    controller = start("controller", **{**settings, silent: f"http://127.0.0.1:{port}", "LEASE_S": "600"})
+    wait_until(lambda: bool(held), _DEADLINE_S)
+    assert controller.terminate() < 8  # as long as each call would wait for its answer, and longer, without a limit
+    assert controller.process.returncode == 0
+    assert leader(database) is None
+    (last,) = [line["message"] for line in controller.lines() if "under way" in line["message"]]
+    assert last.endswith("exporter" if silent == "MLFLOW_URL" else "reconciler")
+
+
+def test_controllers_of_one_host_and_process_id_are_two(
+    start: Callable[..., Process], database: Database, unused_port: int, wait_until: Callable[..., None]
+) -> None:
+    nobody = f"http://127.0.0.1:{unused_port}"
+    controllers = [start("controller", RAY_JOBS_URL=nobody, MLFLOW_URL=nobody) for _ in range(2)]
+
+    def name_of(controller: Process) -> str:
+        said = [line["message"] for line in controller.lines() if line["message"].endswith(" runs")]
+        return said[0].split()[1].rpartition(":")[0] if said else ""
+
+    wait_until(lambda: all(name_of(controller) for controller in controllers), _DEADLINE_S)
+    first, second = map(name_of, controllers)
+    assert first != second  # although only the process ids have been taken off
+    assert {name.rpartition("-")[0] for name in (first, second)} == {socket.gethostname()}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.storage import delete_study_files, study_folder
+from service.storage import check_writable, delete_study_files, study_folder
 from service.trial_logs import TrialLog
 from service.tuning.checkpoints import TrialCheckpoints
 
@@ -33,3 +33,14 @@ def test_what_is_no_studys_id_names_no_folder(tmp_path: Path, study_id: str) -> 
     with pytest.raises(ValueError, match="is no id of a study"):
         delete_study_files(tmp_path.as_uri(), study_id)
     assert (tmp_path / "studies" / "s1").is_dir()
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://KEY:abc/def@bucket/p", "nosuch://KEY:abcdef@bucket/p", "s3://b/p?password=abcdef"]
+)
+def test_what_is_wrong_with_the_uri_is_said_without_it(uri: str) -> None:
+    for use in (check_writable, lambda uri: study_folder(uri, "s1"), lambda uri: delete_study_files(uri, "s1")):
+        with pytest.raises(ValueError, match=r"\w") as caught:
+            use(uri)
+        assert "abc" not in str(caught.value)
+        assert caught.value.__cause__ is None

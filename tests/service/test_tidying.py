@@ -94,10 +94,14 @@ def test_an_end_that_was_tidied_up_says_nothing_of_the_next(
     assert [untidy.study_id for untidy in store.untidy()] == [study.id]
 
 
-def test_storage_that_fails_is_tried_again_later(cut_off: Callable[..., Any], database: Database) -> None:
+def test_storage_that_fails_is_tried_again_later(
+    cut_off: Callable[..., Any], database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     now = 0.0
-    cut_off()
+    study, trial = cut_off()
     store = TidyingStore(database)
     tidier = Tidier(store, "no URI", settling_s=0, clock=lambda: now)
     tidier.tidy()
     assert len(store.untidy()) == 1
+    (line,) = caplog.records
+    assert (line.__dict__["study_id"], line.__dict__["trial_id"]) == (study.id, trial.id)

@@ -252,7 +252,7 @@ def test_a_queued_study_says_where_nobody_would_start_it(api: TestClient, life: 
     reason = api.get(f"studies/{study.id}").json()["pending_reason"]
     assert reason == "its study is queued: no controller runs that would start it"
     ReconcilingStore(database).lead(CONTROLLER_LEASE, "host:1", 60)
-    assert api.get(f"studies/{study.id}").json()["pending_reason"] == "its study is queued: waits for its driver"
+    assert api.get(f"studies/{study.id}").json()["pending_reason"] == "its study is queued: it waits for its driver"
     driver = life.start(study)
     assert api.get(f"studies/{study.id}").json()["pending_reason"] == "its driver is starting"
     driver.heartbeat(60)

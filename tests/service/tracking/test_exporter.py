@@ -300,6 +300,7 @@ def test_a_study_whose_calls_fail_is_not_in_the_way_of_newer_ones(
     store: ExportStore,
     clock: Clock,
     network: Network,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     first, *others = [life.finished({(0.5, 0.1): (0.9, 0.8)}, name=next(NAMES)) for _ in range(3)]
 
@@ -314,6 +315,8 @@ def test_a_study_whose_calls_fail_is_not_in_the_way_of_newer_ones(
     report = exporter.export_pending()
     assert list(report.refused) == store.behind() == [first.id]
     assert [len(children_of(client, study)) for study in others] == [2, 2]
+    (line,) = [line.__dict__ for line in caplog.records if line.name == "service.tracking.exporter"]
+    assert (line["study_id"], line["trial_id"]) == (first.id, life.studies.trials(first.id)[0].id)
     network.clear()
     assert exporter.export_pending().studies == 0  # not tried again at once
     clock.now = 60.0
