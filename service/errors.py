@@ -152,7 +152,7 @@ class ForbiddenError(SamstudyError):
 
 
 class TooManyRequestsError(SamstudyError):
-    """More requests than a key may make in a minute."""
+    """More than a caller may ask for in a minute, or have under way at a time."""
 
     status = 429
     code = "too_many_requests"

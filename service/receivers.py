@@ -25,6 +25,11 @@ _NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9
 _NUMBER = re.compile(r"([0-9]+|0[xX][0-9A-Fa-f]*)$")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NOT_PUBLIC = (
+    ipaddress.IPv4Network("192.0.0.0/24"),  # assigned for protocols; clouds have metadata there
+    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's wire server, on every machine there
+)
+"""What Python takes for addresses of the internet, and is inside of a cloud."""
 _TUNNELS = (ipaddress.IPv6Network("2002::/16"), ipaddress.IPv6Network("2001::/32"))  # 6to4, Teredo: IPv4 inside
 
 
@@ -79,8 +84,8 @@ def parse_receiver(url: str) -> Receiver:
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to the internet, and to one machine of it.
 
-    Not loopback, private, link-local, shared, reserved, unspecified, multicast or a tunnel's; where an IPv4 address is
-    inside (mapped, NAT64), that one counts.
+    Not loopback, private, link-local, shared, reserved, unspecified, multicast, a cloud's own or a tunnel's; where an
+    IPv4 address is inside (mapped, NAT64), that one counts.
     """
     parsed = ipaddress.ip_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
@@ -90,7 +95,12 @@ def is_public(address: str) -> bool:
         if inner is None:
             return parsed in _GLOBAL_UNICAST and parsed.is_global and not any(parsed in tunnel for tunnel in _TUNNELS)
         parsed = inner
-    return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
+    return (
+        parsed.is_global
+        and not parsed.is_multicast
+        and not parsed.is_reserved
+        and not any(parsed in network for network in _NOT_PUBLIC)
+    )
 
 
 def resolve(host: str, port: int) -> list[str]:

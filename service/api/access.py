@@ -1,14 +1,15 @@
 """Who asks: every request but those for the open paths has a principal before a route sees it, or is refused here.
 
-A route needs to do nothing for it: what is not listed as open needs a key as soon as there is one.
+A route needs to do nothing for it: what is not listed as open needs a key from the first one on. Only one whose answer
+goes on has to ask now and then whether it still may.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -17,11 +18,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import OPEN_ACCESS, ApiKey, KeyToken, Principal
 from service.api import problems
-from service.errors import ForbiddenError, SamstudyError, UnauthenticatedError
+from service.api.asking import Question
+from service.errors import ForbiddenError, SamstudyError, StoreUnavailableError, UnauthenticatedError
 from service.store.keys import KeyStore
 
 PRINCIPAL = "samstudy.principal"
 """The key of an ASGI scope under which the request's Principal is; requests for open paths have none."""
+
+ACCESS = "samstudy.access"
+"""The key of an ASGI scope under which the request's Access is, beside its Principal."""
 
 PROBES = ("/healthz", "/readyz")
 METRICS = "/metrics"
@@ -32,6 +37,7 @@ LAST_USE_S = 60.0
 
 _READING = ("GET", "HEAD")
 _KNOWN_S = 1.0
+_PATIENCE_S = 10.0
 
 _FOREIGN_HOST = (
     "without keys the service answers only where it is asked for by an address or as localhost, so that no web page "
@@ -72,27 +78,62 @@ def open_paths(prefix: str, *, metrics: bool) -> frozenset[str]:
 
 
 class Lock:
-    """Whether a key is needed: always, or as soon as there is one; asked of the store once a second at most."""
+    """Whether a key is needed: always, or from the first key on; asked of the store once a second at most.
+
+    A key that was revoked counts: nobody gets in because somebody else's access has ended.
+    """
 
     def __init__(self, keys: KeyStore, *, opens: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        """opens: whether everybody may come in while there is no valid key."""
-        self._keys = keys
-        self._opens = opens
-        self._clock = clock
-        self._known_until = clock()
-        self._locked = True
-        self._asking = threading.Lock()
+        """opens: whether everybody may come in before there is a key."""
+        self._locked = not opens
+        self._question = Question(keys.any_made, good_for_s=_KNOWN_S, patience_s=_PATIENCE_S, clock=clock)
 
     def is_locked(self) -> bool:
         """Raises StoreUnavailableError."""
-        if not self._opens:
+        if not self._locked:
+            try:
+                self._locked = self._question.answer()
+            except TimeoutError:
+                raise StoreUnavailableError(f"the study store does not answer within {_PATIENCE_S:g} s") from None
+        return self._locked
+
+
+class Access:
+    """A caller's access while an answer to it goes on."""
+
+    def __init__(self, lasts: Callable[[], bool], clock: Callable[[], float] = time.monotonic) -> None:
+        """lasts: whether the caller would be let in still."""
+        self._lasts = lasts
+        self._clock = clock
+        self._known_until = clock() + _KNOWN_S
+
+    async def check(self) -> None:
+        """Raises UnauthenticatedError once it has ended, StoreUnavailableError; looks once a second at most."""
+        if self._clock() < self._known_until:
+            return
+        if not await run_in_threadpool(self._lasts):
+            raise UnauthenticatedError(f"the access has ended: {_REMEDY}")
+        self._known_until = self._clock() + _KNOWN_S
+
+
+class KeysInUse:
+    """Which keys are valid still: of each the store is asked once a second at most, however many answers go on."""
+
+    def __init__(self, keys: KeyStore, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._valid_until: dict[str, float] = {}
+
+    def is_valid(self, key_id: str) -> bool:
+        """Raises StoreUnavailableError."""
+        if self._clock() < self._valid_until.get(key_id, float("-inf")):
             return True
-        with self._asking:
-            now = self._clock()
-            if now >= self._known_until:
-                self._locked = self._keys.any_valid()
-                self._known_until = now + _KNOWN_S
-            return self._locked
+        valid = self._keys.is_valid(key_id)
+        if valid:
+            self._valid_until[key_id] = self._clock() + _KNOWN_S
+        else:
+            self._valid_until.pop(key_id, None)
+        return valid
 
 
 class Authentication:
@@ -105,6 +146,7 @@ class Authentication:
         self._keys = keys
         self._lock = lock
         self._open_paths = open_paths
+        self._keys_in_use = KeysInUse(keys)
         self._noted_until: dict[str, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,6 +162,7 @@ class Authentication:
             await problems.answer(error, scope.get("request_id"), headers)(scope, receive, send)
             return
         scope[PRINCIPAL] = principal
+        scope[ACCESS] = Access(partial(self._lasts, key))
         await self._app(scope, receive, send)
         if key is not None and self._is_news(key):
             await run_in_threadpool(self._keys.note_use, key.id)  # the answer is sent: nobody waits for this
@@ -139,6 +182,9 @@ class Authentication:
         if key is None:
             raise UnauthenticatedError(f"the key is not valid, or not any more: {_REMEDY}")
         return key
+
+    def _lasts(self, key: ApiKey | None) -> bool:
+        return not self._lock.is_locked() if key is None else self._keys_in_use.is_valid(key.id)
 
     def _is_news(self, key: ApiKey) -> bool:
         """Whether its last use is to be written once more."""

@@ -29,10 +29,13 @@ from service.api import (
     webhooks,
 )
 from service.api.access import Authentication, Lock, is_loopback, open_paths
+from service.api.body_limit import BodyLimit
+from service.api.lookups import Lookups, LookupsBusyError, render_busy
 from service.api.metrics import Metrics
 from service.api.observing import Observation
 from service.api.rate_limit import RateLimit
 from service.api.readiness import Readiness
+from service.api.streams import OpenStreams
 from service.errors import SamstudyError, StoreUnavailableError
 from service.settings import Settings
 from service.store.database import MAX_CONNECTIONS, Database
@@ -42,6 +45,7 @@ from service.store.watching import WatchingStore
 PREFIX = "/api/v1"
 
 _GRACE_S = 3
+_STATEMENT_S = 30.0  # longer than any answer should take
 
 
 class RefusedToStartError(SamstudyError):
@@ -64,7 +68,10 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = Metrics(WatchingStore(database))
     app.state.readiness = Readiness(database)
+    app.state.open_streams = OpenStreams(settings.max_streams)
+    app.state.lookups = Lookups()
     app.state.stopping = threading.Event()
+    app.add_middleware(BodyLimit)  # the innermost: who may not come in is told so first
     if settings.requests_per_minute:
         app.add_middleware(RateLimit, requests_per_minute=settings.requests_per_minute)
     local, key_store = is_loopback(settings.host), KeyStore(database)
@@ -77,6 +84,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     )
     app.add_middleware(Observation, metrics=app.state.metrics)  # the last one added is the outermost
     problems.install(app)
+    app.add_exception_handler(LookupsBusyError, render_busy)
     for module in (
         studies,
         lifecycle,
@@ -111,7 +119,7 @@ def serve(settings: Settings) -> None:
     Raises RefusedToStartError for an address that others can reach while there is no key, unless the settings allow
     open access.
     """
-    database = Database(settings.store_url)
+    database = Database(settings.store_url, statement_timeout_s=_STATEMENT_S)
     try:
         check_keys(settings, KeyStore(database))
         app = create_app(database, settings)
@@ -137,7 +145,7 @@ def check_keys(settings: Settings, key_store: KeyStore) -> None:
     try:
         if key_store.any_valid():
             return
-        lack = "there is no key yet to keep anybody out: `samstudy keys create` makes one"
+        lack = "there is no valid key to let anybody in: `samstudy keys create` makes one"
     except StoreUnavailableError as error:
         lack = f"whether there is a key cannot be told ({error.detail})"
     raise RefusedToStartError(

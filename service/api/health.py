@@ -13,18 +13,18 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz")
-def read_health() -> Status:
-    """The process answers."""
+async def read_health() -> Status:
+    """The process answers, whatever its threads wait for."""
     return Status()
 
 
 @router.get("/readyz", responses=documented(StoreUnavailableError))
-def read_readiness(request: Request) -> Status:
-    """The store answers, its schema is the one this version needs, and it takes what is written.
+async def read_readiness(request: Request) -> Status:
+    """The store answers within 3 s, its schema is the one this version needs, and it takes what is written.
 
-    Found out once a second at most.
+    Found out once a second at most, by one thread, however many ask.
     """
-    request.app.state.readiness.check()
+    await request.app.state.readiness.check()
     return Status()
 
 

@@ -14,15 +14,19 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.types import Send
 
+from service.api.access import Access
 from service.api.problems import documented
 from service.api.requests import Studies, StudyId, TheSettings, TrialId
+from service.api.streams import APlaceOfFollower, Follow, TheAccess
 from service.errors import (
     AttemptNotFoundError,
     InvalidRequestError,
     StorageUnavailableError,
     StoreUnavailableError,
     StudyNotFoundError,
+    TooManyRequestsError,
     TrialNotFoundError,
+    UnauthenticatedError,
 )
 from service.log_stream import LOG_ATTEMPT_HEADER, LOG_OFFSET_HEADER
 from service.store.studies import StudyStore
@@ -49,9 +53,15 @@ log = logging.getLogger(__name__)
     responses={
         200: {"description": "the log; it breaks off unfinished where more would have followed", "headers": _HEADERS},
         **documented(
-            StudyNotFoundError, TrialNotFoundError, AttemptNotFoundError, InvalidRequestError, StorageUnavailableError
+            StudyNotFoundError,
+            TrialNotFoundError,
+            AttemptNotFoundError,
+            InvalidRequestError,
+            TooManyRequestsError,
+            StorageUnavailableError,
         ),
     },
+    dependencies=[APlaceOfFollower],
 )
 def read_log(
     request: Request,
@@ -59,8 +69,9 @@ def read_log(
     trial_id: TrialId,
     studies: Studies,
     settings: TheSettings,
+    access: TheAccess,
     attempt: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="by default the newest")] = None,
-    follow: Annotated[bool, Query(description="stay until the attempt has ended and all of it was sent")] = False,
+    follow: Follow = False,
     tail: Annotated[
         int | None, Query(ge=0, le=1_000_000, description="begin with so many of the last lines there are")
     ] = None,
@@ -81,10 +92,11 @@ def read_log(
         raise StorageUnavailableError(f"the log cannot be read: {error}") from error
 
     def has_ended() -> bool:
-        return _attempt(studies, study_id, trial_id, found.number).state is not AttemptState.RUNNING
+        running = (one.number for one in studies.attempts(study_id, trial_id) if one.state is AttemptState.RUNNING)
+        return found.number not in running
 
     if follow:
-        content = _followed(source, start, has_ended=has_ended, stopping=request.app.state.stopping)
+        content = _followed(source, start, access, has_ended=has_ended, stopping=request.app.state.stopping)
     else:
         content = iterate_in_threadpool(_blocks(source, extent, start))
     headers = {
@@ -111,20 +123,28 @@ class _LogResponse(StreamingResponse):
 
 
 async def _followed(
-    source: TrialLog, after: int, *, has_ended: Callable[[], bool], stopping: Event
+    source: TrialLog, after: int, access: Access, *, has_ended: Callable[[], bool], stopping: Event
 ) -> AsyncIterator[bytes]:
     """The log from `after` on, until the attempt has ended and its writer has said that this was all, or is silent."""
     silent_since: float | None = None
     while not stopping.is_set():
+        begin = after
         try:
+            await access.check()
             ended = await run_in_threadpool(has_ended)
             extent = await run_in_threadpool(source.extent)
-        except (OSError, StoreUnavailableError, StudyNotFoundError, TrialNotFoundError, AttemptNotFoundError) as error:
+            async for block in iterate_in_threadpool(_blocks(source, extent, after)):
+                await access.check()
+                after += len(block)
+                yield block
+        except (
+            OSError,
+            StoreUnavailableError,
+            StudyNotFoundError,
+            TrialNotFoundError,
+            UnauthenticatedError,
+        ) as error:
             raise _BrokenOffError(str(error)) from error
-        begin = after
-        async for block in iterate_in_threadpool(_blocks(source, extent, after)):
-            after += len(block)
-            yield block
         if ended:
             now = time.monotonic()
             silent_since = now if silent_since is None or after > begin else silent_since

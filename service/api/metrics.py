@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPMethod
 
 from prometheus_client import CollectorRegistry, Histogram, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.api.asking import Question
 from service.errors import StoreUnavailableError
 from service.store.watching import Sight, WatchingStore
 from service.study import StudyState, TrialState
 
 LOOK_S = 5.0
 """How long a look at the store is good for, however many ask."""
+PATIENCE_S = 5.0
+"""How long the store may take before it counts as down."""
+
+_METHODS = frozenset(HTTPMethod)
+_OTHER = "other"
+
+
+def method_label(method: str) -> str:
+    """The method of a request as metrics and the access log have it: HTTP lets a client make up any word."""
+    return method if method in _METHODS else _OTHER
 
 
 class Metrics:
     """The registry of one API process."""
 
-    def __init__(self, store: WatchingStore, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: WatchingStore,
+        *,
+        patience_s: float = PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._registry = CollectorRegistry()
         self._latency = Histogram(
             "samstudy_http_request_duration_seconds",
@@ -32,11 +49,11 @@ class Metrics:
         )
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
-        self._registry.register(_StoreCollector(store, clock))
+        self._registry.register(_StoreCollector(store, patience_s, clock))
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Counts an answer; route: the template, so that ids make no series of their own."""
-        self._latency.labels(method, route, str(status)).observe(seconds)
+        self._latency.labels(method_label(method), route, str(status)).observe(seconds)
 
     def exposition(self) -> bytes:
         """Everything in Prometheus' text format. A store that is down is a metric, not an error."""
@@ -46,32 +63,28 @@ class Metrics:
 class _StoreCollector(Collector):
     """Looks at the store when it is asked, and again no sooner than after LOOK_S."""
 
-    def __init__(self, store: WatchingStore, clock: Callable[[], float]) -> None:
+    def __init__(self, store: WatchingStore, patience_s: float, clock: Callable[[], float]) -> None:
         self._store = store
-        self._clock = clock
-        self._looking = threading.Lock()
-        self._seen: Sight | None = None
-        self._good_until = float("-inf")
+        self._question = Question(self._look, good_for_s=LOOK_S, patience_s=patience_s, clock=clock)
 
     def describe(self) -> list[Metric]:
         """Registering it asks the store nothing."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        seen = self._look()
+        try:
+            seen = self._question.answer()
+        except TimeoutError:
+            seen = None
         yield _gauge("samstudy_store_up", "1 where the study store answers", 0 if seen is None else 1)
         if seen is not None:
             yield from _families(seen)
 
     def _look(self) -> Sight | None:
-        with self._looking:
-            if self._clock() >= self._good_until:
-                try:
-                    self._seen = self._store.look()
-                except StoreUnavailableError:
-                    self._seen = None
-                self._good_until = self._clock() + LOOK_S
-            return self._seen
+        try:
+            return self._store.look()
+        except StoreUnavailableError:
+            return None
 
 
 def _families(seen: Sight) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ from service import logs
 from service.access import Principal
 from service.api import problems
 from service.api.access import METRICS, PRINCIPAL, PROBES
-from service.api.metrics import Metrics
+from service.api.metrics import Metrics, method_label
 
 REQUEST_ID_HEADER = "X-Request-ID"
 
@@ -60,7 +60,7 @@ class Observation:
             try:
                 await self._app(scope, receive, observed_send)
             except Exception:
-                log.exception("%s %r failed", scope["method"], scope["path"])
+                log.exception("%s %r failed", method_label(scope["method"]), scope["path"])
                 if status is not None:
                     raise
                 await problems.unexpected(request_id)(scope, receive, observed_send)
@@ -75,8 +75,9 @@ def _log_access(scope: Scope, status: int | None, seconds: float) -> None:
     if not access_log.isEnabledFor(level):
         return
     principal: Principal | None = scope.get(PRINCIPAL)
+    method = method_label(scope["method"])
     fields = {
-        "method": scope["method"],
+        "method": method,
         "route": route,
         "status": status,
         "duration_ms": round(1000 * seconds, 1),
@@ -85,7 +86,7 @@ def _log_access(scope: Scope, status: int | None, seconds: float) -> None:
         "client": (scope.get("client") or (None,))[0],
         **{name: value for name, value in scope.get("path_params", {}).items() if name.endswith("_id")},
     }
-    access_log.log(level, "%s %s", scope["method"], route, extra=fields)
+    access_log.log(level, "%s %s", method, route, extra=fields)
 
 
 def _route(scope: Scope) -> str:

@@ -25,7 +25,7 @@ _RAW_BODIES = (StudySpec, StudyPatch, NewPoint, NewKey, NewWebhook)
 _KEY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
-    "description": "A key of `samstudy keys create`. None is needed on loopback while there is no key.",
+    "description": "A key of `samstudy keys create`. None is needed on loopback until the first one is made.",
 }
 
 

@@ -27,7 +27,7 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal: Principal | None = scope.get(PRINCIPAL)
-        if principal is None or self._limiter.hit(self._limit, asker := _asker(principal, scope)):
+        if principal is None or self._limiter.hit(self._limit, asker := asker_of(principal, scope)):
             await self._app(scope, receive, send)
             return
         wait_s = max(1, math.ceil(self._limiter.get_window_stats(self._limit, asker).reset_time - time.time()))
@@ -39,7 +39,8 @@ class RateLimit:
         await problems.answer(error, scope.get("request_id"), headers)(scope, receive, send)
 
 
-def _asker(principal: Principal, scope: Scope) -> str:
+def asker_of(principal: Principal, scope: Scope) -> str:
+    """Who is counted: a key, or an address where no key is needed."""
     if principal.key_id is not None:
         return f"key {principal.key_id}"
     return f"address {(scope.get('client') or ('',))[0]}"

@@ -5,17 +5,25 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request
+from starlette.concurrency import run_in_threadpool
 
 from service.answers import CreatedWebhook, WebhookDetail, WebhookList
+from service.api.lookups import Lookups
 from service.api.problems import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError, documented
-from service.api.requests import NO_NUL, JsonBody, ThePrincipal, TheSettings, read_as
-from service.errors import FieldProblem, InvalidRequestError, TooManyWebhooksError, WebhookNotFoundError
-from service.receivers import RefusedReceiverError, checked_addresses, parse_receiver
+from service.api.requests import NO_NUL, JsonBody, TheDatabase, ThePrincipal, TheSettings, read_as
+from service.errors import (
+    FieldProblem,
+    InvalidRequestError,
+    TooManyRequestsError,
+    TooManyWebhooksError,
+    WebhookNotFoundError,
+)
+from service.receivers import RefusedReceiverError, parse_receiver
+from service.store.database import Database
 from service.store.webhooks import WebhookStore
-from service.webhook import NewWebhook
+from service.webhook import MAX_PER_OWNER, NewWebhook
 
 SHOWN_DELIVERIES = 50
-_RESOLUTION_S = 3.0
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
@@ -24,7 +32,32 @@ async def _webhooks(request: Request, principal: ThePrincipal) -> WebhookStore:
     return WebhookStore(request.app.state.database, principal.scope)
 
 
+async def _checked_webhook(
+    request: Request, body: JsonBody, principal: ThePrincipal, database: TheDatabase, settings: TheSettings
+) -> NewWebhook:
+    """What the body says, with a receiver that may be one. Its name is looked up where there is room for it alone."""
+    new = read_as(NewWebhook, body)
+    await run_in_threadpool(_check_room, database, principal.owner)
+    lookups: Lookups = request.app.state.lookups
+    try:
+        receiver = parse_receiver(new.url)
+        await lookups.check(receiver, principal.owner, allow_private=settings.allow_private_webhooks)
+    except RefusedReceiverError as error:
+        raise InvalidRequestError(f"url: {error}", problems=[FieldProblem("url", str(error))]) from error
+    except OSError:
+        pass  # a name that does not resolve yet is looked up again, and checked, before every attempt
+    return new
+
+
+def _check_room(database: Database, owner: str) -> None:
+    """Raises TooManyWebhooksError before anything else is done; the store counts once more when it makes one."""
+    count = len(WebhookStore(database, owner).webhooks())
+    if count >= MAX_PER_OWNER:
+        raise TooManyWebhooksError(f"{owner!r} has {count} webhooks; delete one before making another")
+
+
 Webhooks = Annotated[WebhookStore, Depends(_webhooks)]
+CheckedWebhook = Annotated[NewWebhook, Depends(_checked_webhook)]
 WebhookId = Annotated[str, Path(max_length=80, pattern=NO_NUL)]
 _BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NewWebhook"}}}}
 
@@ -33,19 +66,20 @@ _BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": "
     "",
     status_code=201,
     responses=documented(
-        MalformedBodyError, TooManyWebhooksError, BodyTooLargeError, UnsupportedMediaTypeError, InvalidRequestError
+        MalformedBodyError,
+        TooManyWebhooksError,
+        BodyTooLargeError,
+        UnsupportedMediaTypeError,
+        InvalidRequestError,
+        TooManyRequestsError,
     ),
     openapi_extra={"requestBody": _BODY},
 )
-def create_webhook(
-    body: JsonBody, principal: ThePrincipal, webhooks: Webhooks, settings: TheSettings
-) -> CreatedWebhook:
+def create_webhook(new: CheckedWebhook, principal: ThePrincipal, webhooks: Webhooks) -> CreatedWebhook:
     """Makes a webhook, which is told when a study of its owner enters one of its states.
 
     Its secret is in this answer and nowhere else.
     """
-    new = read_as(NewWebhook, body)
-    _check_receiver(new.url, allow_private=settings.allow_private_webhooks)
     webhook, secret = webhooks.create(principal.owner, new.url, new.states)
     return CreatedWebhook(**dict(webhook), secret=secret)
 
@@ -67,13 +101,3 @@ def read_webhook(webhook_id: WebhookId, webhooks: Webhooks) -> WebhookDetail:
 def delete_webhook(webhook_id: WebhookId, webhooks: Webhooks) -> None:
     """Deletes a webhook; what was not sent to it yet is not sent any more."""
     webhooks.delete(webhook_id)
-
-
-def _check_receiver(url: str, *, allow_private: bool) -> None:
-    """Raises InvalidRequestError where the URL leads to a private address; a name that does not resolve yet may."""
-    try:
-        checked_addresses(parse_receiver(url), allow_private=allow_private, timeout_s=_RESOLUTION_S)
-    except RefusedReceiverError as error:
-        raise InvalidRequestError(f"url: {error}", problems=[FieldProblem("url", str(error))]) from error
-    except OSError:
-        pass  # it is looked up again, and checked, before every attempt

@@ -45,6 +45,9 @@ def examine_keys(current: Settings, keys: KeyStore) -> Finding:
 
     if keys.any_valid():
         return well("keys", "every request needs one")
+    if keys.any_made():
+        create = "samstudy keys create --owner NAME --role admin makes one"
+        return wrong("keys", "all are revoked, so that nobody gets in", create)
     if is_loopback(current.host):
         return well("keys", "there are none: the API is open to everybody on this machine, and only there")
     create = "samstudy keys create --owner NAME --role admin makes the first one"

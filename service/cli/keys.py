@@ -77,8 +77,7 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="A key's id.
     typer.echo(f"key {key_id} is revoked")
     if last:
         print(
-            "there is no valid key left: an API on loopback is open to everybody on its machine now, "
-            "any other is closed to everybody",
+            "there is no valid key left, and the API is closed to everybody: `samstudy keys create` makes another",
             file=sys.stderr,
         )
 

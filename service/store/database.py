@@ -14,16 +14,25 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from service.errors import StoreUnavailableError
+from service.store.sqlite_file import SqliteFile
 
 _BUSY_TIMEOUT_S = 15
 MAX_CONNECTIONS = 8  # of one process; they are kept, because it takes longer to connect than to ask
+_LIBPQ_OPTIONS = {
+    "connect_timeout": 5,  # seconds, the server's greeting included
+    "keepalives_idle": 10,  # a peer that is gone is noticed after 10 + 3 · 5 s without a word,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,  # and after 15 s where something sent is not acknowledged
+}
+"""So that a server that went away without a word is an error and not a wait without end."""
 _MIGRATION_LOCK = 0x5A75D1  # any number that is the same in every process
 _UNKNOWN_TABLE_OR_COLUMN = ("42P01", "42703")  # PostgreSQL's SQLSTATE
 _READ_ONLY = "25006"
@@ -41,18 +50,26 @@ class Database:
     because drivers on several nodes do not share one; `clock` does for SQLite, which is one machine.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(
+        self, url: str, *, clock: Callable[[], datetime] = _utc_now, statement_timeout_s: float | None = None
+    ) -> None:
+        """statement_timeout_s: after which PostgreSQL gives up a statement that reads, or to wait for a lock that a
+        writer needs; None: never. What writes may take longer, such as the deletion of a large study.
+        """
+        self._statement_timeout_s = statement_timeout_s
         try:
             parsed = make_url(url)
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
-            options: dict[str, Any] = {"connect_args": {"timeout": _BUSY_TIMEOUT_S}} if self.is_sqlite else {}
+            connect_args = (
+                {"timeout": _BUSY_TIMEOUT_S} if self.is_sqlite else _libpq_arguments(parsed, statement_timeout_s)
+            )
             self._engine: Engine = create_engine(
                 parsed,
                 poolclass=QueuePool,
                 pool_size=MAX_CONNECTIONS,
                 max_overflow=0,
                 pool_pre_ping=not self.is_sqlite,
-                **options,
+                connect_args=connect_args,
             )
         except ArgumentError as error:
             raise StoreUnavailableError("SAMSTUDY_DATABASE_URL is not a SQLAlchemy URL") from error
@@ -61,14 +78,15 @@ class Database:
                 f"the driver of {parsed.drivername} is not installed ({error.name}); the extra `postgres` has psycopg"
             ) from error
         self._clock = clock
-        if self.is_sqlite and parsed.database and not parsed.database.startswith("file:"):
-            _make_folder(Path(parsed.database).parent)
         self._writer: Engine = self._engine.execution_options(writes=True)
         self._reader: Engine = self._engine
         if not self.is_sqlite:  # whose readers see one state anyway
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
         if self.is_sqlite:
             event.listen(self._engine, "connect", _set_sqlite_pragmas)
+            if parsed.database and not parsed.database.startswith((":", "file:")):
+                _make_folder(Path(parsed.database).parent)
+                _watch_file(self._engine, SqliteFile(Path(parsed.database)))
             event.listen(self._engine, "begin", _begin_sqlite)
 
     @contextmanager
@@ -81,6 +99,9 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """A transaction that is kept whole or not at all. Raises StoreUnavailableError."""
         with _translated_errors(), self._writer.begin() as connection:
+            if not self.is_sqlite and self._statement_timeout_s is not None:
+                milliseconds = round(1000 * self._statement_timeout_s)
+                connection.exec_driver_sql(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {milliseconds}")
             yield connection
 
     def now(self, connection: Connection) -> datetime:
@@ -151,6 +172,34 @@ def _check_known(revision: str | None) -> None:
         raise StoreUnavailableError(
             f"the store's schema is at revision {revision}, which a newer version has made: this one knows {known[-1]}"
         )
+
+
+def _libpq_arguments(url: URL, statement_timeout_s: float | None) -> dict[str, Any]:
+    """What psycopg hands to libpq; what the URL says itself wins."""
+    if not url.get_driver_name().startswith("psycopg"):
+        return {}
+    arguments: dict[str, Any] = {name: value for name, value in _LIBPQ_OPTIONS.items() if name not in url.query}
+    if statement_timeout_s is not None:
+        given = url.query.get("options", "")  # the last one of an option counts
+        ours = f"-c statement_timeout={round(1000 * statement_timeout_s)}"
+        arguments["options"] = " ".join([ours, *([given] if isinstance(given, str) else given)]).strip()
+    return arguments
+
+
+def _watch_file(engine: Engine, file: SqliteFile) -> None:
+    """Lets nothing begin, and no connection be made, once the path leads to another file."""
+
+    @event.listens_for(engine, "do_connect")
+    def check_before_connecting(*_: object) -> None:
+        file.check()
+
+    @event.listens_for(engine, "connect")
+    def note_opened(*_: object) -> None:
+        file.note_opened()
+
+    @event.listens_for(engine, "begin")
+    def check_before_beginning(_connection: Connection) -> None:
+        file.check()
 
 
 def _make_folder(folder: Path) -> None:

@@ -70,6 +70,18 @@ class KeyStore:
         with self._database.reading() as connection:
             return bool(connection.execute(select(exists().where(tables.api_keys.c.revoked_at.is_(None)))).scalar_one())
 
+    def any_made(self) -> bool:
+        """Whether there ever was a key: one that was revoked counts."""
+        with self._database.reading() as connection:
+            return bool(connection.execute(select(exists(tables.api_keys.c.id))).scalar_one())
+
+    def is_valid(self, key_id: str) -> bool:
+        """Whether the key opens something still."""
+        table = tables.api_keys
+        query = select(exists().where(table.c.id == key_id, table.c.revoked_at.is_(None)))
+        with self._database.reading() as connection:
+            return bool(connection.execute(query).scalar_one())
+
     def authenticate(self, token: KeyToken) -> ApiKey | None:
         """The key that the token opens; None, after the same work, where its id, its secret or its time is wrong."""
         table = tables.api_keys

@@ -1,4 +1,4 @@
-"""Who may ask: open on loopback while there is no key, and from the first key on nobody without one."""
+"""Who may ask: open on loopback until the first key is made, and from then on nobody without a valid one."""
 
 from __future__ import annotations
 
@@ -87,6 +87,13 @@ class TestWithoutKeys:
         token_for()
         check_keys(Settings(host="0.0.0.0"), keys)
 
+    def test_elsewhere_it_does_not_start_where_nobody_could_get_in(
+        self, keys: KeyStore, token_for: Callable[..., str]
+    ) -> None:
+        keys.revoke(token_for().split("_")[1])
+        with pytest.raises(RefusedToStartError, match="no valid key"):
+            check_keys(Settings(host="0.0.0.0"), keys)
+
     def test_elsewhere_it_does_not_start_while_nobody_can_tell(self, tmp_path: Path) -> None:
         database = Database(f"sqlite:///{tmp_path / 'without-tables.db'}")
         with pytest.raises(RefusedToStartError, match="cannot be told"):
@@ -163,6 +170,20 @@ class TestWithKeys:
         assert client.get("studies").status_code == 200
         keys.revoke(token.split("_")[1])
         assert codes(client.get("studies")) == (401, "unauthenticated")
+
+    @pytest.mark.parametrize("settings", [{}, {"host": "0.0.0.0", "allow_open_access": True}])
+    def test_nobody_gets_in_because_the_last_key_was_revoked(
+        self,
+        client_of: Callable[..., TestClient],
+        token_for: Callable[..., str],
+        keys: KeyStore,
+        settings: dict[str, Any],
+    ) -> None:
+        token = token_for()
+        keys.revoke(token.split("_")[1])
+        assert codes(client_of(**settings).get("studies")) == (401, "unauthenticated")
+        assert codes(client_of(token, **settings).get("studies")) == (401, "unauthenticated")
+        assert client_of(token_for(), **settings).get("studies").status_code == 200
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
     def test_probes_and_documentation_stay_open(
@@ -241,7 +262,7 @@ class Clock:
 class TestLock:
     """Whether a key is needed is asked once a second at most."""
 
-    def test_a_first_key_locks_and_the_last_ones_end_opens(self, keys: KeyStore) -> None:
+    def test_a_first_key_locks_and_the_last_ones_end_does_not_open(self, keys: KeyStore) -> None:
         clock = Clock()
         lock = Lock(keys, opens=True, clock=clock)
         assert not lock.is_locked()
@@ -252,7 +273,8 @@ class TestLock:
         assert lock.is_locked()
         keys.revoke(key.id)
         clock.now += 1.1
-        assert not lock.is_locked()
+        assert lock.is_locked()
+        assert Lock(keys, opens=True).is_locked()
 
     def test_one_that_never_opens_stays_shut_without_asking(self, keys: KeyStore) -> None:
         assert Lock(keys, opens=False).is_locked()

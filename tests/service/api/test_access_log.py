@@ -64,6 +64,16 @@ def test_probes_are_no_lines_unless_they_fail(
     assert [line["status"] for line in of_access(caplog)] == [405]
 
 
+def test_a_made_up_method_is_another_one(
+    database: Database, api_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = TestClient(create_app(database, api_settings))
+    for number in range(3):
+        client.request(f"FROB{number}", "/x")
+    assert [line["method"] for line in of_access(caplog)] == 3 * ["other"]
+    assert "FROB" not in str([vars(line) for line in caplog.records if line.name.startswith("service")])
+
+
 def test_a_defect_is_logged_with_the_request_id_that_its_answer_has(
     api: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

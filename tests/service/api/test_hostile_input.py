@@ -233,6 +233,10 @@ LOOKALIKES = {
     "ligature": "\ufb01ne",
     "Roman numeral": "\u2163",
     "micro sign": "\u00b5",
+    "Cyrillic only": "\u0441\u043e\u0441\u043e",
+    "division slash": "a\u2215b",
+    "hyphen": "lambda\u2010rho",
+    "full width colon": "model\uff1ax",
 }
 
 

@@ -10,9 +10,13 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from service.access import NewKey, Role
 from service.api import logs
+from service.api.app import create_app
 from service.settings import Settings
+from service.store.database import Database
 from service.store.driving import DrivingStore
+from service.store.keys import KeyStore
 from service.study import Study, Trial
 from service.trial_logs import TrialLog
 
@@ -57,18 +61,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Follower:
     """Reads a log in a thread, as it comes."""
 
-    def __init__(self, running_api: RunningApi, path: str, **params: Any) -> None:
+    def __init__(self, running_api: RunningApi, path: str, *, key: str = "", **params: Any) -> None:
         self.heard = b""
         self.failure: Exception | None = None
         self._url = f"{running_api.url}/api/v1/{path}"
         self._params = {"follow": True, **params}
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._leaves = threading.Event()
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
 
     def _read(self) -> None:
         try:
-            with httpx.stream("GET", self._url, params=self._params, timeout=20, trust_env=False) as answer:
+            with httpx.stream(
+                "GET", self._url, params=self._params, headers=self._headers, timeout=20, trust_env=False
+            ) as answer:
                 for block in answer.iter_bytes():
                     self.heard += block
                     if self._leaves.is_set():
@@ -224,6 +231,40 @@ def test_a_server_that_stops_does_not_make_it_look_like_the_end(
     assert isinstance(follower.failure, httpx.RemoteProtocolError)
 
 
+def test_a_key_that_is_revoked_hears_nothing_more(
+    running_api: RunningApi,
+    training: Training,
+    follow: Callable[..., Follower],
+    wait_until: Callable[..., None],
+    database: Database,
+) -> None:
+    keys = KeyStore(database)
+    key, token = keys.create(NewKey(owner=training.study.owner, role=Role.USER))
+    training.log().write(0, b"so far")
+    follower = follow(training.path, key=token.text)
+    wait_until(lambda: follower.heard == b"so far")
+    keys.revoke(key.id)
+    assert follower.wait() == b"so far"
+    assert isinstance(follower.failure, httpx.RemoteProtocolError)
+
+
+def test_one_follower_too_many_is_refused_and_readers_are_not(
+    database: Database, api_settings: Settings, training: Training
+) -> None:
+    app = create_app(database, api_settings.model_copy(update={"max_streams": 1}))
+    with TestClient(app, "http://testserver/api/v1/") as client:
+        training.log().write(0, b"all")
+        with app.state.open_streams.one_more("address testclient"):
+            answer = client.get(training.path, params={"follow": True})
+            assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
+            assert "SAMSTUDY_MAX_STREAMS" in answer.json()["detail"]
+            assert client.get(training.path).text == "all"
+        training.log().finish()
+        training.end()
+        for _ in range(2):
+            assert client.get(training.path, params={"follow": True}).text == "all"
+
+
 def test_storage_that_goes_away_does_not_make_it_look_like_the_end(
     training: Training, follow: Callable[..., Follower], wait_until: Callable[..., None], api_settings: Settings
 ) -> None:
@@ -268,7 +309,7 @@ def test_a_follower_that_leaves_while_nothing_is_said_frees_its_stream(
 
 def test_followers_do_not_keep_others_waiting(running_api: RunningApi, training: Training) -> None:
     with httpx.Client(base_url=f"{running_api.url}/api/v1/", timeout=10, trust_env=False) as client:
-        open_streams = [client.stream("GET", training.path, params={"follow": True}) for _ in range(50)]
+        open_streams = [client.stream("GET", training.path, params={"follow": True}) for _ in range(20)]
         for stream in open_streams:
             assert stream.__enter__().status_code == 200
         assert client.get("/healthz").elapsed.total_seconds() < 1
@@ -281,7 +322,7 @@ def test_the_openapi_document_describes_it(api: TestClient) -> None:
     route = document["paths"]["/api/v1/studies/{study_id}/trials/{trial_id}/logs"]["get"]
     assert set(route["responses"]["200"]["content"]) == {"text/plain"}
     assert {"Samstudy-Attempt", "Samstudy-Log-Offset"} == set(route["responses"]["200"]["headers"])
-    assert {"404", "422", "503"} <= set(route["responses"])
+    assert {"404", "422", "429", "503"} <= set(route["responses"])
     assert [one["name"] for one in route["parameters"]] == [
         "study_id",
         "trial_id",

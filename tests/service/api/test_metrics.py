@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert, update
+from starlette.testclient import TestClient
 
 from service.api.app import create_app
 from service.api.metrics import LOOK_S, Metrics
@@ -17,7 +21,7 @@ from service.store import tables
 from service.store.database import Database
 from service.store.exporting import ExportStore
 from service.store.reconciling import ReconcilingStore
-from service.store.watching import WatchingStore
+from service.store.watching import Sight, WatchingStore
 from service.study import StudyState, TrialState
 
 if TYPE_CHECKING:
@@ -43,6 +47,38 @@ def shown(labels: Mapping[str, str]) -> str:
 def change(database: Database, statement: Any) -> None:
     with database.writing() as connection:
         connection.execute(statement)
+
+
+def test_made_up_methods_make_one_series(database: Database, api_settings: Settings) -> None:
+    client = TestClient(create_app(database, api_settings))
+    for method in (*(f"FROB{number}" for number in range(50)), "get", "OPTIONS"):
+        client.request(method, "/nowhere")
+    text = client.get("/metrics").text
+    assert set(re.findall(r'method="([^"]*)"', text)) == {"GET", "OPTIONS", "other"}
+    assert "FROB" not in text
+
+
+def test_a_store_that_says_nothing_is_down_for_everybody_at_once(
+    database: Database, wait_until: Callable[..., None]
+) -> None:
+    goes_on = threading.Event()
+
+    class Silent(WatchingStore):
+        looks = 0
+
+        def look(self) -> Sight:
+            Silent.looks += 1
+            goes_on.wait(20)
+            return super().look()
+
+    metrics = Metrics(Silent(database), patience_s=0.1)
+    started = time.monotonic()
+    for _ in range(5):
+        assert b"samstudy_store_up 0.0" in metrics.exposition()
+    assert time.monotonic() - started < 2
+    assert Silent.looks == 1
+    goes_on.set()
+    wait_until(lambda: b"samstudy_store_up 1.0" in metrics.exposition())
 
 
 def test_an_idle_service_has_every_series(database: Database) -> None:

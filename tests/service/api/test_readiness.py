@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -10,7 +18,7 @@ from sqlalchemy.engine import make_url
 from starlette.testclient import TestClient
 
 from service.api.app import create_app
-from service.api.readiness import KNOWN_S, Readiness
+from service.api.readiness import KNOWN_S, PATIENCE_S, Readiness
 from service.errors import StoreUnavailableError
 from service.settings import Settings
 from service.store.database import Database
@@ -85,16 +93,103 @@ def test_a_server_that_went_away_is_not_ready_and_is_once_it_is_back(tmp_path: P
         pytest.skip(str(missing))
 
 
+@pytest.fixture
+def silent_url() -> Iterator[str]:
+    """Of a server that takes connections and says nothing, like a PostgreSQL that hangs."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield f"postgresql+psycopg://nobody@127.0.0.1:{server.getsockname()[1]}/none"
+
+
+def test_a_store_that_says_nothing_is_not_ready_and_the_process_is_well(silent_url: str, tmp_path: Path) -> None:
+    pytest.importorskip("psycopg")
+    database = Database(silent_url)
+    with (
+        TestClient(create_app(database, Settings(home=tmp_path))) as client,
+        ThreadPoolExecutor(10) as threads,
+    ):
+        started = time.monotonic()
+        probes = [threads.submit(client.get, "/readyz") for _ in range(10)]
+        assert client.get("/healthz").status_code == 200
+        assert time.monotonic() - started < 1
+        answers = [probe.result(20) for probe in probes]
+        assert time.monotonic() - started < PATIENCE_S + 2
+        again = time.monotonic()
+        answers.append(client.get("/readyz"))  # the question is open still
+        assert time.monotonic() - again < 1
+    database.dispose()
+    assert {answer.status_code for answer in answers} == {503}
+    assert {answer.json()["code"] for answer in answers} == {"store_unavailable"}
+    assert {answer.json()["detail"] for answer in answers} == {"the study store does not answer within 3 s"}
+
+
+def is_ready(readiness: Readiness) -> bool:
+    try:
+        asyncio.run(readiness.check())
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+def test_one_thread_asks_however_many_wait(
+    database: Database, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+) -> None:
+    asked: list[str] = []
+    goes_on = threading.Event()
+
+    def hang() -> None:
+        asked.append(threading.current_thread().name)
+        goes_on.wait(20)
+
+    monkeypatch.setattr(database, "check_schema", hang)
+    readiness = Readiness(database, patience_s=0.1)
+
+    async def ask_twenty_times() -> list[Any]:
+        return await asyncio.gather(*(readiness.check() for _ in range(20)), return_exceptions=True)
+
+    answers = [*asyncio.run(ask_twenty_times()), *asyncio.run(ask_twenty_times())]
+    assert {type(answer) for answer in answers} == {StoreUnavailableError}
+    assert len(asked) == 1
+    goes_on.set()
+    wait_until(lambda: is_ready(readiness))
+
+
+def test_a_store_that_answers_late_is_ready_then(
+    database: Database, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(database, "check_schema", lambda: goes_on.wait(20))
+    readiness = Readiness(database, patience_s=0.1)
+    with pytest.raises(StoreUnavailableError, match="does not answer"):
+        asyncio.run(readiness.check())
+    goes_on.set()
+    wait_until(lambda: is_ready(readiness))
+
+
+def test_a_file_that_was_moved_away_is_not_ready_until_it_is_back(migrated_store: Path, tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "samstudy.db", tmp_path / "elsewhere.db"
+    shutil.copy(migrated_store, path)
+    database = Database(f"sqlite:///{path}")
+    assert answer(database, tmp_path)[0] == 200
+    path.rename(elsewhere)
+    status, code, detail = answer(database, tmp_path)
+    assert (status, code) == (503, "store_unavailable")
+    assert "moved away" in detail
+    assert not path.exists()
+    elsewhere.rename(path)
+    assert answer(database, tmp_path)[0] == 200
+    database.dispose()
+
+
 def test_probes_cannot_keep_the_store_busy(database: Database) -> None:
     now = 0.0
     readiness = Readiness(database, clock=lambda: now)
-    readiness.check()
+    asyncio.run(readiness.check())
     with database.writing() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'older'")
-    readiness.check()
+    asyncio.run(readiness.check())
     now = KNOWN_S
     for _ in range(2):
         with pytest.raises(StoreUnavailableError, match="revision older"):
-            readiness.check()
+            asyncio.run(readiness.check())
     with database.writing() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0002'")

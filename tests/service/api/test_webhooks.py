@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -7,6 +11,7 @@ from starlette.testclient import TestClient
 
 from service.access import NewKey, Role
 from service.api.app import create_app
+from service.api.lookups import Lookups
 from service.settings import Settings
 from service.store.database import Database
 from service.store.keys import KeyStore
@@ -111,6 +116,84 @@ def test_one_webhook_too_many_is_refused(api: TestClient) -> None:
         assert create(api).status_code == 201
     answer = create(api)
     assert (answer.status_code, answer.json()["code"]) == (409, "too_many_webhooks")
+
+
+class SlowNames:
+    """A resolver that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.answers = threading.Event()
+
+    def __call__(self, host: str, _port: int) -> list[str]:
+        self.asked.append(host)
+        self.answers.wait(20)
+        return ["1.1.1.1"]
+
+
+@pytest.fixture
+def slow_names() -> Iterator[SlowNames]:
+    names = SlowNames()
+    yield names
+    names.answers.set()
+
+
+class TestLookups:
+    """What a receiver's name costs: never a request's thread, and two of the process' at most."""
+
+    @pytest.fixture
+    def client(self, database: Database, api_settings: Settings, slow_names: SlowNames) -> Iterator[TestClient]:
+        app = create_app(database, api_settings)
+        app.state.lookups = Lookups(slow_names, timeout_s=0.3)
+        with TestClient(app, "http://testserver/api/v1/") as client:
+            yield client
+
+    @pytest.fixture
+    def as_owner(self, database: Database) -> Callable[[str], dict[str, str]]:
+        def header(owner: str) -> dict[str, str]:
+            return {"Authorization": f"Bearer {KeyStore(database).create(NewKey(owner=owner, role=Role.USER))[1].text}"}
+
+        return header
+
+    def test_names_that_do_not_resolve_keep_nobody_else_waiting(
+        self, client: TestClient, as_owner: Callable[[str], dict[str, str]], slow_names: SlowNames
+    ) -> None:
+        ada, bob = as_owner("ada"), as_owner("bob")
+        body = {"url": "http://slow.example/"}
+        with ThreadPoolExecutor(40) as threads:
+            posts = [threads.submit(client.post, "webhooks", json=body, headers=ada) for _ in range(40)]
+            started = time.monotonic()
+            for _ in range(3):
+                assert client.get("studies", headers=bob).status_code == 200
+            assert time.monotonic() - started < 2
+            answers = [post.result(20) for post in posts]
+        assert slow_names.asked == ["slow.example"]
+        assert sorted(answer.status_code for answer in answers) == [201] + 39 * [429]
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        assert refused.json()["code"] == "too_many_requests"
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+
+    def test_two_at_a_time_are_looked_up_until_they_have_an_answer(
+        self, client: TestClient, as_owner: Callable[[str], dict[str, str]], slow_names: SlowNames
+    ) -> None:
+        headers = [as_owner(owner) for owner in ("ada", "bob", "eve")]
+        statuses = [
+            client.post("webhooks", json={"url": f"http://{number}.example/"}, headers=header).status_code
+            for number, header in enumerate(headers)
+        ]
+        assert (statuses, slow_names.asked) == ([201, 201, 429], ["0.example", "1.example"])
+        slow_names.answers.set()
+        again = client.post("webhooks", json={"url": "http://2.example/"}, headers=headers[2])
+        assert again.status_code == 201
+
+    def test_who_has_no_room_for_another_costs_no_lookup(self, client: TestClient, slow_names: SlowNames) -> None:
+        slow_names.answers.set()
+        for _ in range(MAX_PER_OWNER):
+            assert create(client).status_code == 201
+        slow_names.asked.clear()
+        assert create(client).status_code == 409
+        assert slow_names.asked == []
 
 
 def test_owners_see_and_delete_only_their_own_webhooks(api: TestClient, database: Database) -> None:

@@ -1,0 +1,64 @@
+"""Answers that go on until something ends: how many a caller may have open, and how long its access lasts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+
+from service.api.access import ACCESS, PRINCIPAL, Access
+from service.api.places import Places
+from service.api.rate_limit import asker_of
+from service.errors import TooManyRequestsError
+
+
+class OpenStreams:
+    """The event streams and followed logs of one API process, each of which looks at the store all the time."""
+
+    def __init__(self, max_each: int) -> None:
+        """max_each: of one caller; 0: any number."""
+        self._max_each = max_each
+        self._places = Places(each=max_each)
+
+    @contextmanager
+    def one_more(self, asker: str) -> Iterator[None]:
+        """Raises TooManyRequestsError where the caller has as many open as one may have."""
+        if not self._places.take(asker):
+            raise TooManyRequestsError(
+                f"at most {self._max_each} event streams and followed logs may be open at a time with one key, or from "
+                "one address without keys: end one of them first (SAMSTUDY_MAX_STREAMS is the limit)"
+            )
+        try:
+            yield
+        finally:
+            self._places.leave(asker)
+
+
+Follow = Annotated[bool, Query(description="stay until the attempt has ended and all of it was sent")]
+
+
+async def _place(request: Request) -> AsyncIterator[None]:
+    """Held until the answer has ended, or its reader is gone."""
+    open_streams: OpenStreams = request.app.state.open_streams
+    with open_streams.one_more(asker_of(request.scope[PRINCIPAL], request.scope)):
+        yield
+
+
+async def _place_of_follower(request: Request, follow: Follow = False) -> AsyncIterator[None]:
+    if not follow:
+        yield
+        return
+    async for _ in _place(request):
+        yield
+
+
+async def _access(request: Request) -> Access:
+    access: Access = request.scope[ACCESS]
+    return access
+
+
+TheAccess = Annotated[Access, Depends(_access)]
+APlace = Depends(_place)
+APlaceOfFollower = Depends(_place_of_follower)
