@@ -58,8 +58,8 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerFacts:
-    """A base optimizer: its class in torch.optim, which of our settings it takes, and whether it
-    has fused kernels on every device."""
+    """A base optimizer: its class in torch.optim, which of our settings it takes, and whether it has fused kernels on
+    every device. Adagrad has them on CUDA since torch 2.13 only, where UnifiedSAM takes them by itself."""
 
     name: str
     torch_name: str

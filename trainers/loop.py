@@ -272,16 +272,19 @@ class Training:
     def _scores(self, indices: Tensor) -> Tensor:
         """(m,): gradient-norm scores of these training examples, in evaluation mode so that no running statistic moves.
 
-        In pieces of the batch size, which caches hold better and a compiled model knows already.
+        In pieces of the batch size, which caches hold better and a compiled model knows already. Each piece is scored
+        before the next forward call, which may overwrite its outputs where the model runs as a CUDA graph.
         """
         self._model.eval()
-        outputs = []
+        scores = []
         for piece in torch.split(indices, self.config.batch_size):
+            inputs = self._prepare(self._dataset.train.inputs.index_select(0, piece))
             with self._autocast():
-                outputs.append(self._forward(self._prepare(self._dataset.train.inputs.index_select(0, piece))))
+                outputs = self._forward(inputs)
+            targets = self._dataset.train.targets.index_select(0, piece)
+            scores.append(output_gradient_norms(self._dataset.objective.task, outputs, targets))
         self._model.train()
-        targets = self._dataset.train.targets[indices]
-        return output_gradient_norms(self._dataset.objective.task, torch.cat(outputs), targets)
+        return torch.cat(scores)
 
     def _evaluate(self, prefix: str) -> dict[str, float]:
         evaluation = evaluate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainers.catalog import DATASETS
+from trainers.catalog import DATASETS, facts_of
 
 LANDSCAPE = (
     "sharpness_one_step",
@@ -23,13 +23,18 @@ LANDSCAPE = (
 SAMPLING = ("effective_sample_size", "largest_weight", "variance_ratio", "importance_share")
 """Those of `trainers.sampling`."""
 
-METRIC_FIELDS = ("dataset", "landscape", "lr")
+METRIC_FIELDS = ("dataset", "landscape", "lr", "sampling", "batch_size", "n_samples")
 """The fields of a configuration that decide which metrics its run reports."""
 
 
 def has_bound(values: Mapping[str, Any]) -> bool:
-    """Whether the theorems bound this run's mean suboptimality: its step sizes are theirs, constant or decreasing."""
-    return bool(values["lr"] == "theory")
+    """Whether the theorems bound this run's mean suboptimality: its step sizes and its sampling are theirs.
+
+    values: a complete configuration by wire name. No theorem is of `uniform`, whose steps depend on each other through
+    the epoch's permutation, unless a batch is the whole training split.
+    """
+    has_independent_steps = values["sampling"] != "uniform" or values["batch_size"] == facts_of(values).train_size
+    return bool(values["lr"] == "theory" and has_independent_steps)
 
 
 def reported_metrics(values: Mapping[str, Any]) -> tuple[str, ...]:

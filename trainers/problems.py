@@ -1,7 +1,7 @@
 """Synthetic problems with known constants: f(x) = (1/n) Σ f_i(x), f_i(x) = φ(a_iᵀx, b_i) + (r/2)‖x‖², in float64.
 
 φ(z, b) is ½(z − b)² for `ridge` and log(1 + exp(−b z)) for `logistic`. Every constant of the theory of
-arXiv 2503.02225 is exact but the PL constant of `logistic`, which is a bound.
+arXiv 2503.02225 is exact.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ class Problem:
 
     features: (n, d), rows a_i. targets: (n,), b_i.
     smoothness: (n,), L_i, the smallest Lipschitz constant of ∇f_i. L: that of ∇f.
-    mu: f is μ-PL, ‖∇f(x)‖² ≥ 2μ (f(x) − f*). Ridge: the largest such μ, the Hessian's smallest eigenvalue that is
-    not 0. Logistic: r, the constant of strong convexity, which the largest such μ exceeds.
+    mu: the largest μ with ‖∇f(x)‖² ≥ 2μ (f(x) − f*) everywhere (PL). Ridge: the Hessian's smallest eigenvalue that is
+    not 0. Logistic: r, the constant of strong convexity; far out, where f grows as its regulariser does, the quotient
+    ‖∇f(x)‖² / 2(f(x) − f*) comes as close to r as one likes.
     solution: (d,), the minimiser, of least norm where there are several. f_star: its value f*.
     sigma_star: σ* = f* − (1/n) Σ inf f_i, at least 0, and 0 where the problem interpolates.
     """

@@ -150,7 +150,7 @@ class Theory:
     sampling: "uniform_with_replacement" and "lipschitz" (p_i ∝ L_i, mixed with `uniform_share`/n) take the rows of
     independent draws, "nice" that of τ-nice sampling. "uniform", a fresh permutation every epoch, takes the τ-nice row
     too: that is how each of its steps is distributed by itself. They are not independent of each other, though, so
-    that its bound is the one of independent τ-nice steps, proven for those and not for it.
+    that its bound is the one of independent τ-nice steps, proven for those and not for it; no run reports it.
     batch_size: τ, in every step; where τ is n, without replacement, the gradient is the full one.
     lam: λ in [0, 1].
     Raises ValueError, with the rule and the value, for what does not fit these.
@@ -193,7 +193,8 @@ class Theory:
 
     @property
     def rho(self) -> float:
-        """½ρ*, as in the paper's experiments."""
+        """½ρ*, a choice of ours, as the theorem leaves no γ at ρ* itself; the paper's experiments have the smaller one
+        of `simplified_step_sizes`."""
         return 0.5 * self.rho_star
 
     def gamma_at(self, rho: float) -> float:

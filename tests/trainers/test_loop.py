@@ -106,7 +106,8 @@ def test_sampling_by_the_gradients_norms_resumes_exactly_while_it_is_on() -> Non
 
 
 def test_the_bound_of_decreasing_steps_resumes_exactly() -> None:
-    resumes_exactly(a_config(**THEORY, lr_schedule="decreasing", rho_schedule="decreasing"))
+    steps = {"lr_schedule": "decreasing", "rho_schedule": "decreasing"}
+    resumes_exactly(a_config(**THEORY, **steps, sampling="uniform_with_replacement"))
 
 
 THEORY = {"dataset": "ridge", "model": "linear", "batch_size": 1, "momentum": 0, "rho": "theory", "lr": "theory"}
@@ -143,6 +144,16 @@ def test_a_state_is_a_copy_that_training_on_does_not_change() -> None:
     before = checkpoint.dumps(state)
     training.next_result()
     assert checkpoint.dumps(state) == before
+
+
+def test_scores_do_not_depend_on_outputs_that_the_next_forward_call_overwrites() -> None:
+    """As where the model runs as a CUDA graph, whose outputs are always in the same memory."""
+    training = Training(a_config(sampling="gradient_norm", batch_size=32))
+    indices = torch.arange(96)
+    expected = training._scores(indices)
+    forward, memory = training._forward, torch.empty(32, 10)
+    training._forward = lambda inputs: memory.copy_(forward(inputs))
+    assert torch.equal(training._scores(indices), expected)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -305,14 +316,20 @@ def test_importance_sampling_beats_uniform_sampling_by_far_with_the_step_sizes_o
     The published code's estimator, which leaves the weights out, stalls at 3e-3.
     """
     ends = {}
-    for sampling in ("lipschitz", "uniform"):
+    for sampling in ("lipschitz", "uniform_with_replacement"):
         choice = {**THEORY, "sampling": sampling, "epochs": 1000, "report_every_epochs": 100}
         results = list(train(a_config(**choice)))
         ends[sampling] = results[-1].metrics["suboptimality"]
         for result in results:
             assert result.metrics["suboptimality"] < result.metrics["bound"]
     assert ends["lipschitz"] < 5e-4
-    assert ends["uniform"] > 0.1
+    assert ends["uniform_with_replacement"] > 0.1
+
+
+def test_a_run_by_permutations_reports_no_bound() -> None:
+    (result,) = train(a_config(**THEORY, epochs=1))
+    assert "bound" not in result.metrics
+    assert "suboptimality" in result.metrics
 
 
 def test_theory_without_a_learning_rate_for_so_large_a_rho_says_so() -> None:

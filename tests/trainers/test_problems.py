@@ -214,6 +214,20 @@ def test_no_larger_pl_constant_would_do_for_ridge(settings: ProblemSettings) -> 
     assert float(found.gradient(x).square().sum()) == pytest.approx(2 * found.mu * float(found.suboptimality(x)))
 
 
+@pytest.mark.parametrize("settings", [ProblemSettings.of("logistic"), *LOGISTIC], ids=str)
+def test_no_larger_pl_constant_would_do_for_logistic(settings: ProblemSettings) -> None:
+    """Along x* + t·u the quotient ‖∇f‖² / 2δ falls to r as t grows, wherever u points."""
+    found = problem(settings)
+    scale = float(found.features.norm(dim=1).max()) / found.regulariser
+    for direction in points(found, 3) - found.solution:
+        x = found.solution + torch.tensor([1e1, 1e3, 1e6]).double().unsqueeze(1) * scale * direction
+        quotients = found.gradient(x).square().sum(1) / (2 * found.suboptimality(x)) / found.mu
+        excess = (quotients - 1).tolist()
+        assert bool((quotients > 1 - 1e-9).all())
+        assert excess[1] == pytest.approx(0, abs=1e-3)
+        assert excess[2] == pytest.approx(0, abs=1e-9)
+
+
 # The minimum.
 
 

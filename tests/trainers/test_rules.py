@@ -4,7 +4,7 @@ import pytest
 
 from trainers.catalog import DATASETS, facts_of
 from trainers.config import TrainConfig, defaults, knobs, problems_with
-from trainers.metrics import epoch_metrics, has_bound, reported_metrics
+from trainers.metrics import METRIC_FIELDS, epoch_metrics, has_bound, reported_metrics
 from trainers.rules import RULES
 
 THEORY = {
@@ -112,9 +112,42 @@ def test_metrics_follow_the_configuration() -> None:
     assert "hessian_trace" not in epoch_metrics(defaults())
     assert "hessian_trace" not in reported_metrics({**defaults(), "landscape": "none"})
     assert "hessian_trace" in epoch_metrics({**defaults(), "landscape": "every_epoch"})
-    ridge = TrainConfig.from_mapping(THEORY).to_mapping()
+    ridge = TrainConfig.from_mapping({**THEORY, "sampling": "nice"}).to_mapping()
     assert {"suboptimality", "bound"} <= set(epoch_metrics(ridge))
     assert "val_accuracy" not in reported_metrics(ridge)
     assert not has_bound({**ridge, "lr": 0.1})
     assert has_bound({**ridge, "lr_schedule": "decreasing"})
+    assert {field for field in METRIC_FIELDS if field not in knobs()} == set()
     assert all(re.fullmatch(r"\w+", name) for name in (*digits, *reported_metrics(ridge)))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "batch_size", "expected"),
+    [
+        ("uniform", 1, False),
+        ("uniform", 25, False),
+        ("uniform", 50, True),
+        ("uniform_with_replacement", 1, True),
+        ("nice", 10, True),
+        ("lipschitz", 10, True),
+    ],
+)
+def test_permutations_have_no_bound_unless_a_batch_is_the_whole_split(
+    sampling: str, batch_size: int, expected: bool
+) -> None:
+    choice = {**THEORY, "sampling": sampling, "batch_size": batch_size, "n_samples": 50}
+    values = TrainConfig.from_mapping(choice).to_mapping()
+    assert has_bound(values) is expected
+    assert ("bound" in epoch_metrics(values)) is expected
+
+
+def test_the_metrics_depend_on_no_field_but_those_that_are_named() -> None:
+    """What a search space is checked by."""
+
+    class Watched(dict[str, object]):
+        def __getitem__(self, name: str) -> object:
+            assert name in (*METRIC_FIELDS, "n_features", "train_examples")  # facts_of reads these two for nothing here
+            return super().__getitem__(name)
+
+    for values in ({}, THEORY, {**THEORY, "sampling": "nice", "landscape": "every_epoch"}):
+        reported_metrics(Watched({**defaults(), **values}))

@@ -16,6 +16,7 @@ left out: every sampling with weights 1 has the ratio 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -35,32 +36,34 @@ class ObservedLosses:
 
     def __init__(self, task: Task, smoothness: Tensor | None = None) -> None:
         self._task, self._smoothness = task, smoothness
-        self._observed: list[tuple[MiniBatch, Tensor]] = []
+        self._indices: list[Tensor] = []
+        self._weights: list[Tensor] = []
+        self._losses: list[Tensor] = []
 
     def clear(self) -> None:
         """Forgets the epoch before."""
-        self._observed = []
+        self._indices, self._weights, self._losses = [], [], []
 
     def add(self, batch: MiniBatch, losses: Tensor) -> None:
         """losses: (b,), unweighted."""
-        self._observed.append((batch, losses.detach()))
+        if self._smoothness is not None:
+            self._indices.append(batch.indices)
+        self._weights.append(batch.weights)
+        self._losses.append(losses)
 
     def second_moments(self) -> Tensor:
         """(2,), float64: M_p and M_u, up to a common factor; zeros where nothing was observed."""
-        if not self._observed:
+        if not self._losses:
             return torch.zeros(2, dtype=torch.float64)
-        indices = torch.cat([batch.indices for batch, _ in self._observed])
-        weights = torch.cat([batch.weights for batch, _ in self._observed])
-        losses = torch.cat([losses for _, losses in self._observed])
+        weights, losses = torch.cat(self._weights), torch.cat(self._losses)
         squared_norms = output_gradient_norms_from_losses(self._task, losses).square()
         if self._smoothness is not None:
-            squared_norms = squared_norms * self._smoothness[indices]
-        return second_moments(weights, torch.where(torch.isfinite(losses), squared_norms, 0.0))
+            squared_norms = squared_norms * self._smoothness.index_select(0, torch.cat(self._indices))
+        return second_moments(weights, torch.where(losses - losses == 0, squared_norms, 0.0))  # of finite losses
 
 
 def second_moments(weights: Tensor, squared_norms: Tensor) -> Tensor:
-    """(2,), float64: Σ w² G² and Σ w G² over the examples drawn, (m,) each."""
-    weights = weights.double()
+    """(2,), float64: Σ w² G² and Σ w G² over the examples drawn, (m,) each, the G² in float64."""
     weighted = weights * squared_norms
     return torch.stack(((weights * weighted).sum(), weighted.sum()))
 
@@ -73,19 +76,18 @@ def importance_diagnostics(weights: Sequence[Tensor], batch_size: int, moments: 
     """
     if not weights:
         raise RuntimeError("diagnostics are those of an epoch, and none has run")
-    drawn = torch.cat(list(weights)).double()
-    steps = -(-len(drawn) // batch_size)
-    whole = drawn[: len(drawn) // batch_size * batch_size].view(-1, batch_size)
-    sample_sizes = effective_sample_size(whole).sum()
-    if len(drawn) > whole.numel():
-        sample_sizes = sample_sizes + effective_sample_size(drawn[whole.numel() :])
-    ratio = moments[0] / moments[1]
-    ratio = torch.where(torch.isfinite(ratio), ratio, 1.0).to(drawn.device)
-    size, largest, variance_ratio = torch.stack((sample_sizes / steps, drawn.max(), ratio)).tolist()
+    drawn = torch.cat(list(weights))
+    padded = drawn.new_zeros(-(-len(drawn) // batch_size) * batch_size, dtype=torch.float64)
+    padded[: len(drawn)] = drawn
+    by_batch = padded.view(-1, batch_size)  # 0 where the last batch has no example
+    sample_size = effective_sample_size(by_batch).mean()
+    read = torch.cat((torch.stack((sample_size, drawn.max())), moments.to(drawn.device)))
+    size, largest, by_importance, uniform = read.tolist()
+    ratio = by_importance / uniform if uniform else math.nan
     return {
         "effective_sample_size": size,
         "largest_weight": largest,
-        "variance_ratio": variance_ratio,
+        "variance_ratio": ratio if math.isfinite(ratio) else 1.0,
         "importance_share": 1.0,
     }
 

@@ -20,12 +20,17 @@ def uniform_numbers(*shape: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_with_replacement(probabilities: Tensor, numbers: Tensor) -> Tensor:
-    """Indices i with probability p_i, one for each of the uniform numbers, whatever their shape; int64.
+    """Indices i with probability p_i, one for each of the uniform numbers; int64.
 
-    probabilities: (n,), float64; their sum need not be exactly 1. An index of probability 0 is never drawn.
+    probabilities: (n,), float64, and numbers (m,); or one distribution a row, (k, n), and (k, m) numbers. The sum need
+    not be exactly 1. An index of probability 0 is never drawn.
     """
-    cumulative = probabilities.cumsum(0)
-    return torch.searchsorted(cumulative, numbers * cumulative[-1], right=True)
+    return draw_by_cumulative(probabilities.cumsum(-1), numbers)
+
+
+def draw_by_cumulative(cumulative: Tensor, numbers: Tensor) -> Tensor:
+    """`draw_with_replacement` from the running sums of the probabilities, for many draws from the same ones."""
+    return torch.searchsorted(cumulative, numbers * cumulative[..., -1:], right=True)
 
 
 def draw_uniformly(size: int, numbers: Tensor) -> Tensor:
@@ -47,6 +52,15 @@ def draw_subsets(size: int, numbers: Tensor) -> Tensor:
         is_taken = (chosen[:k] == chosen[k]).any(0)
         chosen[k] = torch.where(is_taken, bounds[k] - 1, chosen[k])
     return chosen
+
+
+def subsets_cost_less_together(size: int, count: int) -> bool:
+    """Whether an epoch's subsets of `count` cost less by `draw_subsets` than by a permutation for each of them.
+
+    From times of one core, in ns: a round of Floyd's algorithm takes 20,000, and 0.8 n more for its comparisons; a
+    permutation 3,500 + 4.4 n. From n = 100 to 66,000 they choose right wherever it matters.
+    """
+    return count * (20_000 + 0.8 * size) < size / count * (3_500 + 4.4 * size)
 
 
 def shuffle_rows(rows: Tensor, numbers: Tensor) -> Tensor:

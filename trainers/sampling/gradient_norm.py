@@ -18,7 +18,7 @@ from trainers.sampling.probabilities import (
 )
 from trainers.sampling.sampler import MiniBatch, load_generator
 from trainers.sampling.scores import output_gradient_norms_from_losses
-from trainers.sampling.uniform import random_permutation
+from trainers.sampling.uniform import equally_weighted, random_permutation
 
 SMALLEST_SHARE = 1e-3
 """Least uniform share among the candidates: one whose score rounds to 0 can be drawn, and no weight exceeds 1,000."""
@@ -29,11 +29,12 @@ _EMA = 0.9
 class GradientNormSampler:
     """Importance sampling by an upper bound of the gradients' norms (Katharopoulos and Fleuret 2018, algorithm 1).
 
-    In an epoch that is on, each batch of b: B = presample_factor·b candidates drawn uniformly and scored, b of them
-    drawn with p_i = (1 − α)·s_i/Σs + α/B, weights 1/(B p_i). In one that is off: exactly the uniform sampler's batches,
-    whose observed losses let τ rise at no cost. An epoch is on where, as it begins, τ, the variance gain smoothed over
-    the batches (factor 0.9), exceeds 1 + B/(3b·passes): scoring costs one forward pass of B, and each pass of a step
-    three of b, counting a backward pass as two forward ones.
+    In an epoch that is on, each batch of b: B = presample_factor·b candidates, drawn uniformly and scored by the model
+    as it then is, b of them drawn with p_i = (1 − α)·s_i/Σs + α/B, weights 1/(B p_i); the smaller batch at its end has
+    B candidates too. In one that is off: exactly the uniform sampler's batches, whose observed losses let τ rise at no
+    cost. An epoch is on where, as it begins, τ, the variance gain smoothed over the batches (factor 0.9), exceeds
+    1 + B/(3b·passes): scoring costs one forward pass of B, and each pass of a step three of b, counting a backward
+    pass as two forward ones.
 
     Why whole epochs: a permutation that is left because of the scores of its first batches leaves its other batches
     unseen for a reason that depends on them, and the gradient would be biased.
@@ -65,7 +66,9 @@ class GradientNormSampler:
         self._uniform_share = max(uniform_share, SMALLEST_SHARE)
         self._ones = torch.ones(batch_size, device=generator.device)
         self._tau = torch.ones((), dtype=torch.float64, device=generator.device)
-        self._unsmoothed: list[Tensor] = []  # scores of steps that τ does not know of yet
+        self._losses: list[Tensor] = []  # of steps that τ does not know of yet, in an epoch that is off
+        self._scores: list[Tensor] = []  # of such steps, a row each, in an epoch that is on
+        self._by_score: list[Tensor] = []  # the probabilities s_i/Σs that belong to them
         self._drawn: list[Tensor] = []
         self._moments = torch.zeros(2, dtype=torch.float64, device=generator.device)
         self._was_on = False
@@ -80,11 +83,11 @@ class GradientNormSampler:
         self._was_on = self.is_on
         self._drawn = []
         self._moments.zero_()
-        return self._by_importance() if self._was_on else self._uniformly()
+        return self._by_importance() if self._was_on else iter(self._uniformly())
 
     def observe(self, batch: MiniBatch, losses: Tensor) -> None:
         if not self._was_on:
-            self._unsmoothed.append(output_gradient_norms_from_losses(self._task, losses.detach()))
+            self._losses.append(losses)
 
     def diagnostics(self) -> dict[str, float]:
         if not self._was_on:
@@ -102,36 +105,37 @@ class GradientNormSampler:
             raise ValueError(f"the state's tau must be one number, got {tau!r}")
         load_generator(self._generator, state)
         self._tau.copy_(torch.as_tensor(tau, dtype=torch.float64))
-        self._unsmoothed = []
+        self._losses, self._scores, self._by_score = [], [], []
 
-    def _uniformly(self) -> Iterator[MiniBatch]:
-        for indices in torch.split(random_permutation(self._size, self._generator), self._batch_size):
-            yield MiniBatch(indices, self._ones[: len(indices)])
+    def _uniformly(self) -> list[MiniBatch]:
+        permutation = random_permutation(self._size, self._generator)
+        return equally_weighted(torch.split(permutation, self._batch_size), self._ones)
 
     def _by_importance(self) -> Iterator[MiniBatch]:
-        candidates = draw_uniformly(self._size, uniform_numbers(self._factor * self._size, generator=self._generator))
-        numbers = uniform_numbers(self._size, generator=self._generator)
-        for among, at in zip(
-            torch.split(candidates, self._factor * self._batch_size),
-            torch.split(numbers, self._batch_size),
-            strict=True,
-        ):
-            scores = self._score(among)
-            self._unsmoothed.append(scores)
-            probabilities = mixture_probabilities(importance_probabilities(scores), self._uniform_share)
-            drawn = draw_with_replacement(probabilities, at)
-            weights = importance_weights(probabilities)[drawn].float()
+        steps, left = -(-self._size // self._batch_size), self._size
+        candidates = uniform_numbers(steps, self._factor * self._batch_size, generator=self._generator)
+        numbers = uniform_numbers(steps, self._batch_size, generator=self._generator)
+        for among, at in zip(draw_uniformly(self._size, candidates).split(1), numbers.split(1), strict=True):
+            scores = self._score(among.flatten()).view_as(among)
+            by_score = importance_probabilities(scores)
+            self._scores.append(scores)
+            self._by_score.append(by_score)
+            probabilities = mixture_probabilities(by_score, self._uniform_share)
+            drawn = draw_with_replacement(probabilities, at)[:, :left]
+            weights = importance_weights(probabilities).gather(1, drawn).float().flatten()
             self._drawn.append(weights)
-            yield MiniBatch(among[drawn], weights)
+            left -= len(weights)
+            yield MiniBatch(among.gather(1, drawn).flatten(), weights)
 
     def _smooth(self) -> None:
         """Lets τ and the moments know of the steps since the last time, all at once."""
-        for scores in _rows(self._unsmoothed):
-            probabilities = importance_probabilities(scores)
-            self._tau = smoothed(self._tau, variance_gain(probabilities))
-            if self._was_on:
-                self._moments += presampled_moments(scores, self._uniform_share, self._factor)
-        self._unsmoothed = []
+        for losses in _rows([losses.unsqueeze(0) for losses in self._losses]):
+            norms = output_gradient_norms_from_losses(self._task, losses)
+            self._tau = smoothed(self._tau, variance_gain(importance_probabilities(norms)))
+        for scores, by_score in zip(_rows(self._scores), _rows(self._by_score), strict=True):
+            self._tau = smoothed(self._tau, variance_gain(by_score))
+            self._moments += presampled_moments(scores, by_score, self._uniform_share, self._factor)
+        self._losses, self._scores, self._by_score = [], [], []
 
 
 def smoothed(tau: Tensor, gains: Tensor) -> Tensor:
@@ -140,25 +144,26 @@ def smoothed(tau: Tensor, gains: Tensor) -> Tensor:
     return _EMA ** len(gains) * tau + (1 - _EMA) * (_EMA**ages * gains).sum()
 
 
-def presampled_moments(scores: Tensor, uniform_share: float, factor: int) -> Tensor:
+def presampled_moments(scores: Tensor, by_score: Tensor, uniform_share: float, factor: int) -> Tensor:
     """(2,): M_p + M_u (b − 1)/B and M_u, summed over the steps; their quotient is the variance ratio.
 
-    scores: (steps, B), B = factor·b. A step with a score that is not finite is left out.
+    scores: (steps, B), B = factor·b. by_score: of the same shape, the probabilities s_i/Σs. A step with a score that
+    is not finite is left out.
     """
-    scores = scores.double()
-    weights = importance_weights(mixture_probabilities(importance_probabilities(scores), uniform_share))
+    weights = importance_weights(mixture_probabilities(by_score, uniform_share))
     candidates = scores.shape[1]
-    squares = torch.where(torch.isfinite(scores).all(1, keepdim=True), scores.square() / candidates, 0.0)
-    uniform = squares.sum()
-    return torch.stack(((weights * squares).sum() + (candidates / factor - 1) / candidates * uniform, uniform))
+    norms = torch.where(scores.sum(1, keepdim=True) < torch.inf, scores, 0.0).double()
+    squares = norms.square() / candidates
+    uniform, by_importance = squares.sum(), (weights * squares).sum()
+    return torch.stack((by_importance + (candidates / factor - 1) / candidates * uniform, uniform))
 
 
 def _rows(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors (k,), stacked with their neighbours of the same length: the whole batches, then the smaller one."""
+    """Tensors (k, m), put together with their neighbours of the same m: the whole batches, then the smaller one."""
     stacks: list[list[Tensor]] = []
     for tensor in tensors:
-        if stacks and len(stacks[-1][0]) == len(tensor):
+        if stacks and stacks[-1][0].shape[1] == tensor.shape[1]:
             stacks[-1].append(tensor)
         else:
             stacks.append([tensor])
-    return [torch.stack(stack) for stack in stacks]
+    return [torch.cat(stack) for stack in stacks]

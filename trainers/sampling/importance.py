@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainers.catalog import Task
 from trainers.sampling.diagnostics import ObservedLosses, importance_diagnostics
-from trainers.sampling.drawing import SMALLEST_PROBABILITY, draw_with_replacement, uniform_numbers
+from trainers.sampling.drawing import SMALLEST_PROBABILITY, draw_by_cumulative, uniform_numbers
 from trainers.sampling.probabilities import importance_weights
 from trainers.sampling.sampler import MiniBatch, load_generator, split_batches
 
@@ -32,19 +32,19 @@ class ImportanceSampler:
         smoothness: Tensor | None = None,
     ) -> None:
         check_probabilities(probabilities)
-        self._probabilities = probabilities.double()
-        self._weights = importance_weights(self._probabilities).float()
+        self._cumulative = probabilities.double().cumsum(0)
+        self._weights = importance_weights(probabilities.double()).float()
         self._batch_size, self._generator = batch_size, generator
         self._drawn: list[Tensor] = []
         self._observed = ObservedLosses(task, smoothness)
 
     def batches(self) -> Iterator[MiniBatch]:
-        numbers = uniform_numbers(len(self._probabilities), generator=self._generator)
-        indices = draw_with_replacement(self._probabilities, numbers)
-        weights = self._weights[indices]
+        numbers = uniform_numbers(len(self._cumulative), generator=self._generator)
+        indices = draw_by_cumulative(self._cumulative, numbers)
+        weights = self._weights.index_select(0, indices)
         self._drawn = [weights]
         self._observed.clear()
-        yield from split_batches(indices, weights, self._batch_size)
+        return iter(split_batches(indices, weights, self._batch_size))
 
     def observe(self, batch: MiniBatch, losses: Tensor) -> None:
         self._observed.add(batch, losses)

@@ -13,7 +13,7 @@ def importance_probabilities(scores: Tensor) -> Tensor:
     """
     scores = scores.double()
     total = scores.sum(-1, keepdim=True)
-    is_sound = torch.isfinite(total) & (total > 0) & (scores.amin(-1, keepdim=True) >= 0)
+    is_sound = (total > 0) & (total < torch.inf) & (scores.amin(-1, keepdim=True) >= 0)
     return torch.where(is_sound, scores / total, 1 / scores.shape[-1])
 
 
@@ -24,7 +24,7 @@ def mixture_probabilities(probabilities: Tensor, uniform_share: float) -> Tensor
 
 def importance_weights(probabilities: Tensor) -> Tensor:
     """w_i = 1 / (n p_i) for each of the n examples that were drawn from; its mean under p is 1."""
-    return 1 / (probabilities.shape[-1] * probabilities)
+    return (probabilities.shape[-1] * probabilities).reciprocal()
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:

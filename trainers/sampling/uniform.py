@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from trainers.sampling.diagnostics import uniform_diagnostics
-from trainers.sampling.drawing import draw_subsets, draw_uniformly, shuffle_rows, uniform_numbers
+from trainers.sampling.drawing import (
+    draw_subsets,
+    draw_uniformly,
+    shuffle_rows,
+    subsets_cost_less_together,
+    uniform_numbers,
+)
 from trainers.sampling.sampler import MiniBatch, load_generator
 
 
@@ -25,8 +31,7 @@ class _EqualWeights(ABC):
         """The indices of each batch of the next epoch."""
 
     def batches(self) -> Iterator[MiniBatch]:
-        for indices in self._epoch():
-            yield MiniBatch(indices, self._ones[: len(indices)])
+        return iter(equally_weighted(self._epoch(), self._ones))
 
     def observe(self, batch: MiniBatch, losses: Tensor) -> None:
         return
@@ -59,16 +64,16 @@ class UniformWithReplacementSampler(_EqualWeights):
 class NiceSampler(_EqualWeights):
     """τ-nice sampling: every batch is a subset of τ examples, all subsets equally likely, independent of the others.
 
-    Subsets of up to 2√n examples are drawn for a whole epoch at once; larger ones are taken from a permutation each,
-    which then costs less (measured on a CPU).
+    Small subsets of many examples are drawn for a whole epoch at once; others are taken from a permutation each, where
+    that costs less (see `subsets_cost_less_together`).
     """
 
     def _epoch(self) -> Iterable[Tensor]:
         size, count = self._size, self._batch_size
         last = size % count
-        if count * count > 4 * size:
+        if not subsets_cost_less_together(size, count):
             counts = size // count * [count] + ([last] if last else [])
-            return (random_permutation(size, self._generator)[:b] for b in counts)
+            return [random_permutation(size, self._generator)[:b].clone() for b in counts]
         batches = list(self._subsets(count, size // count))
         return batches + list(self._subsets(last, 1)) if last else batches
 
@@ -76,6 +81,11 @@ class NiceSampler(_EqualWeights):
         """(subsets, count)."""
         chosen = draw_subsets(self._size, uniform_numbers(count, subsets, generator=self._generator))
         return shuffle_rows(chosen.T, uniform_numbers(subsets, count, generator=self._generator))
+
+
+def equally_weighted(indices: Iterable[Tensor], ones: Tensor) -> list[MiniBatch]:
+    """Batches of these indices with weights 1. ones: the weights of a whole batch."""
+    return [MiniBatch(some, ones if len(some) == len(ones) else ones[: len(some)]) for some in indices]
 
 
 def random_permutation(size: int, generator: torch.Generator) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from trainers.unified_sam import scalars
 from trainers.unified_sam.ascent import SETTINGS, check_maximize
 from trainers.unified_sam.scalars import Flag
 
@@ -20,6 +21,11 @@ PREFIX = "base_"
 
 _SKIPS_ON_DEVICE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
 """Optimizers whose fused kernels take `found_inf`. A class derived from one may step otherwise and is none of them."""
+
+_FUSED_BY_DEFAULT = _SKIPS_ON_DEVICE if torch.__version__ >= "2.13" else _SKIPS_ON_DEVICE[:-1]
+"""Those that have fused kernels on CUDA: Adagrad, the last one, since torch 2.13."""
+
+_DEVICES_WITH_FUSED_KERNELS = ("cpu", "cuda")
 
 _COUNTERS = ("step", "mu_product", "eta", "mu")
 """What optimizers of torch keep as a scalar for a parameter of any shape: for all, NAdam, and ASGD."""
@@ -46,6 +52,25 @@ def settings_of_base(settings: Mapping[str, Any]) -> dict[str, Any]:
 def settings_beside_ours(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The base optimizer's settings as a group holds them beside ours: with the prefix where one is called the same."""
     return {PREFIX + name if name in SETTINGS else name: value for name, value in settings.items()}
+
+
+def with_fused_kernels(
+    base_optimizer: Callable[..., Optimizer], arguments: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The arguments, with fused=True where nothing says otherwise and it spares each step a wait for the device.
+
+    That is where the base optimizer is one whose fused kernels can skip a step, all parameters are floating-point and
+    on CUDA, and neither the arguments nor a group name a kernel.
+    """
+    says_otherwise = any(
+        settings.get("foreach") is not None or settings.get("fused") is not None or settings.get("differentiable")
+        for settings in (arguments, *groups)
+    )
+    params = [param for group in groups for param in group["params"]]
+    has_fused = all(param.is_floating_point() and param.device.type in _DEVICES_WITH_FUSED_KERNELS for param in params)
+    waits = not any(map(scalars.is_read_freely, params))
+    is_fused = base_optimizer in _FUSED_BY_DEFAULT and has_fused and waits and not says_otherwise
+    return {**arguments, "fused": True} if is_fused else dict(arguments)
 
 
 def load_exactly(base: Optimizer, state_dict: dict[str, Any]) -> None:

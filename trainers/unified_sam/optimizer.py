@@ -74,8 +74,11 @@ class UnifiedSAM(WrappingOptimizer):
     they are and `skipped_steps` grows by one. After such a first pass there is no ascent: the second one runs at the
     weights of the first. `trainers.unified_sam.ascent` says which gradients have a norm.
 
-    Nothing is read back from a device, except one flag per step where the base optimizer cannot be told to skip there.
-    It can where SGD, Adam, AdamW or Adagrad is fused in all groups, except where SGD's momentum begins.
+    With fused kernels in all groups of SGD, Adam, AdamW or Adagrad nothing is read back from a device, except one flag
+    where SGD's momentum begins. fused=True is the default for these four on CUDA, where the parameters are
+    floating-point and neither foreach nor fused is given (nor differentiable). With every other base optimizer, with
+    other kernels, and with a class or function around one of the four, each step reads one flag back, as their kernels
+    cannot be told to skip.
 
     Autocast to bfloat16 needs nothing more. For float16 give a step a GradScaler as `scaler`, and have the closure call
     `scaler.scale(loss).backward()`: the step unscales, skips where a pass overflows, and updates the scaler once.
@@ -209,7 +212,7 @@ class UnifiedSAM(WrappingOptimizer):
         """One whole step over a batch in micro-batches, each of which ascends by its own gradient (m-sharpness).
 
         The descent is along the mean of the second gradients, Σ share_i · g_i(w + ε_i). Where every rho is 0 this is
-        gradient accumulation. Running statistics move at the first pass of each micro-batch.
+        gradient accumulation. Running statistics move at the first pass of each micro-batch, as they do there.
 
         closures: as `step` takes it, one a micro-batch, of its own mean loss.
         shares: of each micro-batch in the batch, at least 0 and 1 in all.

@@ -8,7 +8,7 @@ from typing import Any
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from trainers.unified_sam.ascent import SETTINGS, check_settings
-from trainers.unified_sam.base_optimizer import check_base, settings_beside_ours, settings_of_base
+from trainers.unified_sam.base_optimizer import check_base, settings_beside_ours, settings_of_base, with_fused_kernels
 from trainers.unified_sam.gradients import check_params
 
 
@@ -32,7 +32,8 @@ class WrappingOptimizer(Optimizer):
         super().__init__(params, settings)
         own = [{name: group[name] for name in SETTINGS} for group in self.param_groups]
         groups = [settings_of_base(group) for group in self.param_groups]
-        self.base = base_optimizer(groups, **settings_of_base(base_arguments))
+        arguments = with_fused_kernels(base_optimizer, settings_of_base(base_arguments), groups)
+        self.base = base_optimizer(groups, **arguments)
         check_base(self.base)
         self._contested = tuple(name for name in SETTINGS if name in self.base.defaults)
         self.defaults.update(settings_beside_ours(self.base.defaults))

@@ -71,10 +71,10 @@ def test_an_epoch_has_all_its_batches_and_the_last_is_smaller(
 
 @pytest.mark.parametrize(("kind", "share"), CONFIGURATIONS)
 def test_every_batch_of_a_training_run_is_unbiased(kind: str, share: float) -> None:
-    """Over 500 runs of two epochs, each batch agrees with the mean within four standard errors, known to 8 %."""
+    """Over 1,000 runs of two epochs, each batch agrees with the mean within four standard errors, known to 8 %."""
     values = norms(torch.arange(N)) * (1 + 0.2 * torch.randn(N, generator=torch.Generator().manual_seed(1)))
     table = []
-    for seed in range(500):
+    for seed in range(1000):
         sampler = a_sampler(kind, share, seed=seed)
         row = [(b.weights * values[b.indices]).mean() for _ in range(2) for b in an_epoch(sampler)]
         table.append(torch.stack(row))

@@ -102,7 +102,7 @@ def test_tau_is_the_gain_of_every_batch_smoothed_in_order() -> None:
     scored: list[Tensor] = []
     sampler = a_sampler(lambda indices: (scored.append(skewed(indices).double()), scored[-1])[1], tau=50.0)
     train_an_epoch(sampler, skewed)
-    assert [len(scores) for scores in scored] == [15, 15, 15, 15, 9]
+    assert [len(scores) for scores in scored] == [15] * 5
     tau = 50.0
     for scores in scored:
         tau = 0.9 * tau + 0.1 * float(scores.square().mean().sqrt() / scores.mean())
@@ -127,15 +127,24 @@ def test_the_variance_must_fall_by_more_where_a_step_is_cheaper(passes: int, thr
 
 def test_draws_and_weights_are_those_of_the_definition() -> None:
     sampler, twin = a_sampler(tau=9.0, share=0.25), a_generator()
-    candidates = draw_uniformly(N, uniform_numbers(3 * N, generator=twin)).split(3 * B)
-    numbers = uniform_numbers(N, generator=twin).split(B)
+    candidates = draw_uniformly(N, uniform_numbers(5, 3 * B, generator=twin))
+    numbers = uniform_numbers(5, B, generator=twin)
     for batch, among, at in zip(sampler.batches(), candidates, numbers, strict=True):
+        at = at[: len(batch.indices)]
         scores = skewed(among).double()
         probabilities = 0.75 * scores / scores.sum() + 0.25 / len(among)
         drawn = draw_with_replacement(probabilities, at)
         assert torch.equal(batch.indices, among[drawn])
         expected = 1 / (len(among) * probabilities[drawn])
         torch.testing.assert_close(batch.weights.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_each_batch_is_scored_by_the_model_as_it_then_is() -> None:
+    scored: list[int] = []
+    sampler = a_sampler(lambda i: (scored.append(len(i)), skewed(i))[1], size=1149, batch_size=64, factor=3, tau=9.0)
+    for number, _ in enumerate(sampler.batches(), 1):
+        assert scored == [3 * 64] * number
+    assert len(scored) == 18
 
 
 def candidate_sets(size: int, candidates: int) -> Tensor:
@@ -226,7 +235,8 @@ def test_at_the_minimum_the_variance_ratio_is_exact(share: float) -> None:
     assert float(gradients.mean(0).norm()) < 1e-14
     scores = output_gradient_norms("regression", residuals, torch.zeros(5, dtype=torch.float64))
     exact = exact_variance_ratio(gradients, scores, candidates=4, draws=2, share=share)
-    moments = presampled_moments(scores[candidate_sets(5, 4)], share, 2)
+    of_sets = scores[candidate_sets(5, 4)]
+    moments = presampled_moments(of_sets, importance_probabilities(of_sets), share, 2)
     assert float(moments[0] / moments[1]) == pytest.approx(exact, rel=1e-12)
     assert abs(exact - 1) > 0.05
 

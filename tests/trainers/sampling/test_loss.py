@@ -35,10 +35,22 @@ def test_an_example_not_seen_counts_as_the_mean_of_those_that_were() -> None:
     assert sampler.probabilities.tolist() == pytest.approx([0.8 * score / 6 + 0.2 / 3 for score in (3, 1, 2)])
 
 
-def test_of_an_example_twice_in_a_batch_the_larger_loss_counts() -> None:
+def test_of_an_example_seen_twice_the_later_loss_counts() -> None:
+    """In one batch or in two, and where the last one is not finite the one before."""
     sampler = a_sampler()
-    observe(sampler, (0, 1, 2, 1), [1.0, 5.0, 2.0, 3.0])
+    observe(sampler, (0, 1, 2, 1), [1.0, 3.0, 2.0, 5.0])
     assert sampler.probabilities.tolist() == pytest.approx([0.8 * score / 8 + 0.2 / 3 for score in (1, 5, 2)])
+    observe(sampler, (0, 1), [9.0, 4.0])
+    observe(sampler, (2, 0, 1), [8.0, 2.0, float("nan")])
+    assert sampler.probabilities.tolist() == pytest.approx([0.8 * score / 14 + 0.2 / 3 for score in (2, 4, 8)])
+
+
+def test_losses_that_no_draw_has_used_yet_are_in_the_state() -> None:
+    sampler, resumed = a_sampler(), a_sampler(seed=9)
+    observe(sampler, (0, 1), [3.0, 1.0])
+    observe(resumed, (0, 1, 2), [7.0, 7.0, 7.0])
+    resumed.load_state_dict(sampler.state_dict())
+    assert torch.equal(resumed.probabilities, sampler.probabilities)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_score_before() -> None:
@@ -75,19 +87,37 @@ def test_stale_scores_stay_unbiased() -> None:
 
 
 def test_batches_are_drawn_by_the_probabilities_of_the_time_with_the_weights_of_the_definition() -> None:
-    """320 batches an epoch, so that p is computed anew after every 20th, and the same in between."""
+    """320 batches an epoch, so that p is computed anew after every 32nd, and the same in between."""
     sampler = a_sampler(size=959, batch_size=3)
     twin = torch.Generator().manual_seed(0)
     for step, batch in enumerate(sampler.batches()):
-        if step % 20 == 0:
+        if step % 32 == 0:
             probabilities = sampler.probabilities
-            size = min(60, 959 - 3 * step)
+            size = min(96, 959 - 3 * step)
             expected = draw_with_replacement(probabilities, uniform_numbers(size, generator=twin)).split(3)
-        assert torch.equal(batch.indices, expected[step % 20])
+        assert torch.equal(batch.indices, expected[step % 32])
         torch.testing.assert_close(batch.weights.double(), 1 / (959 * probabilities[batch.indices]), rtol=1e-6, atol=0)
         sampler.observe(batch, batch.indices.float() * step)
     assert step == 319
     assert not torch.allclose(probabilities, sampler.probabilities)
+
+
+@pytest.mark.parametrize(
+    ("steps", "refreshes"), [(1, 1), (18, 1), (63, 1), (64, 2), (100, 3), (352, 11), (512, 16), (3520, 16)]
+)
+def test_p_is_computed_up_to_16_times_an_epoch_and_once_in_32_steps_at_most(steps: int, refreshes: int) -> None:
+    class Counted(LossSampler):
+        count = 0
+
+        @property
+        def probabilities(self) -> torch.Tensor:
+            self.count += 1
+            return super().probabilities
+
+    sampler = Counted(2 * steps, 2, torch.Generator(), task="classification", uniform_share=0.5)
+    for batch in sampler.batches():
+        sampler.observe(batch, batch.weights)
+    assert sampler.count == refreshes
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])

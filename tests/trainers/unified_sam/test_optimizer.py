@@ -69,8 +69,8 @@ def test_each_group_has_its_own_rho_and_lambda_under_one_norm() -> None:
 
 def test_rho_zero_is_the_base_optimizer_in_one_pass() -> None:
     ours, theirs = a_model(), a_model()
-    optimizer = UnifiedSAM(ours.parameters(), torch.optim.AdamW, rho=0.0, lam=0.5, lr=0.01)
-    base = torch.optim.AdamW(theirs.parameters(), lr=0.01)
+    optimizer = UnifiedSAM(ours.parameters(), torch.optim.AdamW, rho=0.0, lam=0.5, lr=0.01, fused=False)
+    base = torch.optim.AdamW(theirs.parameters(), lr=0.01, fused=False)
     calls = 0
     for number in range(5):
         closure = closure_for(ours, a_batch(number))

@@ -138,7 +138,7 @@ def test_momentum_that_is_turned_on_later_starts_from_a_whole_step() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("micro_batches", [1, 3])
-def test_no_option_reads_anything_back_from_a_device(
+def test_no_option_adds_to_what_a_step_reads_back_from_a_device(
     options: dict[str, Any], micro_batches: int, fused: bool, numbers: str
 ) -> None:
     model = a_model()
@@ -202,6 +202,52 @@ def test_a_base_that_is_fused_in_one_group_only_steps_and_skips_in_both(name: st
         train(optimizer, model, range(3, 5))
         assert (optimizer.t, int(optimizer.skipped_steps)) == (6, 1)
     assert_close(*models)
+
+
+def kernels_of(optimizer: UnifiedSAM) -> list[bool | None]:
+    return [group["fused"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("name", FUSED_BASES)
+def test_on_a_device_a_base_is_fused_by_default_and_reads_nothing_back(name: str, numbers: str) -> None:
+    base, settings = FUSED_BASES[name]
+    model = a_model()
+    optimizer = UnifiedSAM(model.parameters(), base, rho=0.1, lr=0.1, **settings)
+    assert kernels_of(optimizer) == [True if numbers == "tensors" else None]
+    train(optimizer, model, range(1))
+    with HostReads() as reads:
+        train(optimizer, model, range(1, 3))
+    assert reads.count == 0 or numbers == "floats"
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    assert len(set(kernels_of(optimizer))) == 1
+
+
+@pytest.mark.parametrize("kernel", [{"foreach": False}, {"foreach": True}, {"fused": False}], ids=str)
+@pytest.mark.parametrize("name", FUSED_BASES)
+def test_a_kernel_that_is_asked_for_is_taken(name: str, kernel: dict[str, bool]) -> None:
+    base, _ = FUSED_BASES[name]
+    model = a_model()
+    by_arguments = UnifiedSAM(model.parameters(), base, lr=0.1, **kernel)
+    groups = [{"params": list(model[0].parameters()), **kernel}, {"params": list(model[2].parameters())}]
+    by_group = UnifiedSAM(groups, base, lr=0.1)
+    for optimizer in (by_arguments, by_group):
+        assert True not in kernels_of(optimizer)
+        assert all(optimizer.param_groups[0][name] is value for name, value in kernel.items())
+
+
+def test_nothing_else_is_fused_by_default() -> None:
+    """Other optimizers, classes and functions around one, steps that are to be differentiated, devices without."""
+    weight = [nn.Parameter(torch.ones(2))]
+
+    class Derived(torch.optim.SGD):
+        """It may step otherwise."""
+
+    for base in (Derived, lambda params, **settings: torch.optim.SGD(params, **settings)):
+        assert kernels_of(UnifiedSAM(weight, base, lr=0.1)) == [None]
+    assert kernels_of(UnifiedSAM(weight, torch.optim.SGD, lr=0.1, differentiable=True)) == [None]
+    assert "fused" not in UnifiedSAM(weight, torch.optim.RMSprop, lr=0.1).param_groups[0]
+    elsewhere = [nn.Parameter(torch.ones(2, device="meta"))]
+    assert kernels_of(UnifiedSAM(elsewhere, torch.optim.SGD, lr=0.1)) == [None]
 
 
 def test_a_class_of_one_s_own_is_asked_to_skip_by_not_being_called() -> None:
