@@ -115,7 +115,8 @@ class GradientNormSampler:
         steps, left = -(-self._size // self._batch_size), self._size
         candidates = uniform_numbers(steps, self._factor * self._batch_size, generator=self._generator)
         numbers = uniform_numbers(steps, self._batch_size, generator=self._generator)
-        for among, at in zip(draw_uniformly(self._size, candidates).split(1), numbers.split(1), strict=True):
+        among_whom = torch.split(draw_uniformly(self._size, candidates), 1)
+        for among, at in zip(among_whom, torch.split(numbers, 1), strict=True):
             scores = self._score(among.flatten()).view_as(among)
             by_score = importance_probabilities(scores)
             self._scores.append(scores)
