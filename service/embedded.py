@@ -26,6 +26,7 @@ from service.supervision import Part
 
 PARTS = ("ray", "mlflow", "api", "controller")
 _LOOPBACK = "127.0.0.1"
+_SCRATCH = "samstudy-"
 _RAY_WORKER_PORTS = range(10_002, 20_000)
 _OBJECT_STORE_BYTES = 100_000_000  # trials exchange no objects; Ray's default would take a third of the memory
 
@@ -65,9 +66,8 @@ def embedded_service(
     config.home.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
         cleanup.enter_context(holding(config.home))
-        scratch = tempfile.mkdtemp(prefix="samstudy-")  # short: the paths of Ray's sockets are limited
-        cleanup.callback(shutil.rmtree, scratch, ignore_errors=True)
-        addresses, parts = _parts(config, Path(scratch))
+        scratch = cleanup.enter_context(_scratch(config.home))
+        addresses, parts = _parts(config, scratch)
         parts = [part for part in parts if part.name in only]
         Database(config.store_url).migrate()
         for part in parts:
@@ -87,6 +87,27 @@ def embedded_service(
         yield addresses, watch
 
 
+@contextmanager
+def _scratch(home: Path) -> Iterator[Path]:
+    """A folder for Ray and for temporary files of drivers and workers, to which `ray` in the home leads.
+
+    Its path is short, as those of Ray's sockets are limited. The one that a killed service has left behind goes first.
+    """
+    link = home / "ray"
+    if link.is_symlink():
+        left = link.readlink()
+        link.unlink()
+        if left.name.startswith(_SCRATCH):
+            shutil.rmtree(left, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    link.symlink_to(scratch)
+    try:
+        yield scratch
+    finally:
+        link.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _parts(config: Settings, scratch: Path) -> tuple[Addresses, list[Part]]:
     """The processes of the service, in the order in which they are stopped last."""
     taken: set[int] = set()
@@ -103,6 +124,7 @@ def _parts(config: Settings, scratch: Path) -> tuple[Addresses, list[Part]]:
         **environment,
         # Ray then takes loopback for the node's address, and every one of its servers binds there.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "TMPDIR": str(scratch),
         "AUTOSCALER_METRIC_PORT": str(_free_port(0, taken)),
         "DASHBOARD_METRIC_PORT": str(_free_port(0, taken)),
     }

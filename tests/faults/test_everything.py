@@ -12,9 +12,13 @@ def test_a_study_survives_the_death_of_everything(service: Service, begin: Calla
     witness = begin("killed-everything")
     witness.wait_for_trials(finished=1, epochs=5)
     witness.remember()
+    scratch = (service.home / "ray").readlink()
     service.kill()
     assert not service.processes()
+    assert scratch.exists()
     service.start()
+    assert not scratch.exists(), "what the killed service had in the temporary folder is gone"
+    assert (service.home / "ray").readlink().exists()
     study = witness.check(trials=4)
     assert study.driver_attempt == 2
     with service.client() as client:
