@@ -7,6 +7,10 @@ import os
 import socket
 import time
 import traceback
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
@@ -21,6 +25,9 @@ from trainers.loop import EpochResult, Training
 
 STORAGE_PATIENCE_S = 30.0
 """How long an attempt waits for a storage that does not answer before it begins without its checkpoint."""
+
+MOST_RESULTS = 10_000
+"""How many of its last results a checkpoint carries along."""
 
 _ALWAYS_SAID = ("dataset", "model", "lambda", "rho", "seed")
 _MAIN_METRICS = ("val_accuracy", "val_loss", "train_loss", "suboptimality", "test_accuracy", "test_loss")
@@ -37,6 +44,9 @@ class TrialExecution:
     def __init__(self, order: TrialOrder) -> None:
         self._order = order
         self._training: Training | None = None
+        self._results = _Results()
+        self._unreported: deque[EpochResult] = deque()
+        self._stored: TrialCheckpoints | None = None
         self._deadline = None if order.seconds_left is None else time.monotonic() + order.seconds_left
         self._has_ended = False
         self._output = TrialOutput(lambda: TrialLog(order.storage_uri, order.study_id, order.trial_id, order.attempt))
@@ -47,7 +57,8 @@ class TrialExecution:
     def next_result(self) -> TrialReport:
         """Trains up to the next epoch that is reported, from the newest usable checkpoint on.
 
-        Saves what the order wants saved.
+        What earlier attempts have trained up to that checkpoint without its being recorded is reported first, from the
+        results that the checkpoint carries along. Saves what the order wants saved.
         """
         with self._output.captured():
             report = self._next_report()
@@ -65,9 +76,13 @@ class TrialExecution:
         try:
             with time_limit(self._deadline):
                 self._training = training = self._training or self._begin()
+                if self._unreported:
+                    result = self._unreported.popleft()
+                    return self._report(result.epoch, result.metrics, is_last=result.is_last)
                 epoch = training.epochs_done
                 started = time.monotonic()
                 result = training.next_result()
+            self._results.add(result)
             self._say_result(result, seconds=time.monotonic() - started)
             warning = self._save(training, since=epoch, is_last=result.is_last)
         except OutOfTimeError:
@@ -83,7 +98,7 @@ class TrialExecution:
         return self._report(result.epoch, result.metrics, is_last=result.is_last, warning=warning)
 
     def _begin(self) -> Training:
-        """The training, continued from the newest checkpoint that is whole and whose epoch has been reported."""
+        """The training, continued from the newest checkpoint that is whole and leaves out no result."""
         order = self._order
         known = {name: value for name, value in defaults().items() if name not in _ALWAYS_SAID}
         chosen = {name: value for name, value in order.train.items() if value != known.get(name)}
@@ -96,7 +111,6 @@ class TrialExecution:
         return training
 
     def _restore(self, training: Training) -> None:
-        up_to = min(self._order.epochs_done, training.config.epochs - 1)
         waiting = Retrying(
             retry=retry_if_exception_type(OSError),
             stop=stop_after_delay(STORAGE_PATIENCE_S),
@@ -104,19 +118,35 @@ class TrialExecution:
             reraise=True,
         )
         try:
-            found = waiting(lambda: self._checkpoints().epochs(up_to=up_to))
+            found = waiting(lambda: self._checkpoints().take_over())
         except OSError as error:
             self._output.say(f"the storage does not say which checkpoints there are: {error}")
             return
-        for epoch in found:
+        for checkpoint in found:
             try:
-                training.load_state_dict(loads(self._checkpoints().read(epoch)))
-            except (DamagedCheckpointError, OSError) as error:
-                self._output.say(f"the checkpoint of epoch {epoch} is of no use: {error}")
+                state, results = _unpacked(loads(self._checkpoints().read(checkpoint)))
+                self._continue(training, state, results)
+            except OSError as error:
+                self._output.say(f"the checkpoint of epoch {checkpoint.epoch} cannot be read: {error}")
+            except (DamagedCheckpointError, _MissingResultsError) as error:
+                self._output.say(f"the checkpoint of epoch {checkpoint.epoch} is of no use: {error}")
+                with suppress(OSError):  # it is not to be kept in place of a better one
+                    self._checkpoints().discard(checkpoint)
             else:
-                of = training.config.epochs
-                self._output.say(f"continues after epoch {epoch}/{of}, from the checkpoint of that epoch")
                 return
+
+    def _continue(self, training: Training, state: dict[str, Any], results: _Results) -> None:
+        """Puts the training into this state. Raises _MissingResultsError where results up to it would be lost."""
+        last = training.config.epochs
+        reported = min(self._order.epochs_done, last - 1)  # the last epoch's report is what ends the trial
+        unreported = results.after(reported, last=last)
+        training.load_state_dict(state)
+        self._results = results
+        self._unreported.extend(unreported)
+        self._output.say(
+            f"continues after epoch {training.epochs_done}/{last}, from the checkpoint of that epoch"
+            + (f", which has the results from epoch {unreported[0].epoch} on" if unreported else "")
+        )
 
     def _save(self, training: Training, *, since: int, is_last: bool) -> str | None:
         """Saves after each multiple of the order's epochs, or after the first result that comes behind one.
@@ -127,7 +157,7 @@ class TrialExecution:
         due = every and training.epochs_done // every > since // every
         if not (self._order.keep_last_checkpoint if is_last else due):
             return None
-        content = dumps(training.state_dict())
+        content = dumps({"training": training.state_dict(), "results": self._results.state_dict()})
         try:
             self._checkpoints().save(training.epochs_done, content)
         except OSError as error:
@@ -149,8 +179,11 @@ class TrialExecution:
             self._output.close()
 
     def _checkpoints(self) -> TrialCheckpoints:
+        """Made when it is needed, as even this may wait for a storage that does not answer."""
         order = self._order
-        return TrialCheckpoints(order.storage_uri, order.study_id, order.trial_id)
+        if self._stored is None:
+            self._stored = TrialCheckpoints(order.storage_uri, order.study_id, order.trial_id, attempt=order.attempt)
+        return self._stored
 
     def _report(
         self,
@@ -162,3 +195,45 @@ class TrialExecution:
         warning: str | None = None,
     ) -> TrialReport:
         return TrialReport(self._order.trial_id, self._order.attempt, epoch, metrics, is_last, error, warning)
+
+
+class _MissingResultsError(Exception):
+    """To go on from a checkpoint would leave out results that nobody has."""
+
+
+class _Results:
+    """What a training has reported, the last MOST_RESULTS of it, as its checkpoints carry it along.
+
+    since: the epoch after which it is complete. lines: each result as JSON, which is made once while a checkpoint is
+    written often.
+    """
+
+    def __init__(self, since: int = 0, lines: Iterable[str] = ()) -> None:
+        self._since = since
+        self._lines = deque(lines)
+
+    def add(self, result: EpochResult) -> None:
+        self._lines.append(json.dumps([result.epoch, result.metrics]))
+        if len(self._lines) > MOST_RESULTS:
+            self._since, _ = json.loads(self._lines.popleft())
+
+    def after(self, epoch: int, *, last: int) -> list[EpochResult]:
+        """Those after this epoch; last: the training's last epoch. Raises _MissingResultsError."""
+        if self._since > epoch:
+            raise _MissingResultsError(f"nobody has the results after epoch {epoch} up to epoch {self._since}")
+        known = map(json.loads, self._lines)
+        return [EpochResult(done, metrics, done == last) for done, metrics in known if done > epoch]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"since": self._since, "lines": "\n".join(self._lines)}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> _Results:
+        return cls(state["since"], state["lines"].splitlines())
+
+
+def _unpacked(content: dict[str, Any]) -> tuple[dict[str, Any], _Results]:
+    """A checkpoint's state of the training, and its results: earlier versions of the service saved only the state."""
+    if "training" not in content:
+        return content, _Results(since=content["epochs_done"])
+    return content["training"], _Results.from_state_dict(content["results"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -33,6 +34,15 @@ def running(client: Client, study_id: str) -> int:
     return len(client.trials(study_id, states=[TrialState.RUNNING]))
 
 
+def log(client: Client, study_id: str, trial_id: str, attempt: int) -> str:
+    return ask(client, study_id, f"/trials/{trial_id}/logs", method="GET", params={"attempt": attempt}).text
+
+
+def epochs_in(log: str) -> list[int]:
+    """The epochs that an attempt has trained itself."""
+    return [int(epoch) for epoch in re.findall(r"samstudy: epoch (\d+)/", log)]
+
+
 def test_a_paused_study_frees_its_workers_and_goes_on_where_it_was(service: Service, client: Client) -> None:
     study = client.submit(spec_for("paused", epochs=400, search_space={"rho": RHOS}, replicates=ONE_SEED))
     wait_until(
@@ -58,7 +68,10 @@ def test_a_paused_study_frees_its_workers_and_goes_on_where_it_was(service: Serv
         assert (first.state, second.state) == (AttemptState.PAUSED, AttemptState.SUCCEEDED)
         results = client.results(study.id, trial_id)
         assert [result.epoch for result in results] == list(range(1, 401))
-        assert [result.attempt for result in results].index(2) == before.epochs_done  # nothing was trained twice
+        assert [result.attempt for result in results].index(2) == before.epochs_done
+        begun, gone_on = (log(client, study.id, trial_id, attempt) for attempt in (1, 2))
+        assert f"continues after epoch {before.epochs_done}/400" in gone_on
+        assert epochs_in(begun) + epochs_in(gone_on) == list(range(1, 401))  # nothing was trained twice
     wait_for_export(client, study.id)
     tracked = Tracked(service, "paused")
     assert {run.info.status for run in tracked.runs()} == {"FINISHED"}

@@ -1,12 +1,13 @@
 """What must hold of a study that has ended, whatever has died meanwhile: in the store, in MLflow, among the processes.
 
-No finished trial is run twice or lost, no unfinished one is forgotten, no run of MLflow is doubled or left RUNNING, and
-the study ends without a hand on it.
+No finished trial is run twice or lost, no unfinished one is forgotten or trained again from further back than its last
+checkpoint, no run of MLflow is doubled or left RUNNING, and the study ends without a hand on it.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from service.errors import StoreUnavailableError
 from service.spec import StudySpec, parse_spec
 from service.store.studies import StudyStore
 from service.study import AttemptState, Reason, Result, Study, StudyState, Trial, TrialState
+from service.trial_logs import TrialLog
 from tests.embedded_service import DEADLINE_S, Service, wait_until
 
 _STUDY_STATUS = {
@@ -62,6 +64,19 @@ class Witness:
 
     def trials(self, *states: TrialState) -> list[Trial]:
         return [trial for trial in self.store.trials(self.study_id) if not states or trial.state in states]
+
+    def epochs_trained(self, trial_id: str, attempt: int) -> list[int]:
+        """The epochs that an attempt has trained itself, as its log tells: a killed one's may lack the last second."""
+        return [int(epoch) for epoch in re.findall(r"samstudy: epoch (\d+)/", self._log(trial_id, attempt))]
+
+    def continued_after(self, trial_id: str, attempt: int) -> int:
+        """The epoch of the checkpoint from which an attempt went on, as its log tells; 0 where it started over."""
+        said = re.search(r"samstudy: continues after epoch (\d+)/", self._log(trial_id, attempt))
+        return int(said[1]) if said else 0
+
+    def _log(self, trial_id: str, attempt: int) -> str:
+        log = TrialLog(storage_folder(self.service).as_uri(), self.study_id, trial_id, attempt)
+        return b"".join(log.read(log.extent())).decode()
 
     def wait_for_trials(self, *, finished: int, training: int = 1, epochs: int = 1) -> None:
         """Until so many trials have ended, and so many others have reported so many epochs."""
@@ -113,6 +128,8 @@ class Witness:
         results = {trial.id: self.store.results(self.study_id, trial.id) for trial in found}
         for trial in found:
             self._check_trial(trial, results[trial.id], epochs=int(spec.train["epochs"]))
+            if spec.checkpoint.every_epochs:
+                self._check_continuation(trial, results[trial.id], every=spec.checkpoint.every_epochs)
         for before in self._before.values():
             (after,) = [trial for trial in found if trial.id == before.trial.id]
             assert _lasting(after) == _lasting(before.trial), "a finished trial has changed"
@@ -143,6 +160,18 @@ class Witness:
         drivers = [attempt.driver_attempt for attempt in attempts]
         assert drivers == sorted(drivers)
 
+    def _check_continuation(self, trial: Trial, results: list[Result], *, every: int) -> None:
+        """Its last attempt went on from a checkpoint behind which nothing was recorded that another one has."""
+        attempts = self.store.attempts(self.study_id, trial.id)
+        if trial.state is not TrialState.SUCCEEDED or any(attempt.warning for attempt in attempts):
+            return  # the log of one that was stopped may end anywhere; a warning tells of checkpoints that are missing
+        before = [result.epoch for result in results if result.attempt < trial.attempt]
+        saved = before[-1] // every * every if before else 0
+        continued = self.continued_after(trial.id, trial.attempt)
+        assert continued >= saved, f"attempt {trial.attempt} of trial {trial.id} began after {continued}, not {saved}"
+        trained = self.epochs_trained(trial.id, trial.attempt)
+        assert trained == list(range(continued + 1, trial.epochs_done + 1)), f"trial {trial.id} after {continued}"
+
     def _check_processes(self) -> None:
         wait_until(
             lambda: not self.service.drivers(self.study_id) and not self.service.workers(),
@@ -156,7 +185,7 @@ class Witness:
         kept = 1 if spec.checkpoint.every_epochs and spec.checkpoint.keep == "latest" else 0
 
         def surplus() -> dict[str, list[str]]:
-            files = {trial.id: sorted(path.name for path in (folder / trial.id).glob("*.ckpt*")) for trial in trials}
+            files = {trial.id: sorted(path.name for path in (folder / trial.id).rglob("*.ckpt*")) for trial in trials}
             return {trial_id: names for trial_id, names in files.items() if len(names) > kept}
 
         try:
@@ -165,9 +194,8 @@ class Witness:
             raise AssertionError(f"checkpoints are left over: {surplus()}") from None
         for trial in trials:
             if kept and trial.state is TrialState.SUCCEEDED:
-                names = [path.name for path in (folder / trial.id).glob("*.ckpt")]
-                warned = self.store.attempts(self.study_id, trial.id)[-1].warning is not None
-                assert len(names) == 1, f"trial {trial.id} kept {names}"
+                names = [path.name for path in (folder / trial.id).rglob("*.ckpt")]
+                warned = self.store.attempts(self.study_id, trial.id)[-1].warning is not None  # it may have saved none
                 assert warned or names == [f"{trial.epochs_done:06d}.ckpt"], f"trial {trial.id} kept {names}"
 
 

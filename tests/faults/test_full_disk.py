@@ -35,17 +35,20 @@ def test_a_full_disk_costs_checkpoints_and_no_result(service_on_the_disk: Servic
     service = service_on_the_disk
     witness = submit(service, "full-disk", trials=4, epochs=150)
     witness.wait_for_trials(finished=0, training=2, epochs=3)
-    disk.fill()
     reached = {trial.id: trial.epochs_done for trial in witness.trials()}
+    disk.fill()
 
     def warned() -> bool:
+        disk.fill()  # as often as a checkpoint that was being written meanwhile gives its room back
         attempts = [attempt for trial_id in reached for attempt in witness.store.attempts(witness.study_id, trial_id)]
         return len([attempt for attempt in attempts if "No space left" in (attempt.warning or "")]) >= 2
 
     wait_until(warned, what="both attempts say that their checkpoints could not be written")
-    kill(service.workers()[:1])  # it goes on from the checkpoint that was there before
+    kill(service.workers()[:1])  # its trial goes on from the checkpoint that was there before
     wait_until(lambda: any(trial.attempt == 2 for trial in witness.trials()), what="a second attempt")
     disk.free()
     witness.remember()
     study = witness.check(trials=4)
     assert study.driver_attempt == 1
+    (retried,) = [trial for trial in witness.trials() if trial.attempt == 2]
+    assert witness.continued_after(retried.id, 2) >= reached[retried.id] >= 3

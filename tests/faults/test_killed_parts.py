@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 
+import httpx
 import pytest
 
-from service.study import AttemptState, TrialState
+from service.study import AttemptState, Trial, TrialState
 from tests.embedded_service import Service, frozen, kill, wait_until
 from tests.faults.invariants import Witness
 
@@ -18,6 +23,17 @@ PARTS = {
     "ray-raylet": ("raylet/raylet",),
     "ray-head": ("ray.scripts.scripts", "start"),
 }
+
+
+def assert_gone_on(witness: Witness, trial: Trial) -> None:
+    """The trial's second attempt has trained what the first one had not saved, and nothing else."""
+    results = witness.store.results(witness.study_id, trial.id)
+    before = [result.epoch for result in results if result.attempt == 1]
+    continued = witness.continued_after(trial.id, 2)
+    assert continued >= (before[-1] if before else 0)
+    assert witness.epochs_trained(trial.id, 2) == list(range(continued + 1, trial.epochs_done + 1))
+    of_the_second = range(before[-1] + 1 if before else 1, trial.epochs_done + 1)
+    assert [result.epoch for result in results if result.attempt == 2] == list(of_the_second)
 
 
 @pytest.mark.parametrize("part", ["api", "controller"])
@@ -40,6 +56,10 @@ def test_a_killed_driver_is_replaced_and_its_trials_go_on(service: Service, begi
     assert study.driver_attempt == 2
     lost = [event for event in witness.store.events(study.id) if event.kind == "driver.lost"]
     assert [event.data["driver_attempt"] for event in lost] == [1]
+    gone_on = [trial for trial in witness.trials() if trial.attempt == 2]
+    assert max(witness.continued_after(trial.id, 2) for trial in gone_on) >= 5
+    for trial in gone_on:
+        assert_gone_on(witness, trial)
 
 
 def test_a_killed_worker_costs_an_attempt_and_the_trial_goes_on_from_its_checkpoint(
@@ -54,8 +74,8 @@ def test_a_killed_worker_costs_an_attempt_and_the_trial_goes_on_from_its_checkpo
     lost, last = witness.store.attempts(study.id, retried.id)
     assert (lost.state, last.state) == (AttemptState.LOST, AttemptState.SUCCEEDED)
     assert lost.error
-    results = witness.store.results(study.id, retried.id)
-    assert (results[0].attempt, results[-1].attempt) == (1, 2)
+    assert witness.continued_after(retried.id, 2) >= 5
+    assert_gone_on(witness, retried)
 
 
 @pytest.mark.soak
@@ -74,6 +94,61 @@ def test_trials_do_not_wait_for_an_mlflow_that_does_not_answer(
             wait_until(lambda: witness.study().is_exported, deadline_s=away_s, what="MLflow shows it")
     study = witness.check(trials=4)
     assert study.driver_attempt == 1
+
+
+@contextmanager
+def held_down(service: Service, part: str) -> Iterator[None]:
+    """`kill -9` for a part, and again for whatever starts in its place, while the block runs."""
+    over = threading.Event()
+
+    def hold() -> None:
+        while not over.wait(0.3):
+            kill(service.processes(*PARTS[part]))
+
+    kill(service.processes(*PARTS[part]))
+    holding = threading.Thread(target=hold)
+    holding.start()
+    try:
+        yield
+    finally:
+        over.set()
+        holding.join()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_trials_do_not_wait_for_an_mlflow_whose_port_refuses_for_a_minute(
+    service: Service, begin: Callable[..., Witness]
+) -> None:
+    slow = {"dataset": "digits", "model": "mlp", "epochs": 400, "batch_size": 8, "lr": 0.01}
+    witness = begin("mlflow-gone-for-60", trials=4, train=slow)
+    witness.wait_for_trials(finished=0, training=2)
+    recorded = [sum(trial.epochs_done for trial in witness.trials())]
+    with held_down(service, "mlflow"):
+        for _ in range(12):
+            until = time.monotonic() + 5
+            while time.monotonic() < until:
+                with pytest.raises(httpx.ConnectError):
+                    httpx.get(f"{service.addresses.mlflow_url}/health", timeout=5)
+                time.sleep(0.2)
+            recorded.append(sum(trial.epochs_done for trial in witness.trials()))
+        assert not witness.study().state.is_final
+        assert not witness.study().is_exported
+    assert all(later > earlier for earlier, later in pairwise(recorded)), recorded
+    witness.remember()
+    study = witness.check(trials=4, deadline_s=600)
+    assert study.driver_attempt == 1
+    assert {trial.attempt for trial in witness.trials()} == {1}
+
+
+def test_a_study_survives_the_death_of_rays_head_and_mlflow_at_once(
+    service: Service, begin: Callable[..., Witness]
+) -> None:
+    witness = begin("killed-ray-head-and-mlflow")
+    witness.wait_for_trials(finished=1)
+    witness.remember()
+    kill([*service.processes(*PARTS["ray-head"]), *service.processes(*PARTS["mlflow"])])
+    witness.check(trials=4)
 
 
 @pytest.mark.soak

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.embedded_service import Service, kill
+from tests.embedded_service import Service, frozen, kill
 from tests.faults.conftest import submit
+from tests.faults.schedule import postgresql_processes
 from tests.postgresql import Databases, PostgresqlServer
 
 pytestmark = pytest.mark.soak
@@ -49,6 +50,38 @@ def test_a_study_goes_on_when_postgresql_was_away_for_longer_than_any_lease(
     postgresql_server.start()
     study = witness.check(trials=4)
     assert study.driver_attempt == 1  # its driver was there all the time, and is given the time to say so
+
+
+def test_a_study_goes_on_when_postgresql_answers_again(
+    service_on_postgresql: Service, postgresql_server: PostgresqlServer
+) -> None:
+    """SIGSTOP for all of its processes: connections stay, and nobody hears a word for longer than any lease."""
+    witness = submit(service_on_postgresql, "postgresql-stalls", epochs=150)
+    witness.wait_for_trials(finished=0, training=2, epochs=5)
+    with frozen(*postgresql_processes(postgresql_server)):
+        threading.Event().wait(2 * float(service_on_postgresql.setting("SAMSTUDY_LEASE_S")))
+    witness.check(trials=4)
+
+
+def test_a_driver_that_dies_while_postgresql_is_away_costs_no_epoch(
+    service_on_postgresql: Service, postgresql_server: PostgresqlServer
+) -> None:
+    """What the store never heard of is in the checkpoints, which are ahead of it."""
+    service = service_on_postgresql
+    witness = submit(service, "postgresql-away-and-driver", trials=2, epochs=300)
+    witness.wait_for_trials(finished=0, training=2, epochs=5)
+    known = {trial.id: trial.epochs_done for trial in witness.trials()}
+    postgresql_server.stop()
+    threading.Event().wait(3)
+    kill(service.drivers(witness.study_id))
+    postgresql_server.start()
+    assert witness.check(trials=2).driver_attempt == 2
+    for trial in witness.trials():
+        before = [result for result in witness.store.results(witness.study_id, trial.id) if result.attempt == 1]
+        assert known[trial.id] <= len(before) < known[trial.id] + 5  # what was on its way
+        continued = witness.continued_after(trial.id, 2)
+        assert continued > len(before) + 5
+        assert witness.epochs_trained(trial.id, 2) == list(range(continued + 1, 301))
 
 
 @pytest.mark.parametrize("victim", ["driver", "controller", "worker", "everything"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,17 +9,41 @@ from service.tuning.checkpoints import TrialCheckpoints
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> TrialCheckpoints:
-    return TrialCheckpoints(tmp_path.as_uri(), "study", "study-1-0")
+def attempt(tmp_path: Path) -> Callable[[int], TrialCheckpoints]:
+    """The checkpoints of one trial as the attempt with this number sees them."""
+
+    def attempt(number: int) -> TrialCheckpoints:
+        return TrialCheckpoints(tmp_path.as_uri(), "study", "study-1-0", attempt=number)
+
+    return attempt
+
+
+@pytest.fixture
+def checkpoints(attempt: Callable[[int], TrialCheckpoints]) -> TrialCheckpoints:
+    return attempt(1)
 
 
 def contents(checkpoints: TrialCheckpoints) -> list[tuple[int, bytes]]:
-    return list(checkpoints.newest_first())
+    return [(found.epoch, checkpoints.read(found)) for found in checkpoints.found()]
+
+
+def files(tmp_path: Path) -> list[str]:
+    """Names of all files of the trial."""
+    return sorted(path.name for path in (tmp_path / "studies" / "study" / "study-1-0").rglob("*") if path.is_file())
+
+
+def save_as_before(tmp_path: Path, *epochs: int) -> None:
+    """As versions of the service did it in which a trial had one folder for all of its attempts."""
+    folder = tmp_path / "studies" / "study" / "study-1-0"
+    folder.mkdir(parents=True, exist_ok=True)
+    for epoch in epochs:
+        (folder / f"{epoch:06d}.ckpt").write_bytes(b"before")
 
 
 def test_a_trial_begins_without_checkpoints(checkpoints: TrialCheckpoints) -> None:
     assert contents(checkpoints) == []
-    checkpoints.prune(1)
+    assert checkpoints.take_over() == []
+    checkpoints.tidy("latest")
     checkpoints.delete()
 
 
@@ -28,26 +53,13 @@ def test_the_newest_comes_first_and_two_are_kept(checkpoints: TrialCheckpoints) 
     assert contents(checkpoints) == [(10, b"10"), (9, b"9")]
 
 
-def test_those_after_an_epoch_can_be_left_out(checkpoints: TrialCheckpoints) -> None:
-    for epoch in (4, 5):
-        checkpoints.save(epoch, b"%d" % epoch)
-    assert list(checkpoints.newest_first(up_to=4)) == [(4, b"4")]
-    assert list(checkpoints.newest_first(up_to=0)) == []
-
-
-def test_as_many_are_kept_as_asked_for(checkpoints: TrialCheckpoints) -> None:
-    for epoch in (1, 2, 3):
-        checkpoints.save(epoch, b"", keep=3)
-    assert [epoch for epoch, _ in contents(checkpoints)] == [3, 2, 1]
-    checkpoints.save(4, b"", keep=1)
-    assert [epoch for epoch, _ in contents(checkpoints)] == [4]
-
-
-def test_pruning_keeps_the_newest(checkpoints: TrialCheckpoints) -> None:
+def test_the_newest_stays_of_a_trial_that_has_ended(checkpoints: TrialCheckpoints, tmp_path: Path) -> None:
     for epoch in (1, 2):
         checkpoints.save(epoch, b"")
-    checkpoints.prune(1)
-    assert [epoch for epoch, _ in contents(checkpoints)] == [2]
+    checkpoints.tidy("latest")
+    assert checkpoints.epochs() == [2]
+    checkpoints.tidy("none")
+    assert files(tmp_path) == []
 
 
 def test_the_same_epoch_again_replaces_its_checkpoint(checkpoints: TrialCheckpoints) -> None:
@@ -62,6 +74,108 @@ def test_a_file_that_is_not_whole_is_no_checkpoint(checkpoints: TrialCheckpoints
     assert contents(checkpoints) == [(1, b"whole")]
     checkpoints.save(2, b"now whole")
     assert sorted(file.name for file in path.parent.iterdir()) == ["000001.ckpt", "000002.ckpt"]
+
+
+def test_what_is_of_no_use_does_not_count_among_those_that_are_kept(checkpoints: TrialCheckpoints) -> None:
+    for epoch in (1, 2):
+        checkpoints.save(epoch, b"")
+    checkpoints.discard(checkpoints.found()[0])
+    checkpoints.save(3, b"")
+    assert checkpoints.epochs() == [3, 1]
+
+
+def test_the_next_attempt_finds_those_before_and_lets_them_go_as_it_passes_them(
+    attempt: Callable[[int], TrialCheckpoints], tmp_path: Path
+) -> None:
+    first, second = attempt(1), attempt(2)
+    for epoch in (4, 5):
+        first.save(epoch, b"first")
+    assert [found.epoch for found in second.take_over()] == [5, 4]
+    second.save(6, b"second")
+    assert contents(second) == [(6, b"second"), (5, b"first")]
+    second.save(7, b"second")
+    assert contents(second) == [(7, b"second"), (6, b"second")]
+    assert len(list((tmp_path / "studies" / "study" / "study-1-0").iterdir())) == 1
+
+
+def test_an_attempt_that_starts_over_keeps_its_own_and_what_is_far_ahead(
+    attempt: Callable[[int], TrialCheckpoints],
+) -> None:
+    first, second, third = map(attempt, (1, 2, 3))
+    for epoch in (52, 53):
+        first.save(epoch, b"first")
+    for epoch in range(1, 41):
+        second.save(epoch, b"second")
+    assert third.epochs() == [53, 52, 40, 39]
+    for epoch in range(41, 55):
+        second.save(epoch, b"second")
+    assert contents(third) == [(54, b"second"), (53, b"second")]
+
+
+def test_an_attempt_that_was_given_up_removes_nothing_of_a_later_one(
+    attempt: Callable[[int], TrialCheckpoints],
+) -> None:
+    stale, later = attempt(1), attempt(2)
+    stale.save(50, b"stale")
+    later.take_over()
+    for epoch in (51, 52):
+        later.save(epoch, b"later")
+    for epoch in (51, 60, 61):
+        stale.save(epoch, b"stale")
+    assert contents(later) == [(61, b"stale"), (60, b"stale"), (52, b"later"), (51, b"later")]
+    later.save(53, b"later")
+    assert [epoch for epoch, content in contents(later) if content == b"later"] == [53, 52]
+
+
+def test_of_one_epoch_that_of_the_later_attempt_comes_first(attempt: Callable[[int], TrialCheckpoints]) -> None:
+    for number in (2, 1):
+        attempt(number).save(5, b"%d" % number)
+    assert contents(attempt(3)) == [(5, b"2"), (5, b"1")]
+
+
+def test_attempts_of_the_same_number_leave_each_other_alone(attempt: Callable[[int], TrialCheckpoints]) -> None:
+    """A driver that dies before the store hears of its attempt leaves the number to the next one."""
+    unheard, known = attempt(2), attempt(2)
+    for epoch in (3, 4, 5):
+        unheard.save(epoch, b"unheard")
+        known.save(epoch - 2, b"known")
+    assert known.epochs() == [5, 4, 3, 2]
+
+
+def test_an_attempt_that_takes_over_is_later_than_those_with_higher_numbers(
+    attempt: Callable[[int], TrialCheckpoints],
+) -> None:
+    attempt(7).save(5, b"the store has not heard of it")
+    taking_over = attempt(2)
+    taking_over.take_over()
+    for epoch in (6, 7):
+        taking_over.save(epoch, b"")
+    assert taking_over.epochs() == [7, 6]
+
+
+def test_what_earlier_versions_have_saved_is_found_and_goes_in_its_time(
+    attempt: Callable[[int], TrialCheckpoints], tmp_path: Path
+) -> None:
+    save_as_before(tmp_path, 4, 5)
+    (tmp_path / "studies" / "study" / "study-1-0" / "000006.ckpt.ab12.partial").write_bytes(b"ha")
+    checkpoints = attempt(2)
+    assert [(found.epoch, checkpoints.read(found)) for found in checkpoints.take_over()] == [
+        (5, b"before"),
+        (4, b"before"),
+    ]
+    checkpoints.save(6, b"")
+    assert files(tmp_path) == ["000005.ckpt", "000006.ckpt"]
+    checkpoints.save(7, b"")
+    assert files(tmp_path) == ["000006.ckpt", "000007.ckpt"]
+
+
+def test_tidying_knows_what_earlier_versions_have_saved(
+    attempt: Callable[[int], TrialCheckpoints], tmp_path: Path
+) -> None:
+    save_as_before(tmp_path, 4, 5)
+    attempt(2).save(3, b"")
+    attempt(1).tidy("latest")
+    assert files(tmp_path) == ["000005.ckpt"]
 
 
 def test_deleting_takes_this_trial_only(tmp_path: Path) -> None:

@@ -157,5 +157,5 @@ def test_a_store_on_a_full_disk_is_waited_for_and_loses_no_result(
     recorder.close()
     assert len(studies.results(study.id, trial.id)) == 50
     assert studies.trial(study.id, trial.id).state is TrialState.SUCCEEDED
-    driver.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS)
+    driver.finish(StudyState.SUCCEEDED, Reason.MAX_TRIALS, known=driver.snapshot().known)
     database.dispose()

@@ -16,6 +16,7 @@ from service.tuning import execution
 from service.tuning.checkpoints import TrialCheckpoints
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.trial import StudyTrial
+from trainers.checkpoint import dumps, loads
 from trainers.config import TrainConfig
 
 EPOCHS = 4
@@ -61,7 +62,21 @@ class Worker:
         return b"".join(log.read(log.extent())).decode()
 
     def epochs_kept(self) -> list[int]:
-        return [epoch for epoch, _ in self.checkpoints.newest_first()]
+        return self.checkpoints.epochs()
+
+    def damage(self, *epochs: int) -> None:
+        """What was saved of these epochs is no checkpoint any more."""
+        for epoch in epochs:
+            for path in (self.folder / "s-1-0").rglob(f"{epoch:06d}.ckpt"):
+                path.write_bytes(b"damaged")
+
+    def as_before(self) -> None:
+        """Lays the checkpoints out as versions of the service did that knew no results in them."""
+        folder = self.folder / "s-1-0"
+        for path in folder.rglob("*.ckpt"):
+            state = loads(path.read_bytes())["training"]
+            (folder / path.name).write_bytes(dumps(state))
+            path.unlink()
 
 
 @pytest.fixture
@@ -214,7 +229,7 @@ def test_the_log_tells_what_ran_and_how_it_went(worker: Worker) -> None:
 
 def test_the_log_tells_from_where_an_attempt_continues(worker: Worker) -> None:
     steps(worker.trial(), 3)
-    worker.checkpoints.save(3, b"damaged")
+    worker.damage(3)
     steps(worker.trial(2, 3))
     assert "the checkpoint of epoch 3 is of no use: not a samstudy checkpoint (7 bytes)" in worker.log(2)
     assert "continues after epoch 2/4, from the checkpoint of that epoch" in worker.log(2)
@@ -269,29 +284,118 @@ def test_the_next_attempt_continues_exactly(worker: Worker, uninterrupted: dict[
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(worker: Worker, uninterrupted: dict[int, Any]) -> None:
     steps(worker.trial(), 3)
-    worker.checkpoints.save(3, b"damaged")
+    worker.damage(3)
     assert numbers(steps(worker.trial(2, 3))) == {epoch: uninterrupted[epoch] for epoch in (3, 4)}
 
 
+def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_whole_one(
+    worker: Worker, uninterrupted: dict[int, Any]
+) -> None:
+    steps(worker.trial(), 3)
+    worker.damage(3)
+    steps(worker.trial(2, 2), 1)  # epoch 3 again
+    worker.damage(3)
+    assert numbers(steps(worker.trial(3, 3))) == {epoch: uninterrupted[epoch] for epoch in (3, 4)}
+    assert "continues after epoch 2/4" in worker.log(3)
+
+
 def test_an_attempt_without_a_whole_checkpoint_begins_again(worker: Worker, uninterrupted: dict[int, Any]) -> None:
-    for epoch in (1, 2):
-        worker.checkpoints.save(epoch, b"damaged")
-    assert numbers(steps(worker.trial(2, 2))) == uninterrupted
+    steps(worker.trial(), 2)
+    worker.damage(1, 2)
+    second = worker.trial(2, 2)
+    first_half = steps(second, 1)
+    assert worker.epochs_kept() == [1]
+    assert numbers(first_half + steps(second)) == uninterrupted
 
 
-def test_an_epoch_that_was_never_reported_is_done_again(worker: Worker, uninterrupted: dict[int, Any]) -> None:
-    steps(worker.trial(), 3)  # and the report of the third never arrived
+@pytest.mark.parametrize("recorded", [0, 1, 2])
+def test_results_that_were_never_recorded_come_from_the_checkpoint(
+    recorded: int, worker: Worker, uninterrupted: dict[int, Any]
+) -> None:
+    """The store was away, and the driver died with what it had still to tell it."""
+    first = steps(worker.trial(), 3)
+    second = worker.trial(2, recorded)
+    again = steps(second, 3 - recorded)
+    assert worker.epochs_kept() == [3, 2]  # nothing is trained yet
+    assert [report.metrics for report in again] == [report.metrics for report in first[recorded:]]
+    assert {report.attempt for report in again} == {2}
+    assert numbers(again + steps(second)) == {epoch: uninterrupted[epoch] for epoch in range(recorded + 1, 5)}
+    said = "continues after epoch 3/4, from the checkpoint of that epoch, which has the results from epoch"
+    assert f"{said} {recorded + 1} on" in worker.log(2)
+
+
+def test_results_are_handed_on_from_attempt_to_attempt(worker: Worker, uninterrupted: dict[int, Any]) -> None:
+    steps(worker.trial(), 2)
+    steps(worker.trial(2, 0), 3)  # two from the checkpoint, and one more
+    assert numbers(steps(worker.trial(3, 0))) == uninterrupted
+    assert "continues after epoch 3/4" in worker.log(3)
+
+
+def test_a_checkpoint_whose_results_are_lost_is_not_used_and_does_not_stay(
+    worker: Worker, uninterrupted: dict[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "MOST_RESULTS", 1)
+    steps(worker.trial(), 3)
+    second = worker.trial(2, 0)
+    first_half = steps(second, 1)
+    assert worker.epochs_kept() == [1]
+    assert numbers(first_half + steps(second)) == uninterrupted
+    assert "the checkpoint of epoch 3 is of no use: nobody has the results after epoch 0 up to epoch 2" in worker.log(2)
+
+
+def test_a_checkpoint_with_just_the_results_that_are_wanted_is_used(
+    worker: Worker, uninterrupted: dict[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "MOST_RESULTS", 1)
+    steps(worker.trial(), 3)
     assert numbers(steps(worker.trial(2, 2))) == {epoch: uninterrupted[epoch] for epoch in (3, 4)}
+    assert "continues after epoch 3/4" in worker.log(2)
 
 
-@pytest.mark.parametrize("epochs_done", [3, 4])
+def test_an_attempt_that_was_given_up_costs_the_next_ones_nothing(
+    worker: Worker, uninterrupted: dict[int, Any]
+) -> None:
+    """Its node is cut off: it trains on, while its trial is another's."""
+    stale = worker.trial()
+    steps(stale, 1)
+    second = worker.trial(2, 1)
+    steps(second, 1)
+    steps(stale, 2)
+    assert numbers(steps(worker.trial(3, 2))) == {epoch: uninterrupted[epoch] for epoch in (3, 4)}
+    assert "continues after epoch 3/4" in worker.log(3)
+    assert numbers(steps(second)) == {epoch: uninterrupted[epoch] for epoch in (3, 4)}
+
+
+def test_what_an_earlier_version_saved_is_gone_on_from(worker: Worker, uninterrupted: dict[int, Any]) -> None:
+    steps(worker.trial(), 3)
+    worker.as_before()
+    assert numbers(steps(worker.trial(2, 3))) == {4: uninterrupted[4]}
+    assert "continues after epoch 3/4" in worker.log(2)
+
+
+def test_what_an_earlier_version_saved_has_no_results_and_is_used_up_to_what_is_recorded(
+    worker: Worker, uninterrupted: dict[int, Any]
+) -> None:
+    steps(worker.trial(), 3)
+    worker.as_before()
+    second = worker.trial(2, 2)
+    first_half = steps(second, 1)
+    assert worker.epochs_kept() == [3, 2]
+    assert numbers(first_half + steps(second)) == {epoch: uninterrupted[epoch] for epoch in (3, 4)}
+    assert "the checkpoint of epoch 3 is of no use: nobody has the results after epoch 2 up to epoch 3" in worker.log(2)
+    assert "continues after epoch 2/4" in worker.log(2)
+
+
+@pytest.mark.parametrize("epochs_done", [0, 3, 4])
 def test_a_trial_lost_after_its_last_epoch_ends_well(
     worker: Worker, uninterrupted: dict[int, Any], epochs_done: int
 ) -> None:
     steps(worker.trial())
     reports = steps(worker.trial(2, epochs_done))
-    assert numbers(reports) == {4: uninterrupted[4]}
+    assert numbers(reports) == {epoch: uninterrupted[epoch] for epoch in range(min(epochs_done, 3) + 1, 5)}
     assert reports[-1].is_last
+    assert "continues after epoch 4/4" in worker.log(2)
+    assert "all epochs are done" in worker.log(2)
 
 
 def test_the_first_attempt_does_not_look_for_checkpoints(worker: Worker, uninterrupted: dict[int, Any]) -> None:
