@@ -284,12 +284,18 @@ def run_controller(config: Settings) -> None:
     hanging = [thread.name for thread in threads if thread.is_alive()]
     if hanging:
         logger.warning("the process ends before what is under way: %s", ", ".join(hanging))
+    resigning = threading.Thread(target=_resign, args=(controller,), daemon=True)  # the store may be silent too
+    resigning.start()
+    resigning.join(_STOPPING_S)
+    if hanging or resigning.is_alive():
+        os._exit(0)
+
+
+def _resign(controller: Controller) -> None:
     try:
         controller.resign()
     except StoreUnavailableError as error:
         logger.warning("%s", error)
-    if hanging:
-        os._exit(0)
 
 
 def _repeat(action: Callable[[], object], stopping: threading.Event, period_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class _TrialProgress:
     losses: int
     trained_s: float
     running_since: datetime | None = None
+    began_s: float = 0.0
     seconds_left: float | None = None
     epochs_done: int = 0
     values: dict[int, float] = field(default_factory=dict)
@@ -56,7 +58,8 @@ class _TrialProgress:
 class StudyProgress:
     """One study while a driver runs it, rebuilt from the store's snapshot.
 
-    clock: the time, for the budgets that count it.
+    clock: the time, for the budgets that count it. stopwatch: seconds that stand still while the machine sleeps, for
+    the limit of a trial, as its worker counts it.
     """
 
     def __init__(
@@ -67,12 +70,14 @@ class StudyProgress:
         log: ConfigurationLog,
         *,
         clock: Callable[[], datetime],
+        stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
         self._budget = spec.budget
         self._algorithm = algorithm
         self._log = log
         self._clock = clock
+        self._stopwatch = stopwatch
         self._elapsed_s = snapshot.study.elapsed_s
         self._running_since = snapshot.study.running_since or clock()
         self._attempts_s = snapshot.attempts_s
@@ -158,6 +163,7 @@ class StudyProgress:
         trial.state = TrialState.RUNNING
         trial.attempt = attempt
         trial.running_since = self._clock()
+        trial.began_s = self._stopwatch()
         return True
 
     def has_started(self, trial_id: str, attempt: int) -> bool:
@@ -176,7 +182,7 @@ class StudyProgress:
         trial = self._trials[trial_id]
         if trial.seconds_left is None or trial.running_since is None:
             return False
-        return (self._clock() - trial.running_since).total_seconds() > trial.seconds_left + grace_s
+        return self._stopwatch() - trial.began_s > trial.seconds_left + grace_s
 
     def attempt_lost(self, trial_id: str) -> bool:
         """A worker or node went away: True where the trial waits for its next attempt, False where it had its last."""

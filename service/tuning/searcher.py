@@ -55,6 +55,7 @@ class StudySearcher(_Unsaved, Searcher):
         self._decided: Ending | Leaving | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        self._recorder.tick()  # where nothing runs, Tune asks again and again within one step of its loop
         if self.must_stop():
             return str(Searcher.FINISHED)
         try:
@@ -77,20 +78,23 @@ class StudySearcher(_Unsaved, Searcher):
     def must_stop(self) -> bool:
         """Whether the study ends now, whatever runs: cancelled, out of budget, too many failures, or lease lost.
 
-        So it does where nothing is left that a user who pauses or stops it waits for.
+        So it does where nothing is left that a user who pauses or stops it waits for. What is decided stays decided,
+        and what its user wishes after that is not followed: the store sees that the decision did not know it.
         """
         instructions = self._recorder.instructions
-        if instructions is not None and instructions is not self._followed:
-            self._progress.follow(instructions)
-            self._followed = instructions
-        return self._is_cancelled or self._recorder.has_lost_lease or self._progress.must_end_now() is not None
+        if self._decided is None:
+            if instructions is not None and instructions is not self._followed:
+                self._progress.follow(instructions)
+                self._followed = instructions
+            self._decided = self._progress.must_end_now()
+        return self._is_cancelled or self._recorder.has_lost_lease or self._decided is not None
 
     @property
     def ending(self) -> Ending | Leaving | None:
         """How the study ends, or that the driver leaves it; None while there is more to run."""
         if self._is_cancelled:
             return Ending(StudyState.CANCELLED, Reason.USER)
-        return self._decided or self._progress.must_end_now()
+        return self._decided
 
     @property
     def _is_cancelled(self) -> bool:

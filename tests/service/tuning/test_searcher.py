@@ -12,8 +12,8 @@ import pytest
 
 from service.spec import StudySpec
 from service.store.driving import AttemptLost, AttemptStarted, EpochReported, Instructions, Report, TrialEnded
-from service.study import Intent, TrialState
-from service.tuning.decisions import IssuedTrial, Leaving
+from service.study import Intent, Reason, StudyState, TrialState
+from service.tuning.decisions import Ending, IssuedTrial, Leaving
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.progress import StudyProgress
 from service.tuning.recorder import Recorder
@@ -43,9 +43,12 @@ class Tune:
     def __init__(self, spec: StudySpec, recorded: Any) -> None:
         self.recorded = recorded
         self.now: datetime = recorded.snapshot().study.started_at
+        self.seconds = 0.0
         self.recorder = KeptReports()
         recorder = cast(Recorder, self.recorder)
-        self.progress = StudyProgress(spec, recorded.snapshot(), FakeAlgorithm(), recorded, clock=lambda: self.now)
+        self.progress = StudyProgress(
+            spec, recorded.snapshot(), FakeAlgorithm(), recorded, clock=lambda: self.now, stopwatch=lambda: self.seconds
+        )
         self.searcher = StudySearcher(self.progress, recorder, self._order)
         self.stopper = StudyStopper(self.searcher)
         self.callback = StudyCallback(
@@ -83,8 +86,9 @@ class Tune:
         report = TrialReport(issued.trial_id, issued.attempt, epoch, {"val_accuracy": 0.5}, is_last)
         self.callback.on_trial_result(0, self.trials, trial, report.to_tune_result())
 
-    def want(self, intent: Intent) -> None:
-        self.recorder.instructions = Instructions(intent, {}, None, len(self.recorded.configurations))
+    def want(self, intent: Intent, *, slots: int | None = None, **budget: Any) -> None:
+        known = len(self.recorded.configurations)
+        self.recorder.instructions = Instructions(intent, budget, slots, known)
 
     @staticmethod
     def _order(issued: IssuedTrial) -> TrialOrder:
@@ -149,11 +153,12 @@ def test_a_worker_that_takes_no_notice_of_its_limit_is_killed(tune: Tune, monkey
     trial, other = tune.ask(), tune.ask()
     tune.start(trial)
     trial.temporary_state.ray_actor = "actor"
-    tune.now += timedelta(seconds=65)
+    tune.now += timedelta(hours=1)  # in which the machine slept
+    tune.seconds += 65
     tune.start(other)
     tune.callback.on_step_begin(0, tune.trials)
     assert killed == []
-    tune.now += timedelta(seconds=1)
+    tune.seconds += 1
     for _ in range(2):
         tune.callback.on_step_begin(0, tune.trials)
     assert killed == ["actor"]
@@ -162,4 +167,36 @@ def test_a_worker_that_takes_no_notice_of_its_limit_is_killed(tune: Tune, monkey
     assert isinstance(ended, TrialEnded)
     assert ended.state is TrialState.FAILED
     assert "max_trial_s of 60 s" in str(ended.error)
+    assert tune.recorder.ticks == 5, "each question and each step"
+
+
+def test_a_driver_without_a_share_is_alive_as_long_as_tune_asks(tune: Tune) -> None:
+    tune.want(Intent.RUN, slots=0)
+    assert [tune.ask() for _ in range(3)] == [None] * 3
     assert tune.recorder.ticks == 3
+
+
+def test_what_comes_after_the_decision_to_end_is_not_taken_for_known(tune: Tune) -> None:
+    for _ in range(4):
+        trial = tune.ask()
+        tune.start(trial)
+        tune.report(trial, 1, is_last=True)
+        tune.callback.on_trial_complete(0, tune.trials, trial)
+    assert tune.ask() == "FINISHED"
+    decided, known = tune.searcher.ending, tune.progress.known
+    tune.want(Intent.RUN, max_trials=8)
+    assert tune.stopper.stop_all()
+    assert (tune.searcher.ending, tune.progress.known) == (decided, known)
+    assert known.budget.max_trials == 4
+
+
+def test_a_budget_raised_after_it_ran_out_does_not_leave_the_study_without_an_ending(
+    make_spec: Callable[..., StudySpec], recorded: Any
+) -> None:
+    tune = Tune(make_spec(budget={"max_wallclock_s": 60}), recorded)
+    tune.start(tune.ask())
+    tune.now += timedelta(seconds=61)
+    assert tune.ask() == "FINISHED"
+    tune.want(Intent.RUN, max_wallclock_s=600)
+    assert tune.stopper.stop_all()
+    assert tune.searcher.ending == Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
