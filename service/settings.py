@@ -27,7 +27,7 @@ It has an end, so that no text takes long to look through.
 """
 
 SECRET_PARAMETER = re.compile(
-    r"([?&;][^=?&;\s\"']*(?:password|passwd|secret|token|credential|signature|\bsig|[_-]key)=)[^&;\s\"']+",
+    r"([?&;][^=?&;\s\"']*(?:password|passwd|secret|token|credential|signature|\bsig|[_-]key)=)[^&;\s\"'\\]+",
     re.IGNORECASE,
 )
 """A secret among the parameters of a URL."""

@@ -3,7 +3,8 @@
 Names and labels' keys are compared, filtered by and shown in tables, so that two that look the same must be the same:
 
 - Punctuation and symbols are in the form that a keyboard has: no wide slash, no dash for a hyphen. A × stays a ×.
-- A word has letters of one script, and not only such as look like Latin ones (сосо in Cyrillic).
+- A word has letters of one script, and not only such as look like Latin ones (сосо in Cyrillic), unless another word
+  of the text shows which script it is (обучение с SAM).
 - Greek letters are symbols here. Alone they may always stand (ρ, ρ=0.1, λ-ρ), beside Latin ones where they look Greek
   (λSAM, but not ραper).
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Set as AbstractSet
 
 from pydantic_core import PydanticCustomError
 
@@ -95,7 +97,9 @@ def word_problem(text: str) -> str | None:
     for character in text:
         if other := _other_for(character):
             return f"must not contain {_escaped(character)} ({character}), which looks like {shown(other)}: write that"
-    return next(filter(None, map(_problem_of_word, _WORDS.findall(text))), None)
+    words = _WORDS.findall(text)
+    shown_scripts = {_script(letter) for letter in _letters("".join(words)) if letter not in _LIKE_LATIN}
+    return next(filter(None, (_problem_of_word(word, shown_scripts) for word in words)), None)
 
 
 def checked_name(name: str) -> str:
@@ -123,20 +127,24 @@ def _other_for(character: str) -> str | None:
     """
     tag, is_tagged, _ = unicodedata.decomposition(character).partition(">")
     normal = unicodedata.normalize("NFKC", character)
-    if character.isalnum():
-        differs = bool(is_tagged) and tag not in ("<super", "<sub", "<fraction")
-    else:
-        differs = normal != character
-    return normal if differs else _LOOKALIKES.get(character)
+    if tag in ("<super", "<sub", "<fraction"):
+        return None
+    differs = bool(is_tagged) if character.isalnum() else normal != character
+    return _LOOKALIKES.get(normal, normal) if differs else _LOOKALIKES.get(character)
 
 
-def _problem_of_word(word: str) -> str | None:
-    letters = [letter for letter in unicodedata.normalize("NFD", word) if _script(letter)]
+def _letters(text: str) -> list[str]:
+    return [letter for letter in unicodedata.normalize("NFD", text) if _script(letter)]
+
+
+def _problem_of_word(word: str, shown_scripts: AbstractSet[str | None]) -> str | None:
+    """shown_scripts: those of which the text has letters that look like no Latin ones."""
+    letters = _letters(word)
     if not letters or (len(letters) == 1 and letters[0] in _SYMBOLS):
         return None
     if _mixes_scripts(letters):
         rule = "must not mix letters of several scripts in one word"
-    elif _LIKE_LATIN.issuperset(letters):
+    elif _LIKE_LATIN.issuperset(letters) and not any(_script(letter) in shown_scripts for letter in letters):
         rule = "must not have a word of which all letters look like Latin ones"
     else:
         return None

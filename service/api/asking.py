@@ -57,6 +57,8 @@ class Question(Generic[Answer]):
     async def answer_later(self) -> Answer:
         """Waits in no thread. Raises TimeoutError, and what the question raises."""
         asked = self._current()
+        if asked.answer.done():  # the event loop would hear of it only later
+            return asked.answer.result()
         return await asyncio.wait_for(asyncio.wrap_future(asked.answer), asked.left_s)
 
     def _current(self) -> _Asked[Answer]:
@@ -65,7 +67,11 @@ class Question(Generic[Answer]):
             if asked is None or (asked.answer.done() and self._clock() >= self._good_until):
                 asked = self._asked = _Asked(time.monotonic() + self._patience_s)
                 asked.answer.set_running_or_notify_cancel()  # who gives up waiting cancels it for nobody else
-                threading.Thread(target=self._run, args=(asked.answer,), name="asking", daemon=True).start()
+                thread = threading.Thread(target=self._run, args=(asked.answer,), name="asking", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the machine has no thread left at the moment
+                    asked.answer.set_exception(error)
             return asked
 
     def _run(self, answer: Future[Answer]) -> None:

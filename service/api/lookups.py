@@ -50,7 +50,11 @@ class Lookups:
         checked = partial(
             checked_addresses, receiver, allow_private=allow_private, timeout_s=self._timeout_s, resolver=resolver
         )
-        await asyncio.get_running_loop().run_in_executor(self._waiting, checked)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._waiting, checked)
+        except RuntimeError:  # the machine has no thread left, so that nobody was asked
+            self._places.leave(owner)
+            raise
 
     async def _take_place(self, owner: str) -> None:
         """Waits for one in no thread, and no longer than for a lookup."""

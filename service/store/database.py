@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -175,12 +176,14 @@ def _check_known(revision: str | None) -> None:
 
 
 def _libpq_arguments(url: URL, statement_timeout_s: float | None) -> dict[str, Any]:
-    """What psycopg hands to libpq; what the URL says itself wins."""
+    """What psycopg hands to libpq; what the URL or libpq's own environment says wins."""
     if not url.get_driver_name().startswith("psycopg"):
         return {}
     arguments: dict[str, Any] = {name: value for name, value in _LIBPQ_OPTIONS.items() if name not in url.query}
+    if "PGCONNECT_TIMEOUT" in os.environ:
+        arguments.pop("connect_timeout", None)
     if statement_timeout_s is not None:
-        given = url.query.get("options", "")  # the last one of an option counts
+        given = url.query.get("options", os.environ.get("PGOPTIONS", ""))  # the last one of an option counts
         ours = f"-c statement_timeout={round(1000 * statement_timeout_s)}"
         arguments["options"] = " ".join([ours, *([given] if isinstance(given, str) else given)]).strip()
     return arguments

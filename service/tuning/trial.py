@@ -5,6 +5,8 @@ This module is imported by the driver too, so torch comes with the first order, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
@@ -18,21 +20,26 @@ if TYPE_CHECKING:
 class StudyTrial(tune.Trainable):
     """Runs whatever trial it is given; `reuse_actors` gives it the next one without importing torch again.
 
-    An exception out of here means that the worker is at fault: errors of the training are results.
+    An exception out of here means that the worker is at fault: errors of the training are results. An order is begun
+    with its first step, because Tune drops a worker that it has made for a trial where another one is free first; both
+    would write into one log.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         from service.tuning.execution import TrialExecution
 
-        self._execution: TrialExecution = TrialExecution(TrialOrder.from_tune_config(config))
+        self._begin: Callable[[], TrialExecution] = partial(TrialExecution, TrialOrder.from_tune_config(config))
+        self._execution: TrialExecution | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._execution.close()
+        self.cleanup()
         self.setup(new_config)
         return True
 
     def cleanup(self) -> None:
-        self._execution.close()
+        if self._execution is not None:
+            self._execution.close()
 
     def step(self) -> dict[str, Any]:
+        self._execution = self._execution or self._begin()
         return self._execution.next_result().to_tune_result()

@@ -170,7 +170,9 @@ class Witness:
         continued = self.continued_after(trial.id, trial.attempt)
         assert continued >= saved, f"attempt {trial.attempt} of trial {trial.id} began after {continued}, not {saved}"
         trained = self.epochs_trained(trial.id, trial.attempt)
-        assert trained == list(range(continued + 1, trial.epochs_done + 1)), f"trial {trial.id} after {continued}"
+        assert trained == list(range(continued + 1, trial.epochs_done + 1)), (
+            f"trial {trial.id} after {continued}: {trained}"
+        )
 
     def _check_processes(self) -> None:
         wait_until(

@@ -28,7 +28,7 @@ PUNCTUATION = {
     "a\u2215b": "/",
     "a\u2044b": "/",
     "lambda\u2010rho": "-",
-    "lambda\u2011rho": "\u2010",
+    "lambda\u2011rho": "-",
     "lambda\u2013rho": "-",
     "lambda\u2015rho": "-",
     "lambda\u2212rho": "-",

@@ -424,3 +424,8 @@ def test_an_order_passes_through_tune_unchanged(worker: Worker) -> None:
     assert TrialOrder.from_tune_config(config).to_tune_config() == config
     report = TrialReport("s-1-0", 2, 3, {"val_loss": 0.5}, False)
     assert TrialReport.from_tune_result(report.to_tune_result()) == report
+
+
+def test_a_worker_that_is_dropped_before_its_first_step_leaves_no_log(worker: Worker) -> None:
+    worker.trial().stop()
+    assert not list(worker.folder.rglob("*")), "another worker has the attempt, and writes its log"
