@@ -14,6 +14,7 @@ import pytest
 import ray
 
 from service.trial_logs import TrialLog
+from service.tuning.execution import TrialExecution
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.trial import StudyTrial
 from trainers.config import TrainConfig
@@ -26,14 +27,21 @@ class SpeakingTrial(StudyTrial):
 
     def setup(self, config: dict[str, Any]) -> None:
         super().setup(config)
-        quiet = self._execution._next_report
+        begin = self._begin
 
-        def speaking() -> TrialReport:
-            print("while it trains")
-            os.write(2, b"from a library in C\n")
-            return quiet()
+        def begin_to_speak() -> TrialExecution:
+            execution = begin()
+            quiet = execution._next_report
 
-        self._execution._next_report = speaking  # type: ignore[method-assign]
+            def speaking() -> TrialReport:
+                print("while it trains")
+                os.write(2, b"from a library in C\n")
+                return quiet()
+
+            execution._next_report = speaking  # type: ignore[method-assign]
+            return execution
+
+        self._begin = begin_to_speak
 
     def step(self) -> dict[str, Any]:
         print("of the worker before")
