@@ -42,6 +42,12 @@ def test_a_line_is_an_object_with_time_level_logger_and_message() -> None:
     assert line == {"level": "INFO", "logger": "service.x", "message": "λ is 0.5"}
 
 
+def test_a_secret_that_is_blotted_out_leaves_a_line_whole() -> None:
+    text = 'Get "s3://bucket/x?secret_key=abc": dial tcp\nGet /x?token=abc\nand so on'
+    (line,) = objects(f"log.warning({text!r})")
+    assert line["message"] == text.replace("abc", "***")
+
+
 def test_an_exception_is_in_its_line() -> None:
     (line,) = objects("try: 1 / 0\nexcept ZeroDivisionError: log.exception('no')")
     assert line["exception"].startswith("Traceback")

@@ -167,6 +167,18 @@ def test_what_the_url_says_of_a_connection_wins(postgresql_server: PostgresqlSer
     assert (parameters["connect_timeout"], shown) == ("9", ["7s", "off"])
 
 
+def test_what_the_environment_says_of_a_connection_counts_too(
+    postgresql_server: PostgresqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=elsewhere")
+    database = Database(postgresql_server.url(), statement_timeout_s=7)
+    with database.reading() as connection:
+        names = ("search_path", "statement_timeout")
+        shown = [connection.execute(text(f"SHOW {name}")).scalar_one() for name in names]
+    database.dispose()
+    assert shown == ["elsewhere", "7s"]
+
+
 def test_a_statement_that_reads_ends_in_time_and_one_that_writes_may_take_longer(
     postgresql_server: PostgresqlServer,
 ) -> None:
