@@ -18,8 +18,9 @@ from service.errors import LeaseLostError, SamstudyError
 from service.spec import parse_spec
 from service.store import tables
 from service.store.database import Database
-from service.store.driving import AttemptStarted, DrivingStore, EpochReported, Report, TrialEnded
+from service.store.driving import DrivingStore
 from service.store.reconciling import ReconcilingStore
+from service.store.reports import AttemptStarted, EpochReported, Report, TrialEnded
 from service.store.studies import NewStudy, StudyStore
 from service.study import TrialState
 

@@ -32,6 +32,7 @@ from service.store.reconciling import DriverClaim, ReconcilingStore
 from service.store.removals import RemovalStore
 from service.store.studies import StudyStore
 from service.store.tidying import TidyingStore
+from service.store.watching import CONTROLLER_LEASE
 from service.tidying import Tidier
 from service.tracking.exporter import Exporter
 from service.tracking.leftovers import LeftRuns
@@ -39,7 +40,6 @@ from service.tuning.jobs import DriverJobs
 
 logger = logging.getLogger(__name__)
 
-_LEASE_NAME = "controller"
 _MAX_DRIVER_LOSSES = 5
 _LONGEST_BACKOFF_S = 15.0
 _FIRST_START_PAUSE_S, _LONGEST_START_PAUSE_S = 1.0, 60.0
@@ -89,7 +89,7 @@ class Controller:
         """One look at the store. Raises StoreUnavailableError."""
         asked_at = self._clock()
         try:
-            leads = self._store.lead(_LEASE_NAME, self._holder, self._config.lease_s)
+            leads = self._store.lead(CONTROLLER_LEASE, self._holder, self._config.lease_s)
         except StoreUnavailableError:
             self._in_contact_since = None
             raise
@@ -110,7 +110,7 @@ class Controller:
     def resign(self) -> None:
         """Gives up the lead, so that another controller can take it at once."""
         self._leads_until = float("-inf")
-        self._store.give_up_lead(_LEASE_NAME, self._holder)
+        self._store.give_up_lead(CONTROLLER_LEASE, self._holder)
 
     def _overdue_drivers(self) -> list[DriverClaim]:
         """Drivers whose lease ran out while they could have renewed it.
@@ -229,7 +229,7 @@ def run_controller(config: Settings) -> None:
     jobs = DriverJobs(config.ray_jobs_url, token=config.ray_auth_token.get_secret_value())
     controller = Controller(ReconcilingStore(database), jobs, config, holder=holder)
     exporter = Exporter(
-        ExportStore(database, Lead(_LEASE_NAME, holder)),
+        ExportStore(database, Lead(CONTROLLER_LEASE, holder)),
         StudyStore(database),
         config.mlflow_url,
         min_interval_s=config.export_interval_s,

@@ -157,6 +157,8 @@ class TooManyRequestsError(SamstudyError):
     status = 429
     code = "too_many_requests"
     title = "Too many requests"
+    retry_after_s: int | None = None
+    """When it may be tried again, where that is known: sent as Retry-After."""
 
 
 class IdempotencyConflictError(SamstudyError):

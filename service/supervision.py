@@ -16,7 +16,7 @@ import psutil
 
 from service.errors import ServiceUnavailableError
 
-_STOP_DEADLINE_S = 20.0  # several times what a part takes: the controller 5 s, where MLflow hangs
+_STOP_DEADLINE_S = 20.0  # several times what a part takes: the controller 8 s, where MLflow and the store hang
 _KILL_DEADLINE_S = 10.0
 _RESTART_PAUSE_S = 1.0
 _PR_SET_PDEATHSIG = 1

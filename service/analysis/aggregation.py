@@ -101,12 +101,12 @@ def best(results: Iterable[AnyResult], mode: Literal["max", "min"]) -> AnyResult
     known = list(results)
     confirmed = [(result.confirmed, result) for result in known if result.confirmed is not None]
     if confirmed:
-        return min(confirmed, key=lambda pair: (-pair[0].n, *_order(pair[0], pair[1], mode)))[1]
+        return min(confirmed, key=lambda pair: most_seeds_first(pair[0], pair[1].configuration.number, mode))[1]
     complete = [result for result in known if result.complete]
     if complete:
         return min(complete, key=lambda result: rank(result, mode))
     partial = [(result.objective, result) for result in known if result.objective is not None]
-    found = min(partial, key=lambda pair: (-pair[0].n, *_order(pair[0], pair[1], mode)), default=None)
+    found = min(partial, key=lambda pair: most_seeds_first(pair[0], pair[1].configuration.number, mode), default=None)
     return found and found[1]
 
 
@@ -114,7 +114,12 @@ def rank(result: ConfigurationSummary, mode: Literal["max", "min"]) -> tuple[boo
     """A sort key, the best search mean first: complete ones, then those with any objective, by mean, spread, number."""
     if result.objective is None:
         return (True, True, 0.0, 0.0, result.configuration.number)
-    return (not result.complete, False, *_order(result.objective, result, mode))
+    return (not result.complete, False, *_order(result.objective, result.configuration.number, mode))
+
+
+def most_seeds_first(summary: Summary, number: int, mode: Literal["max", "min"]) -> tuple[int, float, float, int]:
+    """A sort key of a configuration with this number: a mean over fewer seeds has not the same say as one over more."""
+    return (-summary.n, *_order(summary, number, mode))
 
 
 def summary_of(mean: float | None, std: float | None, n: int) -> Summary | None:
@@ -134,10 +139,10 @@ def _summary(mean: float, std: float | None, n: int) -> Summary:
     return Summary(mean=mean, std=std, n=n, low=mean - margin, high=mean + margin)
 
 
-def _order(summary: Summary, result: ConfigurationSummary, mode: Literal["max", "min"]) -> tuple[float, float, int]:
+def _order(summary: Summary, number: int, mode: Literal["max", "min"]) -> tuple[float, float, int]:
     mean = -summary.mean if mode == "max" else summary.mean
     spread = math.inf if summary.std is None else summary.std
-    return (mean, spread, result.configuration.number)
+    return (mean, spread, number)
 
 
 def _result(configuration: Configuration, trials: Sequence[Trial]) -> ConfigurationResult:

@@ -30,7 +30,7 @@ from service.api import (
 )
 from service.api.access import Authentication, Lock, is_loopback, open_paths
 from service.api.body_limit import BodyLimit
-from service.api.lookups import Lookups, LookupsBusyError, render_busy
+from service.api.lookups import Lookups
 from service.api.metrics import Metrics
 from service.api.observing import Observation
 from service.api.rate_limit import RateLimit
@@ -84,7 +84,6 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     )
     app.add_middleware(Observation, metrics=app.state.metrics)  # the last one added is the outermost
     problems.install(app)
-    app.add_exception_handler(LookupsBusyError, render_busy)
     for module in (
         studies,
         lifecycle,

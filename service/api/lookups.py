@@ -7,9 +7,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from fastapi import Request, Response
-
-from service.api import problems
 from service.api.places import Places
 from service.errors import TooManyRequestsError
 from service.receivers import Receiver, Resolver, checked_addresses, resolve
@@ -66,11 +63,3 @@ class Lookups:
                     f"{LookupsBusyError.retry_after_s} s"
                 )
             await asyncio.sleep(_LOOK_S)
-
-
-async def render_busy(request: Request, error: Exception) -> Response:
-    """The problem document of a LookupsBusyError, with its Retry-After."""
-    if not isinstance(error, LookupsBusyError):
-        raise error
-    headers = {"Retry-After": str(error.retry_after_s)}
-    return problems.answer(error, request.scope.get("request_id"), headers)

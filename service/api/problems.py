@@ -14,7 +14,7 @@ from starlette.routing import Match
 
 from search_spaces.checking import shown
 from service.answers import Problem, ProblemField
-from service.errors import FieldProblem, InvalidRequestError, SamstudyError
+from service.errors import FieldProblem, InvalidRequestError, SamstudyError, TooManyRequestsError
 from service.spec_reading import field_name
 
 MEDIA_TYPE = "application/problem+json"
@@ -85,7 +85,7 @@ async def _render(request: Request, error: Exception) -> Response:
     request_id = request.scope.get("request_id")
     match error:
         case SamstudyError():
-            return answer(error, request_id)
+            return answer(error, request_id, _retry_after(error))
         case RequestValidationError():
             found = (_field_problem(detail) for detail in error.errors())
             problems = list(dict.fromkeys(found))  # what two dependencies read is reported by both
@@ -98,6 +98,12 @@ async def _render(request: Request, error: Exception) -> Response:
             headers = {**(error.headers or {}), **_right_methods(request, error.status_code)}
             return _response(error.status_code, code, title, detail, request_id=request_id, headers=headers)
     raise error
+
+
+def _retry_after(error: SamstudyError) -> dict[str, str]:
+    if isinstance(error, TooManyRequestsError) and error.retry_after_s is not None:
+        return {"Retry-After": str(error.retry_after_s)}
+    return {}
 
 
 def _right_methods(request: Request, status: int) -> dict[str, str]:

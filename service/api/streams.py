@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
@@ -39,10 +39,14 @@ class OpenStreams:
 Follow = Annotated[bool, Query(description="stay until the attempt has ended and all of it was sent")]
 
 
+def _one_more(request: Request) -> AbstractContextManager[None]:
+    open_streams: OpenStreams = request.app.state.open_streams
+    return open_streams.one_more(asker_of(request.scope[PRINCIPAL], request.scope))
+
+
 async def _place(request: Request) -> AsyncIterator[None]:
     """Held until the answer has ended, or its reader is gone."""
-    open_streams: OpenStreams = request.app.state.open_streams
-    with open_streams.one_more(asker_of(request.scope[PRINCIPAL], request.scope)):
+    with _one_more(request):
         yield
 
 
@@ -50,7 +54,7 @@ async def _place_of_follower(request: Request, follow: Follow = False) -> AsyncI
     if not follow:
         yield
         return
-    async for _ in _place(request):
+    with _one_more(request):
         yield
 
 

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from service.answers import CreatedWebhook, WebhookDetail, WebhookList
 from service.api.lookups import Lookups
 from service.api.problems import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError, documented
-from service.api.requests import NO_NUL, JsonBody, TheDatabase, ThePrincipal, TheSettings, read_as
+from service.api.requests import NO_NUL, JsonBody, ThePrincipal, TheSettings, read_as
 from service.errors import (
     FieldProblem,
     InvalidRequestError,
@@ -19,9 +19,8 @@ from service.errors import (
     WebhookNotFoundError,
 )
 from service.receivers import RefusedReceiverError, parse_receiver
-from service.store.database import Database
 from service.store.webhooks import WebhookStore
-from service.webhook import MAX_PER_OWNER, NewWebhook
+from service.webhook import NewWebhook
 
 SHOWN_DELIVERIES = 50
 
@@ -32,12 +31,15 @@ async def _webhooks(request: Request, principal: ThePrincipal) -> WebhookStore:
     return WebhookStore(request.app.state.database, principal.scope)
 
 
+Webhooks = Annotated[WebhookStore, Depends(_webhooks)]
+
+
 async def _checked_webhook(
-    request: Request, body: JsonBody, principal: ThePrincipal, database: TheDatabase, settings: TheSettings
+    request: Request, body: JsonBody, principal: ThePrincipal, webhooks: Webhooks, settings: TheSettings
 ) -> NewWebhook:
     """What the body says, with a receiver that may be one. Its name is looked up where there is room for it alone."""
     new = read_as(NewWebhook, body)
-    await run_in_threadpool(_check_room, database, principal.owner)
+    await run_in_threadpool(webhooks.check_room, principal.owner)  # once more as it is made
     lookups: Lookups = request.app.state.lookups
     try:
         receiver = parse_receiver(new.url)
@@ -49,14 +51,6 @@ async def _checked_webhook(
     return new
 
 
-def _check_room(database: Database, owner: str) -> None:
-    """Raises TooManyWebhooksError before anything else is done; the store counts once more when it makes one."""
-    count = len(WebhookStore(database, owner).webhooks())
-    if count >= MAX_PER_OWNER:
-        raise TooManyWebhooksError(f"{owner!r} has {count} webhooks; delete one before making another")
-
-
-Webhooks = Annotated[WebhookStore, Depends(_webhooks)]
 CheckedWebhook = Annotated[NewWebhook, Depends(_checked_webhook)]
 WebhookId = Annotated[str, Path(max_length=80, pattern=NO_NUL)]
 _BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NewWebhook"}}}}

@@ -17,7 +17,7 @@ from service.store.database import Database
 from service.store.filters import ConfigurationFilter, TrialFilter, in_scope
 from service.store.ranking import best_configuration
 from service.store.records import Record
-from service.store.watching import CONTROLLER_LEASE
+from service.store.watching import controller_lease
 from service.study import Attempt, Configuration, Event, Purpose, Result, Study, Trial, TrialState
 
 _ROWS_AT_A_TIME = 2_000
@@ -97,10 +97,8 @@ class StudyContents:
         return StudyStanding(study, counts, sum(int(epochs) for _, _, epochs in rows), best, is_looked_after)
 
     def _has_controller(self, connection: Connection) -> bool:
-        expires_at = connection.execute(
-            select(tables.leases.c.expires_at).where(tables.leases.c.name == CONTROLLER_LEASE)
-        ).scalar_one_or_none()
-        return expires_at is not None and expires_at >= self._database.now(connection)
+        lease = controller_lease(connection, self._database.now(connection))
+        return lease is not None and lease.seconds_left >= 0
 
     def best(self, study_id: str) -> tuple[Study, Best | None]:
         """The study and its best configuration; None while there is none."""

@@ -16,6 +16,7 @@ from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.database import Database
 from service.store.inserting import insert_configuration, insert_trials, last_number
+from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, EpochReported, Report, TrialEnded
 from service.store.summaries import summarise_configurations
 from service.study import (
     AttemptState,
@@ -40,61 +41,6 @@ class NewConfigurationsError(SamstudyError):
     status = 409
     code = "new_configurations"
     title = "The study has new configurations"
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptStarted:
-    """A worker has begun with a trial."""
-
-    trial_id: str
-    attempt: int
-    node: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class EpochReported:
-    """A trial has finished an epoch; `warning` is what went wrong beside that."""
-
-    trial_id: str
-    attempt: int
-    epoch: int
-    metrics: dict[str, float]
-    warning: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TrialEnded:
-    """A trial has reached a final state; `objective` is None where it has nothing to say of the objective.
-
-    note: why early stopping ended it.
-    """
-
-    trial_id: str
-    attempt: int
-    state: TrialState
-    objective: float | None
-    error: str | None = None
-    note: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptPaused:
-    """A trial has left its worker with its study's pause; its next attempt goes on from its checkpoint."""
-
-    trial_id: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptLost:
-    """A worker or node went away; the trial waits for its next attempt."""
-
-    trial_id: str
-    attempt: int
-    error: str
-
-
-Report = AttemptStarted | EpochReported | TrialEnded | AttemptPaused | AttemptLost
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from service.errors import (
     VersionConflictError,
 )
 from service.spec import StudySpec, parse_spec
+from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.database import Database
 from service.store.inserting import insert_configuration, last_number
@@ -157,7 +158,7 @@ class LifecycleStore:
             budget = spec.budget.model_dump(mode="json")
             raised = _raised_limits(study.spec["budget"], budget)
             ends = study.intent in (Intent.STOP, Intent.CANCEL) and not state.is_final
-            if ends and budget != parse_spec(study.spec).budget.model_dump(mode="json"):
+            if ends and spec.budget != Budget.model_validate(study.spec["budget"]):
                 raise _impossible(study, "given another budget")
             if state.is_final and raised and study.reason == Reason.TARGET_REACHED:
                 raise InvalidTransitionError(

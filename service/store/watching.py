@@ -89,7 +89,7 @@ class WatchingStore:
                 drivers=drivers,
                 overdue_drivers=overdue or 0,
                 driver_lease_s=(first - now).total_seconds() if first else None,
-                controller=_lease(connection, now),
+                controller=controller_lease(connection, now),
                 behind=_waiting(connection, _behind_since(), now),
                 deliveries=_waiting(connection, open_deliveries, now),
                 removals=_waiting(connection, select(func.count(), func.min(removals.c.requested_at)), now),
@@ -167,7 +167,8 @@ def _waiting(connection: Connection, count_and_oldest: Select[int, Any], now: da
     return Waiting(count, max(0.0, (now - oldest).total_seconds()) if oldest else 0.0)
 
 
-def _lease(connection: Connection, now: datetime) -> Lease | None:
+def controller_lease(connection: Connection, now: datetime) -> Lease | None:
+    """The lease of the controller that leads; None where nobody has ever led, or the last leader has left."""
     table = tables.leases
     row = connection.execute(select(table).where(table.c.name == CONTROLLER_LEASE)).one_or_none()
     return None if row is None else Lease(row.holder, (row.expires_at - now).total_seconds())

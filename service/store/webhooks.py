@@ -35,9 +35,7 @@ class WebhookStore:
             mine = table.c.owner == owner
             # Two that are made at once wait for each other here, where there are any: so the number stays exact.
             connection.execute(select(table.c.id).where(mine).order_by(table.c.id).with_for_update(key_share=True))
-            count = connection.execute(select(func.count()).select_from(table).where(mine)).scalar_one()
-            if count >= MAX_PER_OWNER:
-                raise TooManyWebhooksError(f"{owner!r} has {count} webhooks; delete one before making another")
+            _check_room(connection, owner)
             webhook_id = secrets.token_hex(6)
             connection.execute(
                 insert(table).values(
@@ -50,6 +48,11 @@ class WebhookStore:
                 )
             )
             return self._webhook(connection, webhook_id), secret
+
+    def check_room(self, owner: str) -> None:
+        """Raises TooManyWebhooksError where the owner has as many as one may have."""
+        with self._database.reading() as connection:
+            _check_room(connection, owner)
 
     def webhooks(self) -> list[Webhook]:
         """In the order in which they were made."""
@@ -105,3 +108,10 @@ class WebhookStore:
         if row is None:
             raise WebhookNotFoundError(webhook_id)
         return records.as_record(Webhook, row)
+
+
+def _check_room(connection: Connection, owner: str) -> None:
+    table = tables.webhooks
+    count = connection.execute(select(func.count()).select_from(table).where(table.c.owner == owner)).scalar_one()
+    if count >= MAX_PER_OWNER:
+        raise TooManyWebhooksError(f"{owner!r} has {count} webhooks; delete one before making another")

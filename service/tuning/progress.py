@@ -8,10 +8,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Protocol
 
 from search_spaces.parameters import Point, point_key
+from service.analysis.aggregation import most_seeds_first, summarise
 from service.spec import StudySpec
 from service.spec_sections import Budget
 from service.store.driving import Instructions, Known, NewConfigurationsError, StudySnapshot
@@ -351,19 +352,13 @@ class StudyProgress:
                     self._add(trial)
 
     def _rank(self, configuration_id: str) -> tuple[int, float, float, int] | None:
-        """A sort key, the best configuration first, as `analysis.aggregation.best` has it; None where no seed counts.
-
-        Those of which more seeds succeeded come first: a mean over fewer has not the same say.
-        """
+        """A sort key, the best configuration first, as the API has it; None where no seed counts."""
         trials = self._search_trials(configuration_id)
         values = [trial.objective for trial in trials if trial.state is TrialState.SUCCEEDED]
         known = [value for value in values if value is not None and math.isfinite(value)]
         if not known:
             return None
-        mean = fmean(known)
-        worse = -mean if self._spec.objective.mode == "max" else mean
-        spread = stdev(known) if len(known) > 1 else math.inf
-        return (-len(known), worse, spread, self._numbers[configuration_id])
+        return most_seeds_first(summarise(known), self._numbers[configuration_id], self._spec.objective.mode)
 
     def _search_trials(self, configuration_id: str) -> list[_TrialProgress]:
         return [trial for trial in self._trials_of[configuration_id] if trial.purpose is Purpose.SEARCH]

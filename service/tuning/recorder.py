@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from service.errors import LeaseLostError, StoreUnavailableError
-from service.store.driving import DrivingStore, Instructions, Report
+from service.store.driving import DrivingStore, Instructions
+from service.store.reports import Report
 
 logger = logging.getLogger(__name__)
 

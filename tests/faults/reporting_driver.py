@@ -10,7 +10,8 @@ import sys
 import time
 
 from service.store.database import Database
-from service.store.driving import AttemptStarted, DrivingStore, EpochReported, TrialEnded
+from service.store.driving import DrivingStore
+from service.store.reports import AttemptStarted, EpochReported, TrialEnded
 from service.study import Reason, StudyState, TrialState
 from service.tuning.recorder import Recorder
 

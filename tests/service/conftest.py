@@ -20,9 +20,10 @@ from service.api.app import Server, create_app
 from service.settings import Settings
 from service.spec import parse_spec
 from service.store.database import Database
-from service.store.driving import AttemptLost, AttemptStarted, DrivingStore, EpochReported, TrialEnded
+from service.store.driving import DrivingStore
 from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import ReconcilingStore
+from service.store.reports import AttemptLost, AttemptStarted, EpochReported, TrialEnded
 from service.store.studies import NewStudy, StudyStore
 from service.study import Reason, Scalar, Study, StudyState, Trial, TrialState
 from tests.postgresql import Databases, EmptyStores, PostgresqlMissingError, PostgresqlServer

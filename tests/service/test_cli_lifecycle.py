@@ -21,8 +21,8 @@ from service.cli.watching import watch_study
 from service.client import Client
 from service.settings import settings
 from service.store.database import Database
-from service.store.driving import EpochReported, TrialEnded
 from service.store.lifecycle import LifecycleStore, StudyChanges
+from service.store.reports import EpochReported, TrialEnded
 from service.study import StudyState, TrialState
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from service.settings import Settings
 from service.shares import Node
 from service.spec import parse_spec
 from service.store.database import Database
-from service.store.driving import AttemptStarted, DrivingStore
+from service.store.driving import DrivingStore
 from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import DriverClaim, ReconcilingStore
+from service.store.reports import AttemptStarted
 from service.store.studies import NewStudy, StudyStore
 from service.study import Intent, Reason, Study, StudyState
 from service.tuning.jobs import DriverJobs

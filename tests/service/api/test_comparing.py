@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.testclient import TestClient
 
-from service.store.driving import EpochReported, TrialEnded
+from service.store.reports import EpochReported, TrialEnded
 from service.study import Study, TrialState
 
 if TYPE_CHECKING:

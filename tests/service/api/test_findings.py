@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 from starlette.testclient import TestClient
 
-from service.store.driving import EpochReported, TrialEnded
+from service.store.reports import EpochReported, TrialEnded
 from service.study import Study, TrialState
 
 if TYPE_CHECKING:

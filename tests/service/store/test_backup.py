@@ -20,9 +20,10 @@ from service.errors import BackupDamagedError, LeaseLostError, RestoreRefusedErr
 from service.store import tables
 from service.store.backup import DRIVER_JUMP, check_backup, restore_backup, write_backup
 from service.store.database import Database, upgrade
-from service.store.driving import AttemptStarted, DrivingStore, TrialEnded
+from service.store.driving import DrivingStore
 from service.store.keys import KeyStore
 from service.store.reconciling import ReconcilingStore
+from service.store.reports import AttemptStarted, TrialEnded
 from service.store.studies import StudyStore
 from service.store.webhooks import WebhookStore
 from service.study import AttemptState, Reason, StudyState, TrialState

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.store.driving import EpochReported
+from service.store.reports import EpochReported
 
 
 def exported(stores: Any, study_id: str) -> None:

@@ -18,8 +18,9 @@ from service.errors import (
 )
 from service.spec import parse_spec
 from service.store import tables
-from service.store.driving import AttemptPaused, AttemptStarted, DrivingStore, TrialEnded
+from service.store.driving import DrivingStore
 from service.store.lifecycle import LifecycleStore, StudyChanges
+from service.store.reports import AttemptPaused, AttemptStarted, TrialEnded
 from service.study import Intent, Origin, Reason, Study, StudyState, TrialState
 
 QUEUED, RUNNING, PAUSED, STOPPING = StudyState.QUEUED, StudyState.RUNNING, StudyState.PAUSED, StudyState.STOPPING

@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 
 from service.spec import parse_spec
 from service.store.database import Database
-from service.store.driving import EpochReported, TrialEnded
 from service.store.exporting import ExportStore
+from service.store.reports import EpochReported, TrialEnded
 from service.store.studies import NewStudy, StudyStore
 from service.study import Configuration, Reason, StudyState, TrialState
 from service.tracking.exporter import Exporter, TrackingUnavailableError

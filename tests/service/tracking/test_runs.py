@@ -9,9 +9,9 @@ import pytest
 from service.analysis.aggregation import ConfigurationResult, aggregate
 from service.spec import StudySpec, parse_spec
 from service.store.database import Database
-from service.store.driving import AttemptPaused, TrialEnded
 from service.store.exporting import ExportStore
 from service.store.lifecycle import LifecycleStore
+from service.store.reports import AttemptPaused, TrialEnded
 from service.study import Study, StudyState, TrialState
 from service.tracking import runs
 from service.tracking.files import configurations_csv, surface_axes

@@ -8,8 +8,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from service.store.database import Database
-from service.store.driving import EpochReported, TrialEnded
 from service.store.exporting import ExportStore
+from service.store.reports import EpochReported, TrialEnded
 from service.study import TrialState
 from service.tracking.exporter import Exporter
 from tests.service.conftest import Life

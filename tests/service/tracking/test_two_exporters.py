@@ -10,9 +10,9 @@ import requests
 from mlflow import MlflowClient
 
 from service.store.database import Database
-from service.store.driving import EpochReported, TrialEnded
 from service.store.exporting import ExportStore, Lead, LeadLostError
 from service.store.reconciling import ReconcilingStore
+from service.store.reports import EpochReported, TrialEnded
 from service.study import Study, StudyState, TrialState
 from service.tracking.exporter import Exporter
 from tests.service.conftest import Life

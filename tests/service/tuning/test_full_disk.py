@@ -12,8 +12,9 @@ import pytest
 
 from service.spec import parse_spec
 from service.store.database import Database
-from service.store.driving import AttemptStarted, DrivingStore, EpochReported, TrialEnded
+from service.store.driving import DrivingStore
 from service.store.reconciling import ReconcilingStore
+from service.store.reports import AttemptStarted, EpochReported, TrialEnded
 from service.store.studies import NewStudy, StudyStore
 from service.study import Reason, StudyState, TrialState
 from service.trial_logs import TrialLog

@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from service.errors import LeaseLostError, StoreUnavailableError
-from service.store.driving import DrivingStore, EpochReported, Instructions, Report
+from service.store.driving import DrivingStore, Instructions
+from service.store.reports import EpochReported, Report
 from service.study import Intent
 from service.tuning.recorder import Recorder
 
