@@ -32,8 +32,11 @@ QUICKEST_EPOCH_S = 0.02
 """What an epoch of `study_spec` takes with its checkpoint and its report, on a quick machine that is idle."""
 
 
-def random_study(seed: int) -> dict[str, Any]:
-    """Changes of a study's spec: another algorithm, early stopping, replicates, what stays of checkpoints."""
+def random_study(seed: int, epochs: int) -> dict[str, Any]:
+    """Changes of a study's spec: another algorithm, early stopping, replicates, what stays of checkpoints.
+
+    Six trials of which early stopping takes up to a third of the epochs last as long as four whole ones.
+    """
     choose = random.Random(seed)
     changes: dict[str, Any] = {
         "checkpoint": {"every_epochs": choose.choice([1, 1, 7]), "keep": choose.choice(["latest", "none"])},
@@ -45,7 +48,7 @@ def random_study(seed: int) -> dict[str, Any]:
         changes["budget"] = {"max_trials": 6}
         changes["replicates"] = {"seeds": [0, 1]}
         if choose.random() < 0.5:
-            changes["scheduler"] = {"name": "asha", "grace_period": 10, "reduction_factor": 2}
+            changes["scheduler"] = {"name": "asha", "grace_period": 2 * epochs // 3, "reduction_factor": 2}
     if choose.random() < 0.3:
         changes["confirm"] = {"top_k": 1, "seeds": [7]}
     return changes
@@ -127,6 +130,7 @@ def test_studies_survive_random_faults_for_a_while(
         schedule = random_schedule(seed, kinds, faults=4, longest_pause_s=8.0)
         with capsys.disabled():
             print(f"\nSAMSTUDY_FAULTS_SEED={seed}: " + "; ".join(map(str, schedule)), flush=True)
-        witness = submit(service, f"random-{seed}", trials=4, epochs=epochs_for(schedule), **random_study(seed))
+        epochs = epochs_for(schedule)
+        witness = submit(service, f"random-{seed}", trials=4, epochs=epochs, **random_study(seed, epochs))
         run_under_faults(witness, schedule, seed, postgresql)
         seed += 1
