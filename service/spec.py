@@ -31,6 +31,7 @@ from service.spec_reading import (
     without_unknown_keys,
 )
 from service.spec_sections import (
+    ACCEPTED,
     Algorithm,
     AshaScheduler,
     Budget,
@@ -61,6 +62,7 @@ __all__ = [
     "Replicates",
     "Resources",
     "StudySpec",
+    "accepted_spec",
     "load_spec",
     "parse_spec",
     "plan",
@@ -130,7 +132,7 @@ class StudySpec(StrictModel):
         return TrainConfig.from_mapping({**self.train, **point, "seed": seed})
 
     def to_mapping(self) -> dict[str, Any]:
-        """The spec as JSON data, defaults included; `parse_spec` reads it back."""
+        """The spec as JSON data, defaults included; `accepted_spec` reads it back."""
         return self.model_dump(mode="json")
 
     @model_validator(mode="after")
@@ -175,6 +177,21 @@ def parse_spec(raw: object) -> StudySpec:
     reported = {problem.field for problem in problems}
     problems += [problem for problem in _every_problem(plain) if problem.field not in reported]
     raise InvalidSpecError(problems or fallback)
+
+
+def accepted_spec(stored: object) -> StudySpec:
+    """The spec of a study that there is, as `StudySpec.to_mapping` wrote it, perhaps with another budget.
+
+    A version that had other rules for names, labels and descriptions may have accepted it, so they do not apply again.
+    Raises InvalidSpecError where this version cannot run it.
+    """
+    plain, problems = plain_data(stored)
+    if not problems:
+        try:
+            return StudySpec.model_validate(plain, context=ACCEPTED)
+        except ValidationError as error:
+            problems = problems_of(error, plain)
+    raise InvalidSpecError(problems)
 
 
 def load_spec(path: str | Path) -> StudySpec:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from search_spaces.checking import RuleProblem, StrictModel, rules_error, shown
 from search_spaces.parameters import Integer, Number
@@ -15,6 +15,11 @@ MAX_SEED = 2**32 - 1
 MAX_TRIALS = 100_000
 """The most trials of one study, whatever its algorithm."""
 
+ACCEPTED = "accepted"
+"""As the context of a validation: the spec was accepted before, perhaps under other rules for text."""
+
+T = TypeVar("T")
+
 
 def _not_yet(noun: str, planned: tuple[str, ...], available: tuple[str, ...]) -> Callable[[object], object]:
     def check(value: object) -> object:
@@ -23,6 +28,15 @@ def _not_yet(noun: str, planned: tuple[str, ...], available: tuple[str, ...]) ->
         return value
 
     return check
+
+
+def _where_new(check: Callable[[T], T]) -> AfterValidator:
+    """The check, which text that was accepted before is spared: a study goes on although the rules have changed."""
+
+    def validator(value: T, info: ValidationInfo) -> T:
+        return value if info.context == ACCEPTED else check(value)
+
+    return AfterValidator(validator)
 
 
 def _checked_name(name: str) -> str:
@@ -49,9 +63,9 @@ def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
 
 
 Text = Annotated[str, Field(strict=True)]
-Name = Annotated[Text, Field(min_length=1, max_length=100), AfterValidator(_checked_name)]
-Description = Annotated[Text, Field(max_length=2_000), AfterValidator(checked_text)]
-Labels = Annotated[dict[str, Text], Field(max_length=32), AfterValidator(_checked_labels)]
+Name = Annotated[Text, Field(min_length=1, max_length=100), _where_new(_checked_name)]
+Description = Annotated[Text, Field(max_length=2_000), _where_new(checked_text)]
+Labels = Annotated[dict[str, Text], Field(max_length=32), _where_new(_checked_labels)]
 Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 Seconds = Annotated[Number, Field(gt=0, le=1e9)]
 

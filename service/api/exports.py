@@ -13,7 +13,7 @@ from service.analysis.trial_tables import ColumnKind, TableFormat, csv_table, js
 from service.api.problems import documented
 from service.api.requests import Studies, StudyId, TheDatabase
 from service.errors import InvalidSpecError, StudyNotFoundError
-from service.spec import parse_spec
+from service.spec import accepted_spec
 from service.store.exporting import ExportStore
 from service.store.studies import StudyStore
 from service.study import Study
@@ -76,7 +76,7 @@ def _parquet(studies: StudyStore, study: Study, points: dict[str, ColumnKind], m
 
 def _points(studies: StudyStore, study: Study) -> dict[str, ColumnKind]:
     try:
-        return point_kinds(parse_spec(study.spec).space.parameters)
+        return point_kinds(accepted_spec(study.spec).space.parameters)
     except InvalidSpecError:  # accepted by an older version, whose rules were others
         names = {name: None for found in studies.configurations(study.id) for name in found.point}
         return dict.fromkeys(names, str)

@@ -19,7 +19,7 @@ from service.errors import (
     NotEnoughResultsError,
     StudyNotFoundError,
 )
-from service.spec import parse_spec
+from service.spec import accepted_spec
 
 MAX_COMPARED = 20
 
@@ -70,7 +70,7 @@ def read_surface(
     if x == y:
         message = f"x and y must be different parameters, got {x!r} twice"
         raise InvalidRequestError(message, problems=[FieldProblem("y", message)])
-    known = parse_spec(study.spec).space.parameters
+    known = accepted_spec(study.spec).space.parameters
     unknown = [
         FieldProblem(field, f"the study's space has no parameter {name!r}; it has {', '.join(known)}")
         for field, name in (("x", x), ("y", y), ("panel", panel))
@@ -96,7 +96,7 @@ def read_importances(
 ) -> Importances:
     """Which parameters matter: how much of the objective's variance over complete configurations each explains."""
     study = studies.get(study_id)
-    parameters = parse_spec(study.spec).space.parameters
+    parameters = accepted_spec(study.spec).space.parameters
     objective = reading.objective_of(study)
     found, n = importances(studies.summaries(study_id), parameters, mode=objective.mode, method=method)
     return Importances(

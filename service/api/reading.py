@@ -19,7 +19,7 @@ from service.answers import (
     TrialOverview,
 )
 from service.errors import InvalidSpecError
-from service.spec import Objective, parse_spec, plan
+from service.spec import Objective, accepted_spec, plan
 from service.store.contents import Best, ConfigurationPage, StudyStanding, TrialPage
 from service.store.studies import StudyStore
 from service.study import OPEN_TRIAL_STATES, Study, StudyState, TrialState
@@ -125,7 +125,7 @@ def _progress(standing: StudyStanding) -> Progress:
 def _planned(spec_text: str) -> tuple[int | None, int | None]:
     """The trials and the epochs of a study with this spec; None for what cannot be told."""
     try:
-        spec = parse_spec(json.loads(spec_text))
+        spec = accepted_spec(json.loads(spec_text))
     except InvalidSpecError:  # accepted by an older version, whose rules were others
         return None, None
     trials = plan(spec).trials

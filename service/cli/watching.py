@@ -13,7 +13,7 @@ from service.answers import StudyDetail
 from service.cli import rendering, surface_rendering
 from service.client import Client
 from service.errors import InvalidSpecError
-from service.spec import parse_spec
+from service.spec import accepted_spec
 
 POLL_S = 0.5
 PLAIN_POLLS = 10
@@ -43,7 +43,7 @@ def results_of(client: Client, study: StudyDetail, *, width: int) -> RenderableT
     """The study's λ × ρ table where its space has both and the table is of a size to be read, else its best ones."""
     objective = rendering.objective_of(study)
     try:
-        spec = parse_spec(study.spec)
+        spec = accepted_spec(study.spec)
     except InvalidSpecError:  # accepted by another version of the service
         pass
     else:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from search_spaces import scalar_key
 from service.analysis.aggregation import ConfigurationResult
-from service.spec import StudySpec, parse_spec
+from service.spec import StudySpec, accepted_spec
 from service.study import Result, Scalar, Study, Trial, TrialState
 from trainers.catalog import facts_of
 
@@ -25,7 +25,7 @@ class StudyResults:
 
     def spec(self) -> StudySpec:
         """The spec as the service accepted it."""
-        return parse_spec(self.study.spec)
+        return accepted_spec(self.study.spec)
 
     def configuration(self, point: Mapping[str, Scalar]) -> ConfigurationResult | None:
         """The first configuration that has these values of these parameters."""

@@ -18,7 +18,7 @@ from service.errors import (
     InvalidTransitionError,
     VersionConflictError,
 )
-from service.spec import StudySpec, parse_spec
+from service.spec import StudySpec, accepted_spec
 from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.database import Database
@@ -189,7 +189,7 @@ class LifecycleStore:
                 study, state, now = self._locked(connection, study_id)
                 if state.is_final or study.intent in (Intent.STOP, Intent.CANCEL):
                     raise _impossible(study, "given another point")
-                spec = parse_spec(study.spec)
+                spec = accepted_spec(study.spec)
                 _check_point(spec, point)
                 seeds, most = spec.replicates.seeds, spec.configuration_budget()
                 known = last_number(connection, tables.configurations, study_id)
@@ -284,7 +284,7 @@ def _changed(spec: Mapping[str, Any], changes: StudyChanges) -> StudySpec:
         changed["labels"] = dict(changes.labels)
     if changes.description is not None:
         changed["description"] = changes.description
-    return parse_spec(changed)
+    return accepted_spec(changed)
 
 
 def _raised_limits(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from service import logs
 from service.analysis.aggregation import aggregate
 from service.errors import InvalidSpecError, StoreUnavailableError, StudyNotFoundError
-from service.spec import parse_spec
+from service.spec import accepted_spec
 from service.store.exporting import ExportStore, LeadLostError, StudyBacklog, StudyGoneError
 from service.store.studies import StudyStore
 from service.tracking.due import Due, due, has_parent_run
@@ -180,7 +180,9 @@ class Exporter:
         study = backlog.study
         if progress.runs is None or study.mlflow_run_id is None:  # a user had its runs forgotten
             run_ids = {trial.mlflow_run_id for trial in self._studies.trials(study.id) if trial.mlflow_run_id}
-            progress.runs = StudyRuns(self._server, self._store, study, parse_spec(study.spec), trial_run_ids=run_ids)
+            progress.runs = StudyRuns(
+                self._server, self._store, study, accepted_spec(study.spec), trial_run_ids=run_ids
+            )
         for item in now.trials:
             if should_stop():
                 return False

@@ -29,7 +29,7 @@ from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
 from service import logs
 from service.errors import LeaseLostError
 from service.settings import Settings, settings
-from service.spec import StudySpec, parse_spec
+from service.spec import StudySpec, accepted_spec
 from service.store.database import Database
 from service.store.driving import DrivingStore
 from service.tuning.algorithms import algorithm_for
@@ -50,7 +50,7 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
     """Runs the study to its end. Raises LeaseLostError where another driver takes it over."""
     store = DrivingStore(Database(config.store_url), study_id, driver_attempt)
     snapshot = store.snapshot()
-    spec = parse_spec(snapshot.study.spec)
+    spec = accepted_spec(snapshot.study.spec)
     progress = StudyProgress(
         spec,
         snapshot,

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from search_spaces import NAMED_SPACES
 from service.errors import InvalidSpecError
-from service.spec import AshaScheduler, Plan, StudySpec, load_spec, parse_spec, plan
+from service.spec import AshaScheduler, Plan, StudySpec, accepted_spec, load_spec, parse_spec, plan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FLOAT = {"type": "float", "low": 0.01, "high": 0.5}
@@ -294,6 +294,7 @@ def test_any_json_is_a_spec_or_a_list_of_problems(changes: dict[str, Any]) -> No
         found = error.problems
     else:
         assert parse_spec(json.loads(json.dumps(spec.to_mapping()))) == spec
+        assert accepted_spec(json.loads(json.dumps(spec.to_mapping()))) == spec
         return
     assert found
     assert all(problem.field and problem.message.encode() for problem in found)
@@ -371,3 +372,23 @@ def test_a_file_that_is_no_json_says_where(tmp_path: Path, text: str, field: str
 def test_a_json_file_is_read_too(tmp_path: Path) -> None:
     path = write(tmp_path, json.dumps(raw_spec()), "spec.json")
     assert load_spec(path) == parse_spec(raw_spec())
+
+
+def test_text_that_an_older_version_accepted_is_read_again() -> None:
+    old = parse_spec(raw_spec()).to_mapping() | {
+        "name": "lambda\u2013rho",
+        "labels": {"te\u2013am": "a\u200bb"},
+        "description": "a\u200bb",
+    }
+    assert set(problems(old)) == {"name", "labels.te\u2013am", "description"}
+    assert accepted_spec(old).to_mapping() == old
+
+
+def test_what_this_version_cannot_run_is_refused_although_it_was_accepted() -> None:
+    old = parse_spec(raw_spec()).to_mapping() | {"name": "lambda\u2013rho"}
+    with pytest.raises(InvalidSpecError) as caught:
+        accepted_spec(old | {"train": {"model": "of yore"}, "budget": {"max_trials": float("inf")}})
+    assert [problem.field for problem in caught.value.problems] == ["budget.max_trials"]
+    with pytest.raises(InvalidSpecError) as caught:
+        accepted_spec(old | {"train": {"model": "of yore"}})
+    assert [problem.field for problem in caught.value.problems] == ["train.model"]

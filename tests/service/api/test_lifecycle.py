@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.store import tables
 from service.store.database import Database
 from service.store.lifecycle import LifecycleStore
 from service.study import StudyState
@@ -326,3 +327,25 @@ def test_what_waits_says_why(api: TestClient, life: Life, database: Database) ->
     LifecycleStore(database).resume(study.id)
     assert reasons()[0] == "its study is queued: waits for its driver"
     assert second.attempt == 0
+
+
+class TestStudiesOfOlderVersions:
+    """Names, labels and descriptions that an older version accepted and this one would not."""
+
+    def test_such_a_study_is_changed_searched_and_read_like_any_other(
+        self, api: TestClient, life: Life, database: Database
+    ) -> None:
+        study = life.create()
+        with database.writing() as connection:
+            old = {**study.spec, "name": "lambda\u2013rho", "labels": {"te\u2013am": "a"}}
+            connection.execute(tables.studies.update().values(name=old["name"], labels=old["labels"], spec=old))
+        path = f"studies/{study.id}"
+        shown = api.get(path)
+        assert (shown.json()["name"], shown.json()["progress"]["trials_planned"]) == ("lambda\u2013rho", 40)
+        assert api.get(f"{path}/surface").status_code == 200
+        changed = api.patch(path, json={"budget": {"max_trials": 30}}, headers={"If-Match": shown.headers["ETag"]})
+        assert (changed.status_code, changed.json()["spec"]["budget"]["max_trials"]) == (200, 30)
+        assert api.post(f"{path}/configurations", json={"point": {"lambda": 0.5, "rho": 0.2}}).status_code == 201
+        again = api.post(f"{path}/clone", json={})
+        assert (problem(again)[0], set(fields(again))) == (422, {"labels.te\u2013am", "name"})
+        assert api.post(f"{path}/clone", json={"name": "lambda-rho", "labels": {}}).status_code == 201
