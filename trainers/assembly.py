@@ -66,7 +66,7 @@ def dataset_of(config: TrainConfig, problem: Problem | None) -> Dataset:
     """The dataset on the CPU, its training split cut to `train_examples`. Raises DatasetUnavailableError."""
     if problem is not None:
         return problem.dataset()
-    dataset = load_dataset(config.dataset)
+    dataset = load_dataset(config.dataset, config.validation)
     if not isinstance(config.train_examples, int):
         return dataset
     kept = slice(config.train_examples)

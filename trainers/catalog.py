@@ -23,6 +23,7 @@ class DatasetFacts:
     shape: of one example, without the batch; (channels, height, width) for images, (features,) for vectors.
     classes: number of classes, hence of a model's outputs; 1 for a regression and for a binary target.
     train_size: examples in the training split, after the validation split was held out.
+    validation_size: examples that are held out of the published training set for validation.
     is_problem: a synthetic problem with known constants, whose size is chosen (see `facts_of`).
     """
 
@@ -32,6 +33,7 @@ class DatasetFacts:
     shape: tuple[int, ...]
     classes: int
     train_size: int
+    validation_size: int = 0
     is_problem: bool = False
 
     @property
@@ -82,14 +84,16 @@ DATASETS: dict[str, DatasetFacts] = {
     facts.name: facts
     for facts in (
         DatasetFacts(
-            "digits", "8 × 8 handwritten digits that scikit-learn ships", "classification", (1, 8, 8), 10, 1149
+            "digits", "8 × 8 handwritten digits that scikit-learn ships", "classification", (1, 8, 8), 10, 1149, 288
         ),
-        DatasetFacts("mnist", "28 × 28 handwritten digits", "classification", (1, 28, 28), 10, 54_000),
-        DatasetFacts("fashion_mnist", "28 × 28 articles of clothing", "classification", (1, 28, 28), 10, 54_000),
-        DatasetFacts("kmnist", "28 × 28 cursive Japanese characters", "classification", (1, 28, 28), 10, 54_000),
-        DatasetFacts("cifar10", "32 × 32 photographs of 10 classes", "classification", (3, 32, 32), 10, 45_000),
-        DatasetFacts("cifar100", "32 × 32 photographs of 100 classes", "classification", (3, 32, 32), 100, 45_000),
-        DatasetFacts("svhn", "32 × 32 street view house numbers", "classification", (3, 32, 32), 10, 65_932),
+        DatasetFacts("mnist", "28 × 28 handwritten digits", "classification", (1, 28, 28), 10, 54_000, 6_000),
+        DatasetFacts("fashion_mnist", "28 × 28 articles of clothing", "classification", (1, 28, 28), 10, 54_000, 6_000),
+        DatasetFacts("kmnist", "28 × 28 cursive Japanese characters", "classification", (1, 28, 28), 10, 54_000, 6_000),
+        DatasetFacts("cifar10", "32 × 32 photographs of 10 classes", "classification", (3, 32, 32), 10, 45_000, 5_000),
+        DatasetFacts(
+            "cifar100", "32 × 32 photographs of 100 classes", "classification", (3, 32, 32), 100, 45_000, 5_000
+        ),
+        DatasetFacts("svhn", "32 × 32 street view house numbers", "classification", (3, 32, 32), 10, 65_932, 7_325),
         DatasetFacts(
             "ridge",
             "synthetic ridge regression with known constants (arXiv 2503.02225)",
@@ -186,6 +190,8 @@ OPTIMIZERS: dict[str, OptimizerFacts] = {
     )
 }
 
+VALIDATIONS = ("held_out", "none")
+
 AUGMENTATIONS = ("none", "crop", "crop_flip", "crop_flip_cutout")
 
 SAMPLINGS: dict[str, SamplingFacts] = {
@@ -222,8 +228,8 @@ SAMPLINGS: dict[str, SamplingFacts] = {
 def facts_of(values: Mapping[str, object]) -> DatasetFacts:
     """The facts of the dataset that a complete configuration, by wire name, trains on: its own shape and size.
 
-    They differ from `DATASETS[name]` where the configuration chooses the size of a problem or takes only so many
-    training examples.
+    They differ from `DATASETS[name]` where the configuration chooses the size of a problem, learns from the validation
+    split too or takes only so many training examples.
     """
     facts = DATASETS[str(values["dataset"])]
     if facts.is_problem:
@@ -233,5 +239,7 @@ def facts_of(values: Mapping[str, object]) -> DatasetFacts:
             train_size=size if isinstance(size, int) else facts.train_size,
             shape=(features,) if isinstance(features, int) else facts.shape,
         )
+    if values["validation"] == "none":
+        facts = replace(facts, train_size=facts.train_size + facts.validation_size, validation_size=0)
     examples = values["train_examples"]
     return replace(facts, train_size=examples) if isinstance(examples, int) else facts

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
 from trainers import rules
-from trainers.catalog import AUGMENTATIONS, DATASETS, MODELS, OPTIMIZERS, SAMPLINGS
+from trainers.catalog import AUGMENTATIONS, DATASETS, MODELS, OPTIMIZERS, SAMPLINGS, VALIDATIONS
 from trainers.knob import LARGEST_FLOAT, ConfigProblem, Knob, Scalar
 from trainers.problem_settings import MAX_CONDITION_NUMBER, SPECTRA, TARGETS
 from trainers.schedules import KINDS, LEARNING_RATE_SCHEDULES
@@ -61,6 +61,12 @@ class TrainConfig:
     batch_size: int = _knob(64, "int", "examples in a step; the last, smaller batch of an epoch is used too", low=1)
     train_examples: int | str = _knob(
         "all", "int", "of a dataset's training split only so many, always the same ones", low=1, choices=("all",)
+    )
+    validation: str = _knob(
+        "held_out",
+        "str",
+        "a dataset's validation split: held out of the published training set, or none, to learn from all of that",
+        choices=VALIDATIONS,
     )
     augmentation: str = _knob(
         "none",

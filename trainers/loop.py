@@ -19,6 +19,7 @@ from trainers import assembly
 from trainers.assembly import DeviceUnavailableError
 from trainers.augmentation import augment
 from trainers.config import TrainConfig
+from trainers.datasets import Split
 from trainers.evaluation import evaluate
 from trainers.landscape import landscape
 from trainers.metrics import LANDSCAPE
@@ -121,7 +122,8 @@ class Training:
             metrics = self._train_epochs(until - self.epochs_done)
         self.epochs_done = until
         is_last = until == config.epochs
-        metrics |= self._evaluate("val")
+        if self._dataset.validation is not None:
+            metrics |= self._evaluate("val", self._dataset.validation)
         if self._problem is not None:
             metrics["suboptimality"] = self._suboptimality() / self._initial_suboptimality
         if self._sizes.bounding is not None:
@@ -129,7 +131,7 @@ class Training:
         if config.landscape == "every_epoch" or (config.landscape == "last" and is_last):
             metrics |= self._landscape()
         if is_last:
-            metrics |= self._evaluate("test")
+            metrics |= self._evaluate("test", self._dataset.test)
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise DivergedError(until, name, value)
@@ -286,10 +288,10 @@ class Training:
         self._model.train()
         return torch.cat(scores)
 
-    def _evaluate(self, prefix: str) -> dict[str, float]:
+    def _evaluate(self, prefix: str, split: Split) -> dict[str, float]:
         evaluation = evaluate(
             self._model,
-            self._dataset.validation if prefix == "val" else self._dataset.test,
+            split,
             self._dataset.objective,
             prepare=self._dataset.prepare,
             autocast=self._autocast,

@@ -23,7 +23,7 @@ LANDSCAPE = (
 SAMPLING = ("effective_sample_size", "largest_weight", "variance_ratio", "importance_share")
 """Those of `trainers.sampling`."""
 
-METRIC_FIELDS = ("dataset", "landscape", "lr", "sampling", "batch_size", "n_samples")
+METRIC_FIELDS = ("dataset", "validation", "landscape", "lr", "sampling", "batch_size", "n_samples")
 """The fields of a configuration that decide which metrics its run reports."""
 
 
@@ -48,7 +48,9 @@ def reported_metrics(values: Mapping[str, Any]) -> tuple[str, ...]:
 def epoch_metrics(values: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the metrics that every reported epoch has."""
     facts = DATASETS[values["dataset"]]
-    names = ["train_loss", *_of_split("val", classifies=facts.task != "regression")]
+    names = ["train_loss"]
+    if values["validation"] != "none":
+        names += _of_split("val", classifies=facts.task != "regression")
     names += ["grad_norm", "perturbation_norm", "skipped_steps", "lr", "rho", "lambda", "samples_per_s", *SAMPLING]
     if facts.is_problem:
         names.append("suboptimality")

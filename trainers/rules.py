@@ -50,17 +50,24 @@ def _images_only(values: Values) -> Iterator[ConfigProblem]:
             )
 
 
+def _problems_validate_on_themselves(values: Values) -> Iterator[ConfigProblem]:
+    if values["validation"] == "none" and DATASETS[values["dataset"]].is_problem:
+        yield ConfigProblem(
+            "validation", f"validation none is for datasets that are loaded: {values['dataset']} holds nothing out"
+        )
+
+
 def _sizes(values: Values) -> Iterator[ConfigProblem]:
     facts, examples = facts_of(values), values["train_examples"]
-    published = DATASETS[values["dataset"]]
+    whole = facts_of({**values, "train_examples": "all"})
     if isinstance(examples, int) and facts.is_problem:
         yield ConfigProblem(
             "train_examples", f"train_examples is for datasets that are loaded: {facts.name} has n_samples"
         )
-    elif isinstance(examples, int) and examples > published.train_size:
+    elif isinstance(examples, int) and examples > whole.train_size:
         yield ConfigProblem(
             "train_examples",
-            f"train_examples must be at most {published.train_size}, the training examples of {facts.name}, "
+            f"train_examples must be at most {whole.train_size}, the training examples of {facts.name}, "
             f"got {shown(examples)}",
         )
     elif values["batch_size"] > facts.train_size:
@@ -221,11 +228,12 @@ def _batches_can_be_normalised(values: Values) -> Iterator[ConfigProblem]:
         yield ConfigProblem("micro_batch_size", f"micro_batch_size must not leave a batch of one, got {size}: {why}")
 
 
-_DATASET_FIELDS = ("dataset", "n_samples", "n_features", "train_examples")
+_DATASET_FIELDS = ("dataset", "n_samples", "n_features", "validation", "train_examples")
 
 RULES = (
     Rule((*_DATASET_FIELDS, "model"), _model_fits_dataset),
     Rule(("dataset", "augmentation", "memory_format"), _images_only),
+    Rule(("dataset", "validation"), _problems_validate_on_themselves),
     Rule((*_DATASET_FIELDS, "batch_size"), _sizes),
     Rule(("micro_batch_size", "batch_size"), _micro_batches),
     Rule(("sampling", "uniform_share"), _loss_needs_a_uniform_share),

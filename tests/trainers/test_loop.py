@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from trainers import checkpoint
 from trainers.catalog import DATASETS, OPTIMIZERS, SAMPLINGS
@@ -352,6 +353,20 @@ def test_only_so_many_training_examples_are_seen_always_the_same_ones() -> None:
     assert result.metrics["effective_sample_size"] == 75  # batches of 100 and 50
     assert torch.equal(part._dataset.train.inputs, whole._dataset.train.inputs[:150])
     assert torch.equal(part._dataset.validation.inputs, whole._dataset.validation.inputs)
+
+
+def test_without_validation_the_whole_published_set_is_learned_from_and_only_the_test_measured() -> None:
+    config = a_config(validation="none", epochs=1, landscape="none")
+    training = Training(config)
+    result = training.next_result()
+    digits = load_digits()
+    published = {image.numpy().tobytes() for image in torch.from_numpy(digits.images).to(torch.uint8)}
+    tested = {image.numpy().tobytes() for image in training._dataset.test.inputs}
+    learned = {image.numpy().tobytes() for image in training._dataset.train.inputs}
+    assert (len(training._dataset.train), len(training._dataset.test)) == (1437, 360)
+    assert learned | tested == published
+    assert set(result.metrics) == set(reported_metrics(config.to_mapping()))
+    assert not any(name.startswith("val_") for name in result.metrics)
 
 
 def test_results_come_every_so_many_epochs_and_at_the_end() -> None:

@@ -30,6 +30,9 @@ THEORY = {
         ({"batch_size": 65, "train_examples": 64}, "batch_size", "at most 64"),
         ({"dataset": "ridge", "model": "linear", "batch_size": 31, "n_samples": 30}, "batch_size", "at most 30"),
         ({"train_examples": 1150}, "train_examples", "at most 1149"),
+        ({"train_examples": 1438, "validation": "none"}, "train_examples", "at most 1437"),
+        ({"batch_size": 1438, "validation": "none"}, "batch_size", "at most 1437"),
+        ({"dataset": "ridge", "model": "linear", "validation": "none"}, "validation", "ridge holds nothing out"),
         ({"dataset": "ridge", "model": "linear", "train_examples": 64}, "train_examples", "has n_samples"),
         ({"batch_size": 8, "micro_batch_size": 9}, "micro_batch_size", "at most the batch_size of 8, got 9"),
         ({"sampling": "loss", "uniform_share": 0}, "uniform_share", "above 0 for sampling loss"),
@@ -102,6 +105,8 @@ def test_a_rule_reads_no_field_that_it_does_not_name(rule: object) -> None:
 def test_the_size_of_a_run_is_the_datasets_unless_the_configuration_chooses_it() -> None:
     assert facts_of(defaults()) == DATASETS["digits"]
     assert facts_of({**defaults(), "train_examples": 100}).train_size == 100
+    assert facts_of({**defaults(), "validation": "none"}).train_size == 1437
+    assert facts_of({**defaults(), "validation": "none", "train_examples": 1300}).train_size == 1300
     ridge = facts_of({**defaults(), "dataset": "ridge", "n_samples": 30, "n_features": 7})
     assert (ridge.train_size, ridge.shape) == (30, (7,))
 
@@ -110,6 +115,8 @@ def test_metrics_follow_the_configuration() -> None:
     digits = reported_metrics(defaults())
     assert {"val_accuracy", "val_calibration_error", "test_accuracy", "hessian_trace"} <= set(digits)
     assert "hessian_trace" not in epoch_metrics(defaults())
+    unvalidated = reported_metrics({**defaults(), "validation": "none"})
+    assert set(digits) - set(unvalidated) == {"val_loss", "val_accuracy", "val_calibration_error"}
     assert "hessian_trace" not in reported_metrics({**defaults(), "landscape": "none"})
     assert "hessian_trace" in epoch_metrics({**defaults(), "landscape": "every_epoch"})
     ridge = TrainConfig.from_mapping({**THEORY, "sampling": "nice"}).to_mapping()

@@ -25,9 +25,10 @@ LOADERS: dict[str, Callable[[], Dataset]] = {
 
 
 @cache
-def load_dataset(name: str) -> Dataset:
+def load_dataset(name: str, validation: str = "held_out") -> Dataset:
     """The dataset of this name in `trainers.catalog`, on the CPU; treat its tensors as read-only, they are shared.
 
-    Raises DatasetUnavailableError where its files cannot be had.
+    validation: one of `catalog.VALIDATIONS`. Raises DatasetUnavailableError where its files cannot be had.
     """
-    return LOADERS[name]()
+    dataset = LOADERS[name]()
+    return dataset if validation == "held_out" else dataset.without_validation()

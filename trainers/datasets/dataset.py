@@ -60,11 +60,12 @@ class Normalisation:
 class Dataset:
     """train is learned from, validation is what searches and early stopping see, test is looked at once.
 
+    validation: None where everything that is published for training is learned from.
     normalisation: of the training images; None where the inputs go to the model as they are.
     """
 
     train: Split
-    validation: Split
+    validation: Split | None
     test: Split
     objective: Objective
     normalisation: Normalisation | None = None
@@ -73,8 +74,23 @@ class Dataset:
         """The dataset with all its tensors on the device; the same tensors where they are there already."""
         normalisation = self.normalisation and self.normalisation.to(device)
         return Dataset(
-            self.train.to(device), self.validation.to(device), self.test.to(device), self.objective, normalisation
+            self.train.to(device),
+            self.validation and self.validation.to(device),
+            self.test.to(device),
+            self.objective,
+            normalisation,
         )
+
+    def without_validation(self) -> Dataset:
+        """The dataset that learns from its validation split too, and has none."""
+        if self.validation is None:
+            return self
+        inputs, targets = (
+            torch.cat([getattr(split, name) for split in (self.train, self.validation)])
+            for name in ("inputs", "targets")
+        )
+        normalisation = self.normalisation and Normalisation.of(inputs)
+        return Dataset(Split(inputs, targets), None, self.test, self.objective, normalisation)
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """What the model is given for a batch of a split's inputs.

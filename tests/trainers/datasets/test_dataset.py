@@ -34,7 +34,20 @@ def test_a_tenth_of_the_published_training_set_is_held_out_in_an_order_that_neve
     ],
 )
 def test_the_catalog_knows_how_many_examples_are_left_for_training(name: str, published: int) -> None:
-    assert DATASETS[name].train_size == published - published // 10
+    facts = DATASETS[name]
+    assert (facts.train_size, facts.validation_size) == (published - published // 10, published // 10)
+
+
+def test_without_a_validation_split_all_that_is_published_is_learned_from_and_normalises() -> None:
+    published, test = random_split(57, seed=0), random_split(10, seed=1)
+    dataset = with_held_out(published, test).without_validation()
+    assert (dataset.validation, dataset.test) == (None, test)
+    assert sorted(dataset.train.targets.tolist()) == list(range(57))
+    assert torch.equal(dataset.train.inputs[dataset.train.targets.argsort()], published.inputs)
+    assert dataset.normalisation is not None
+    torch.testing.assert_close(dataset.normalisation.mean, published.inputs.float().mean((0, 2, 3)))
+    assert dataset.to(torch.device("cpu")).validation is None
+    assert dataset.without_validation() is dataset
 
 
 def test_images_are_normalised_by_channel_by_the_training_split_alone() -> None:
