@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from trainers.sampling.uniform import equally_weighted, random_permutation
 SMALLEST_SHARE = 1e-3
 """Least uniform share among the candidates: one whose score rounds to 0 can be drawn, and no weight exceeds 1,000."""
 
+_LEAST_SCORE, _LARGEST_SCORE = 1e-30, 1e30
+"""What scores are drawn by lies between these: where all are 0, draws are uniform, and none is NaN or infinite."""
+
 _EMA = 0.9
 
 
@@ -32,16 +35,16 @@ class GradientNormSampler:
     In an epoch that is on, each batch of b: B = presample_factor·b candidates, drawn uniformly and scored by the model
     as it then is, b of them drawn with p_i = (1 − α)·s_i/Σs + α/B, weights 1/(B p_i); the smaller batch at its end has
     B candidates too. In one that is off: exactly the uniform sampler's batches, whose observed losses let τ rise at no
-    cost. An epoch is on where, as it begins, τ, the variance gain smoothed over the batches (factor 0.9), exceeds
-    1 + B/(3b·passes): scoring costs one forward pass of B, and each pass of a step three of b, counting a backward
-    pass as two forward ones.
+    cost. τ is the variance gain among B examples, smoothed over the batches (factor 0.9): the candidates of a batch, or
+    the last B observed, as many as there are. An epoch is on where, as it begins, τ exceeds 1 + B/(3b·passes): scoring
+    costs one forward pass of B, and each pass of a step three of b, counting a backward pass as two forward ones.
 
     Why whole epochs: a permutation that is left because of the scores of its first batches leaves its other batches
     unseen for a reason that depends on them, and the gradient would be biased.
 
     passes: forward and backward passes of a step, 2 for SAM, 1 where ρ is 0. uniform_share: α in [0, 1], at least
     SMALLEST_SHARE is taken. score: maps indices (m,) to the scores (m,) of the current model, at least 0. τ is read
-    back to the host once an epoch, as it begins. A batch of one has τ = 1, so that batch size 1 stays off.
+    back to the host once an epoch, as it begins.
 
     The candidates are a sample themselves, so the variance ratio is M_p/M_u + (b − 1)/B, with the scores as G_i (see
     `trainers.sampling.diagnostics`): given them, b draws have the variance (M_p − ‖ḡ‖²)/b around the candidates' mean
@@ -67,8 +70,9 @@ class GradientNormSampler:
         self._ones = torch.ones(batch_size, device=generator.device)
         self._tau = torch.ones((), dtype=torch.float64, device=generator.device)
         self._losses: list[Tensor] = []  # of steps that τ does not know of yet, in an epoch that is off
-        self._scores: list[Tensor] = []  # of such steps, a row each, in an epoch that is on
-        self._by_score: list[Tensor] = []  # the probabilities s_i/Σs that belong to them
+        self._scores: list[Tensor] = []  # of such steps' candidates, in an epoch that is on
+        self._least = torch.tensor([_LEAST_SCORE], dtype=torch.float64, device=generator.device)
+        self._largest = torch.tensor([_LARGEST_SCORE], dtype=torch.float64, device=generator.device)
         self._drawn: list[Tensor] = []
         self._moments = torch.zeros(2, dtype=torch.float64, device=generator.device)
         self._was_on = False
@@ -105,38 +109,44 @@ class GradientNormSampler:
             raise ValueError(f"the state's tau must be one number, got {tau!r}")
         load_generator(self._generator, state)
         self._tau.copy_(torch.as_tensor(tau, dtype=torch.float64))
-        self._losses, self._scores, self._by_score = [], [], []
+        self._losses, self._scores = [], []
 
     def _uniformly(self) -> list[MiniBatch]:
         permutation = random_permutation(self._size, self._generator)
         return equally_weighted(torch.split(permutation, self._batch_size), self._ones)
 
     def _by_importance(self) -> Iterator[MiniBatch]:
-        steps, left = -(-self._size // self._batch_size), self._size
+        steps = -(-self._size // self._batch_size)
         candidates = uniform_numbers(steps, self._factor * self._batch_size, generator=self._generator)
-        numbers = uniform_numbers(steps, self._batch_size, generator=self._generator)
-        among_whom = torch.split(draw_uniformly(self._size, candidates), 1)
-        for among, at in zip(among_whom, torch.split(numbers, 1), strict=True):
-            scores = self._score(among.flatten()).view_as(among)
-            by_score = importance_probabilities(scores)
+        numbers = uniform_numbers(self._size, generator=self._generator)
+        among_whom = draw_uniformly(self._size, candidates).unbind()
+        for among, at in zip(among_whom, torch.split(numbers, self._batch_size), strict=True):
+            scores = self._score(among)
             self._scores.append(scores)
-            self._by_score.append(by_score)
-            probabilities = mixture_probabilities(by_score, self._uniform_share)
-            drawn = draw_with_replacement(probabilities, at)[:, :left]
-            weights = importance_weights(probabilities).gather(1, drawn).float().flatten()
+            drawn, weights = self._draw(scores, at)
             self._drawn.append(weights)
-            left -= len(weights)
-            yield MiniBatch(among.gather(1, drawn).flatten(), weights)
+            yield MiniBatch(among.take(drawn), weights)
+
+    def _draw(self, scores: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Places of candidates and their weights. In few operations: each takes 3 to 10 µs between two steps."""
+        sound = torch.fmin(torch.fmax(scores, self._least), self._largest)
+        mean = sound.mean()
+        mixed = torch.lerp(sound, mean, self._uniform_share)  # p_i, times the sum
+        drawn = draw_with_replacement(mixed, numbers)
+        return drawn, (mean / mixed.take(drawn)).float()
 
     def _smooth(self) -> None:
         """Lets τ and the moments know of the steps since the last time, all at once."""
-        for losses in _rows([losses.unsqueeze(0) for losses in self._losses]):
-            norms = output_gradient_norms_from_losses(self._task, losses)
-            self._tau = smoothed(self._tau, variance_gain(importance_probabilities(norms)))
-        for scores, by_score in zip(_rows(self._scores), _rows(self._by_score), strict=True):
+        if self._losses:
+            norms = output_gradient_norms_from_losses(self._task, torch.cat(self._losses))
+            windows = norms.unfold(0, min(self._factor * self._batch_size, len(norms)), self._batch_size)
+            self._tau = smoothed(self._tau, variance_gain(importance_probabilities(windows)))
+        if self._scores:
+            scores = torch.stack(self._scores)
+            by_score = importance_probabilities(scores)
             self._tau = smoothed(self._tau, variance_gain(by_score))
             self._moments += presampled_moments(scores, by_score, self._uniform_share, self._factor)
-        self._losses, self._scores, self._by_score = [], [], []
+        self._losses, self._scores = [], []
 
 
 def smoothed(tau: Tensor, gains: Tensor) -> Tensor:
@@ -157,14 +167,3 @@ def presampled_moments(scores: Tensor, by_score: Tensor, uniform_share: float, f
     squares = norms.square() / candidates
     uniform, by_importance = squares.sum(), (weights * squares).sum()
     return torch.stack((by_importance + (candidates / factor - 1) / candidates * uniform, uniform))
-
-
-def _rows(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors (k, m), put together with their neighbours of the same m: the whole batches, then the smaller one."""
-    stacks: list[list[Tensor]] = []
-    for tensor in tensors:
-        if stacks and stacks[-1][0].shape[1] == tensor.shape[1]:
-            stacks[-1].append(tensor)
-        else:
-            stacks.append([tensor])
-    return [torch.cat(stack) for stack in stacks]
