@@ -18,7 +18,7 @@ def largest_eigenvalue(product: Product, start: Tensor, *, max_products: int = 6
     """The largest (not the largest in magnitude) eigenvalue of H, by Lanczos' method.
 
     start: (d,), a random vector, so that it is not orthogonal to the eigenvector that is looked for.
-    tolerance: ends where an eigenvalue of H is known to lie within tolerance·‖H‖ of the answer. The answer is then
+    tolerance: ends where an eigenvalue of H is known to lie within tolerance·|λ| of the answer λ. The answer is then
     much closer to it, because its error goes with the square of that bound; it never exceeds the largest eigenvalue by
     more than rounding. NaN where a product is not finite.
 
@@ -64,7 +64,7 @@ def rademacher(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _largest_ritz_value(diagonal: Tensor, links: Tensor, *, precision: float) -> tuple[float, float]:
-    """The largest eigenvalue of the tridiagonal matrix, and a bound of its distance to H's spectrum, relative to ‖H‖.
+    """The largest eigenvalue of the tridiagonal matrix, and a bound of its distance to H's spectrum, relative to itself.
 
     Where a link vanishes, the vectors before it span an invariant subspace: what comes after is rounding, left out.
     """
@@ -77,5 +77,4 @@ def _largest_ritz_value(diagonal: Tensor, links: Tensor, *, precision: float) ->
     inner = links[:-1]
     ritz_values, ritz_vectors = torch.linalg.eigh(diagonal.diag() + inner.diag(1) + inner.diag(-1))
     residual = links[-1] * ritz_vectors[-1, -1].abs()
-    norm = ritz_values.abs().max()
-    return float(ritz_values[-1]), float(residual / norm) if norm > 0 else 0.0
+    return float(ritz_values[-1]), float(residual / ritz_values[-1].abs()) if residual > 0 else 0.0

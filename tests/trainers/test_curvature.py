@@ -80,6 +80,13 @@ def test_it_ends_when_it_has_converged_and_is_then_closer_than_the_tolerance_say
     assert found == pytest.approx(10, rel=1e-6)
 
 
+@pytest.mark.parametrize("lowest", [-10.0, -100.0, -1000.0])
+def test_it_has_not_converged_because_the_answer_is_small_beside_a_negative_eigenvalue(lowest: float) -> None:
+    eigenvalues = torch.cat((torch.tensor([lowest]), torch.linspace(0, 1, 3999))).double()
+    found = largest_eigenvalue(lambda vector: eigenvalues * vector, random(4000), max_products=60)
+    assert found == pytest.approx(1, rel=2e-3)
+
+
 def test_a_product_that_is_not_finite_makes_an_eigenvalue_that_is_not() -> None:
     for bad in (math.nan, math.inf):
         assert math.isnan(largest_eigenvalue(lambda v, bad=bad: v * bad, random(5)))  # type: ignore[misc]

@@ -1,7 +1,8 @@
 """MNIST and the two sets of its form: 28 × 28 grey images of 10 classes, 60,000 for training and 10,000 for the test.
 
 Fashion-MNIST is verified by the SHA-256 of its unpacked content: distributions strip the headers of the .gz files of
-name and time, so that the published checksums do not fit files whose content is the original.
+name and time, so that the published checksums do not fit files whose content is the original. MNIST and KMNIST are
+verified by the MD5 of their .gz files, and from then on by the SHA-256 of what was unpacked from them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 They are looked for in SAMSTUDY_DATA_DIR; where they are not, torchvision downloads them. Either way they are verified
 and unpacked into the cache, under a lock, so that many workers can start at the same time. Nothing unverified gets
-into the cache, and a file there is complete.
+into the cache, and what is there is verified again each time before it is read: by the published checksum of the
+unpacked file, or, where only the packed one has any, by the SHA-256 that was recorded when it was unpacked. The record
+is NAME.sha256 in the cache, in the form of the program sha256sum, which can check it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +45,15 @@ class _DamagedError(RuntimeError):
     """A file is not what was published; says which and what to do."""
 
 
+class _NotFoundError(RuntimeError):
+    """The source has no files that can be used; says why."""
+
+
 def provide_files(files: PublishedFiles, source: Path | None, cache: Path, *, download: Callable[[Path], None]) -> Path:
-    """Sees to it that the unpacked files are in the cache, and returns the root for torchvision's loader.
+    """Sees to it that the unpacked files are in the cache, verified, and returns the root for torchvision's loader.
+
+    What is missing or damaged there is unpacked anew. A cache of an older version may lack the record of checksums that
+    it needs: its files are unpacked anew from the source where that has them, else recorded as they are, unverified.
 
     source: a directory with the packed files, or with unpacked ones whose checksums are known, possibly read-only. They
     are looked for in it and in its folder of the dataset's name, in torchvision's layout or flat. download: writes the
@@ -54,8 +63,14 @@ def provide_files(files: PublishedFiles, source: Path | None, cache: Path, *, do
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f"{files.name}.lock"):
-            if not all((cache / path).is_file() for path in files.unpacked):
-                _fill(cache, files, source, download)
+            checksums = {path: known for path, known in files.unpacked.items() if known} or _recorded(cache, files)
+            try:
+                _verify_cached(cache, files, checksums)
+            except _DamagedError as damage:
+                _fill(cache, files, source, download, damage=str(damage))
+            else:
+                if len(checksums) < len(files.unpacked):
+                    _take_over(cache, files, source)
     except OSError as error:
         raise DatasetUnavailableError(
             f"{files.title} cannot be unpacked in {cache}: {error}. Set SAMSTUDY_HOME to a writable directory."
@@ -94,8 +109,52 @@ def unpack_nothing(path: Path) -> Iterator[tuple[str, bytes]]:
     yield path.name, path.read_bytes()
 
 
-def _fill(cache: Path, files: PublishedFiles, source: Path | None, download: Callable[[Path], None]) -> None:
-    """Unpacks the first files that are found and are what was published, else those that the download brings."""
+def _verify_cached(cache: Path, files: PublishedFiles, checksums: Mapping[str, str]) -> None:
+    """Raises _DamagedError, without a message where files are only missing."""
+    if not all((cache / path).is_file() for path in files.unpacked):
+        raise _DamagedError
+    for path, checksum in checksums.items():
+        try:
+            content = (cache / path).read_bytes()
+        except OSError as error:
+            raise _DamagedError(f"{cache / path} cannot be read ({error})") from error
+        _verify(content, checksum, cache / path, files.title)
+
+
+def _take_over(cache: Path, files: PublishedFiles, source: Path | None) -> None:
+    """Makes the record that a cache of an older version lacks; without a download, so that it works as before."""
+    try:
+        _unpack_found(cache, files, source)
+    except (_NotFoundError, OSError):
+        _record(cache, files, {path: _sha256((cache / path).read_bytes()) for path in files.unpacked})
+
+
+def _fill(
+    cache: Path, files: PublishedFiles, source: Path | None, download: Callable[[Path], None], *, damage: str
+) -> None:
+    """Unpacks the files of the source, or else those that the download brings. damage: of the cache, "" for none."""
+    try:
+        _unpack_found(cache, files, source)
+    except _NotFoundError as error:
+        reasons = "; ".join(filter(None, [damage, str(error)]))
+    else:
+        return
+    with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        try:
+            download(Path(temporary))
+            _unpack(files, [Path(temporary, path) for path in files.packed], cache, are_packed=True)
+        except (OSError, RuntimeError) as error:
+            names = ", ".join(Path(path).name for path in files.packed)
+            reason = " ".join(str(error).split())  # torchvision's has several lines
+            raise DatasetUnavailableError(
+                f"{files.title} is not available. Its files {names} are needed: {reasons}, and "
+                f"the download failed ({reason}). Put them into a directory and set SAMSTUDY_DATA_DIR to "
+                f"it{files.advice and '; '}{files.advice}."
+            ) from error
+
+
+def _unpack_found(cache: Path, files: PublishedFiles, source: Path | None) -> None:
+    """Unpacks the first files in the source that are what was published. Raises _NotFoundError."""
     refused = []
     for paths, are_packed in _places(files, source):
         try:
@@ -104,19 +163,8 @@ def _fill(cache: Path, files: PublishedFiles, source: Path | None, download: Cal
             refused.append(str(error))
         else:
             return
-    with tempfile.TemporaryDirectory(dir=cache) as temporary:
-        try:
-            download(Path(temporary))
-            _unpack(files, [Path(temporary, path) for path in files.packed], cache, are_packed=True)
-        except (OSError, RuntimeError) as error:
-            names = ", ".join(Path(path).name for path in files.packed)
-            not_found = "SAMSTUDY_DATA_DIR is not set" if source is None else f"not all in {source}"
-            reason = " ".join(str(error).split())  # torchvision's has several lines
-            raise DatasetUnavailableError(
-                f"{files.title} is not available. Its files {names} are needed: {'; '.join(refused) or not_found}, and "
-                f"the download failed ({reason}). Put them into a directory and set SAMSTUDY_DATA_DIR to "
-                f"it{files.advice and '; '}{files.advice}."
-            ) from error
+    nowhere = "SAMSTUDY_DATA_DIR is not set" if source is None else f"not all in {source}"
+    raise _NotFoundError("; ".join(refused) or nowhere)
 
 
 def _places(files: PublishedFiles, source: Path | None) -> Iterator[tuple[list[Path], bool]]:
@@ -132,20 +180,25 @@ def _places(files: PublishedFiles, source: Path | None) -> Iterator[tuple[list[P
 
 
 def _unpack(files: PublishedFiles, paths: list[Path], cache: Path, *, are_packed: bool) -> None:
-    """Writes the unpacked files into the cache, all of them once all are verified.
+    """Writes the unpacked files into the cache, all of them once all are verified, and records what they have to be.
 
+    The record comes first: should this process die in between, the old files are compared with it and found wanting.
     paths: the packed or the unpacked ones, in the order of `files`.
     """
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
-        staging = Path(temporary)
+        staging, to_record = Path(temporary), dict[str, str]()
         contents = _contents_of_packed(files, paths) if are_packed else _contents_of_unpacked(files, paths)
         for path, content, origin in contents:
             _verify(content, files.unpacked[path], origin, files.title)
             (staging / path).parent.mkdir(parents=True, exist_ok=True)
             (staging / path).write_bytes(content)
+            if not files.unpacked[path]:
+                to_record[path] = _sha256(content)
         missing = [path for path in files.unpacked if not (staging / path).is_file()]
         if missing:
             raise _DamagedError(f"{paths[0]} is damaged or not of {files.title}: it lacks {', '.join(missing)}")
+        if to_record:
+            _record(cache, files, to_record)
         for path in files.unpacked:
             (cache / path).parent.mkdir(parents=True, exist_ok=True)
             (staging / path).replace(cache / path)
@@ -165,6 +218,30 @@ def _contents_of_packed(files: PublishedFiles, paths: list[Path]) -> Iterator[tu
 def _contents_of_unpacked(files: PublishedFiles, paths: list[Path]) -> Iterator[tuple[str, bytes, Path]]:
     for origin, path in zip(paths, files.unpacked, strict=True):
         yield path, origin.read_bytes(), origin
+
+
+def _recorded(cache: Path, files: PublishedFiles) -> dict[str, str]:
+    """The recorded SHA-256 of each unpacked file; a line that is not of the record's form counts for nothing."""
+    with suppress(FileNotFoundError):
+        lines = _record_path(cache, files).read_text(encoding="utf-8", errors="replace").splitlines()
+        checksums = {path: checksum for checksum, _, path in (line.partition("  ") for line in lines)}
+        return {path: checksums[path] for path in files.unpacked if checksums.get(path)}
+    return {}
+
+
+def _record(cache: Path, files: PublishedFiles, checksums: Mapping[str, str]) -> None:
+    """Whole or not at all; the caller holds the lock."""
+    partial = cache / f"{files.name}.sha256.partial"
+    partial.write_text("".join(f"{checksum}  {path}\n" for path, checksum in checksums.items()), encoding="utf-8")
+    partial.replace(_record_path(cache, files))
+
+
+def _record_path(cache: Path, files: PublishedFiles) -> Path:
+    return cache / f"{files.name}.sha256"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _verify(content: bytes, checksum: str, origin: Path, title: str) -> None:

@@ -32,7 +32,10 @@ _COUNTERS = ("step", "mu_product", "eta", "mu")
 
 
 def check_base(base: Optimizer) -> None:
-    """Raises ValueError for an optimizer that calls a closure in its step, as LBFGS does, or that maximises."""
+    """Raises ValueError for an optimizer that calls a closure in its step, as LBFGS does, takes sparse gradients alone,
+    or maximises."""
+    if isinstance(base, torch.optim.SparseAdam):
+        raise ValueError("SparseAdam takes sparse gradients alone, whose norm is not taken here: use Adam")
     closure = inspect.signature(type(base).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trainers.catalog import DATASETS
 from trainers.datasets import DatasetUnavailableError, load_dataset
 from trainers.datasets.dataset import fixed_permutation
 from trainers.datasets.mnist import FASHION_MNIST_CONTENT, fashion_mnist_files, load_mnist_like, mnist_files
+from trainers.datasets.published_files import PublishedFiles
 
 _PLACES = (os.environ.get("SAMSTUDY_DATA_DIR"), "/usr/share/datasets/fashion-mnist")
 _FIRST_FILE = f"{next(iter(FASHION_MNIST_CONTENT))}.gz"
@@ -84,10 +86,60 @@ def test_the_loader_reads_the_published_format(places: tuple[Path, Path]) -> Non
     )
 
 
-def test_a_file_of_the_cache_that_was_damaged_later_is_named(places: tuple[Path, Path]) -> None:
+@pytest.fixture(params=["mnist", "kmnist", "fashion_mnist"])
+def like_published(request: pytest.FixtureRequest, places: tuple[Path, Path]) -> tuple[Any, PublishedFiles]:
+    """Tiny files of each dataset in the source, under the published names, with checksums of the published kinds."""
+    loader, arrays = tiny_mnist(places[0])
+    loader.__name__ = {"mnist": "MNIST", "kmnist": "KMNIST", "fashion_mnist": "FashionMNIST"}[request.param]
+    if request.param != "fashion_mnist":
+        return loader, mnist_files(request.param, loader.__name__, loader)
+    content = {
+        f"FashionMNIST/raw/{name.removesuffix('.gz')}": hashlib.sha256(idx(array)).hexdigest()
+        for name, array in arrays.items()
+    }
+    return loader, replace(fashion_mnist_files(), unpacked=content)
+
+
+def flip_a_label(cache: Path, loader: Any) -> Path:
+    """The first training label, after the eight bytes of the header."""
+    path = cache / loader.__name__ / "raw" / "train-labels-idx1-ubyte"
+    content = bytearray(path.read_bytes())
+    content[8] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def test_a_label_flipped_in_the_cache_is_mended_from_the_source(
+    places: tuple[Path, Path], like_published: tuple[Any, PublishedFiles]
+) -> None:
+    loader, files = like_published
+    sound = load_mnist_like(loader, files, download=no_network)
+    flip_a_label(places[1], loader)
+    mended = load_mnist_like(loader, files, download=no_network)
+    assert torch.equal(mended.train.targets, sound.train.targets)
+    assert torch.equal(mended.validation.targets, sound.validation.targets)
+
+
+def test_a_label_flipped_in_the_cache_is_an_error_where_nothing_can_mend_it(
+    places: tuple[Path, Path], like_published: tuple[Any, PublishedFiles]
+) -> None:
+    loader, files = like_published
+    load_mnist_like(loader, files, download=no_network)
+    for path in places[0].iterdir():
+        path.unlink()
+    load_mnist_like(loader, files, download=no_network)
+    flipped = flip_a_label(places[1], loader)
+    with pytest.raises(DatasetUnavailableError, match=f"{flipped} is damaged or not of {files.title}"):
+        load_mnist_like(loader, files, download=no_network)
+
+
+def test_a_file_that_an_older_version_left_cut_short_is_named(places: tuple[Path, Path]) -> None:
+    """It has no checksum on record, so that torchvision's loader is the first to notice."""
     loader, _ = tiny_mnist(places[0])
     files = mnist_files("tiny", "Tiny MNIST", loader)
     load_mnist_like(loader, files, download=no_network)
+    for path in (places[1] / "tiny.sha256", *places[0].iterdir()):
+        path.unlink()
     damaged = places[1] / "TinyMNIST" / "raw" / "train-images-idx3-ubyte"
     damaged.write_bytes(damaged.read_bytes()[:1000])
     with pytest.raises(DatasetUnavailableError, match=f"Delete its files.*{damaged}"):

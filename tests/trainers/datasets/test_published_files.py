@@ -3,12 +3,16 @@
 import gzip
 import hashlib
 import io
+import json
 import shutil
+import subprocess
+import sys
 import tarfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +37,10 @@ GZIPPED = PublishedFiles(
     unpack=partial(unpack_gzip, folder="raw"),
     advice="they grow on trees",
 )
+
+
+Files = tuple[PublishedFiles, dict[str, bytes]]
+"""With the content of the packed ones."""
 
 
 def no_network(root: Path) -> None:
@@ -65,8 +73,26 @@ def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def assert_unpacked(cache: Path) -> None:
-    assert files_in(cache) == sorted([*CONTENT, "tiny.lock"])
+def by_md5_of_packed(packed: dict[str, bytes]) -> PublishedFiles:
+    """As MNIST has it: MD5 sums of the .gz files, none of what is in them."""
+    md5 = {path: hashlib.md5(data, usedforsecurity=False).hexdigest() for path, data in packed.items()}
+    return replace(GZIPPED, packed=md5, unpacked=dict.fromkeys(CONTENT, ""))
+
+
+@pytest.fixture(params=["unpacked", "packed"])
+def files_and_packed(request: pytest.FixtureRequest) -> Files:
+    """With checksums of the one or the other."""
+    packed = gzipped()
+    return (GZIPPED if request.param == "unpacked" else by_md5_of_packed(packed)), packed
+
+
+def flip_a_byte(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def assert_unpacked(cache: Path, *, record: bool = False) -> None:
+    assert files_in(cache) == sorted([*CONTENT, "tiny.lock", *(["tiny.sha256"] if record else [])])
     assert all((cache / path).read_bytes() == content for path, content in CONTENT.items())
 
 
@@ -113,16 +139,14 @@ def test_damaged_files_are_refused_and_never_reach_the_cache(tmp_path: Path, con
 
 
 def test_a_published_checksum_of_the_packed_file_is_checked(tmp_path: Path) -> None:
-    """As MNIST has it: MD5 sums of the .gz files, none of what is in them."""
     content = gzipped()
-    md5 = {path: hashlib.md5(data, usedforsecurity=False).hexdigest() for path, data in content.items()}
-    files = replace(GZIPPED, packed=md5, unpacked=dict.fromkeys(CONTENT, ""))
+    files = by_md5_of_packed(content)
     write(tmp_path / "source", {**content, "raw/images.gz": gzip.compress(CONTENT["raw/images"], 1)})
     with pytest.raises(DatasetUnavailableError, match=r"images\.gz is damaged or not of Tiny: .* wrong checksum"):
         provide_files(files, tmp_path / "source", tmp_path / "cache", download=no_network)
     write(tmp_path / "source", content)
     provide_files(files, tmp_path / "source", tmp_path / "cache", download=no_network)
-    assert_unpacked(tmp_path / "cache")
+    assert_unpacked(tmp_path / "cache", record=True)
 
 
 def test_unpacked_files_that_cannot_be_verified_are_not_taken(tmp_path: Path) -> None:
@@ -191,6 +215,136 @@ def test_of_many_workers_one_unpacks_and_the_others_wait_for_it(tmp_path: Path) 
         assert list(pool.map(lambda _: provide(), range(4))) == [tmp_path / "cache"] * 4
     assert len(unpacked_by) == len(CONTENT)
     assert_unpacked(tmp_path / "cache")
+
+
+def filled_cache(files_and_packed: Files, cache: Path) -> Path:
+    """By a download, so that nothing else has the files."""
+    files, packed = files_and_packed
+    return provide_files(files, None, cache, download=lambda root: write(root, packed))
+
+
+def test_a_sound_cache_is_used_as_it_is(tmp_path: Path, files_and_packed: Files) -> None:
+    cache = filled_cache(files_and_packed, tmp_path / "cache")
+    inodes = [(cache / path).stat().st_ino for path in CONTENT]
+    assert provide_files(files_and_packed[0], None, cache, download=no_network) == cache
+    assert [(cache / path).stat().st_ino for path in CONTENT] == inodes
+
+
+@pytest.mark.parametrize("from_source", [True, False], ids=["source", "download"])
+def test_a_flipped_byte_in_the_cache_is_mended(tmp_path: Path, files_and_packed: Files, from_source: bool) -> None:
+    files, packed = files_and_packed
+    cache = filled_cache(files_and_packed, tmp_path / "cache")
+    flip_a_byte(cache / "raw" / "labels")
+    if from_source:
+        write(tmp_path / "source", packed)
+        provide_files(files, tmp_path / "source", cache, download=no_network)
+    else:
+        provide_files(files, tmp_path / "source", cache, download=lambda root: write(root, packed))
+    assert_unpacked(cache, record=files is not GZIPPED)
+
+
+def test_a_flipped_byte_that_nothing_can_mend_is_an_error_each_time(tmp_path: Path, files_and_packed: Files) -> None:
+    cache = filled_cache(files_and_packed, tmp_path / "cache")
+    flip_a_byte(cache / "raw" / "labels")
+    for _ in range(2):
+        with pytest.raises(DatasetUnavailableError) as caught:
+            provide_files(files_and_packed[0], None, cache, download=no_network)
+        assert f"{cache / 'raw' / 'labels'} is damaged or not of Tiny: its content has the wrong checksum" in str(
+            caught.value
+        )
+        assert "SAMSTUDY_DATA_DIR is not set, and the download failed (no network)" in str(caught.value)
+
+
+def test_the_record_is_one_that_sha256sum_can_check(tmp_path: Path) -> None:
+    packed = gzipped()
+    cache = filled_cache((by_md5_of_packed(packed), packed), tmp_path / "cache")
+    assert (cache / "tiny.sha256").read_text() == "".join(
+        f"{sha256(content)}  {path}\n" for path, content in CONTENT.items()
+    )
+
+
+@pytest.mark.parametrize("record", [None, b"", b"\xff\n  raw/labels\n"], ids=["none", "empty", "senseless"])
+def test_a_cache_without_a_record_is_recorded_as_it_is(tmp_path: Path, record: bytes | None) -> None:
+    """As an older version left it; from then on, damage is noticed."""
+    packed = gzipped()
+    files = by_md5_of_packed(packed)
+    cache = filled_cache((files, packed), tmp_path / "cache")
+    (cache / "tiny.sha256").unlink()
+    if record is not None:
+        (cache / "tiny.sha256").write_bytes(record)
+    provide_files(files, tmp_path / "source", cache, download=no_network)
+    assert_unpacked(cache, record=True)
+    flip_a_byte(cache / "raw" / "labels")
+    with pytest.raises(DatasetUnavailableError, match="labels is damaged"):
+        provide_files(files, tmp_path / "source", cache, download=no_network)
+
+
+def test_a_cache_without_a_record_is_unpacked_anew_where_the_source_has_the_files(tmp_path: Path) -> None:
+    packed = gzipped()
+    files = by_md5_of_packed(packed)
+    cache = filled_cache((files, packed), tmp_path / "cache")
+    (cache / "tiny.sha256").unlink()
+    flip_a_byte(cache / "raw" / "labels")
+    write(tmp_path / "source", packed)
+    provide_files(files, tmp_path / "source", cache, download=no_network)
+    assert_unpacked(cache, record=True)
+
+
+MENDS = """
+import json, sys
+from functools import partial
+from pathlib import Path
+from trainers.datasets.published_files import PublishedFiles, provide_files, unpack_gzip
+
+packed, unpacked, download_from, cache = json.loads(sys.stdin.readline())
+downloads = []
+
+def download(root):
+    downloads.append(root)
+    for path in packed:
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_bytes(Path(download_from, path).read_bytes())
+
+print("ready", flush=True)
+sys.stdin.readline()
+files = PublishedFiles("tiny", "Tiny", packed, unpacked, partial(unpack_gzip, folder="raw"))
+for _ in range(20):
+    provide_files(files, None, Path(cache), download=download)
+print(len(downloads))
+"""
+
+
+@contextmanager
+def two_processes(program: str) -> Iterator[list[subprocess.Popen[str]]]:
+    start = partial(subprocess.Popen[str], [sys.executable, "-c", program], stdin=subprocess.PIPE, text=True)
+    with start(stdout=subprocess.PIPE) as one, start(stdout=subprocess.PIPE) as other:
+        yield [one, other]
+
+
+def tell(process: subprocess.Popen[str], line: str) -> None:
+    print(line, file=process.stdin, flush=True)
+
+
+def hear(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip()
+
+
+def test_of_two_processes_one_mends_the_cache_and_both_use_it(tmp_path: Path, files_and_packed: Files) -> None:
+    files, packed = files_and_packed
+    cache = filled_cache(files_and_packed, tmp_path / "cache")
+    flip_a_byte(cache / "raw" / "labels")
+    write(tmp_path / "elsewhere", packed)
+    order = json.dumps([dict(files.packed), dict(files.unpacked), str(tmp_path / "elsewhere"), str(cache)])
+    with two_processes(MENDS) as both:
+        for process in both:
+            tell(process, order)
+        assert [hear(process) for process in both] == ["ready"] * 2
+        for process in both:
+            tell(process, "go")
+        downloads = sorted(hear(process) for process in both)
+    assert downloads == ["0", "1"]
+    assert_unpacked(cache, record=files is not GZIPPED)
 
 
 def test_files_that_the_loader_cannot_read_are_named(tmp_path: Path) -> None:

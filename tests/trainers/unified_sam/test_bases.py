@@ -144,6 +144,11 @@ def test_an_optimizer_that_evaluates_the_loss_itself_is_refused() -> None:
         UnifiedSAM([nn.Parameter(torch.ones(2))], torch.optim.LBFGS, rho=0.2, lr=0.1)
 
 
+def test_an_optimizer_of_sparse_gradients_is_refused() -> None:
+    with pytest.raises(ValueError, match="SparseAdam takes sparse gradients alone"):
+        UnifiedSAM([nn.Parameter(torch.ones(2))], torch.optim.SparseAdam, rho=0.2, lr=0.1)
+
+
 SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]] = {
     "lambda": lambda opt: lr_scheduler.LambdaLR(opt, lambda epoch: 0.9**epoch),
     "multiplicative": lambda opt: lr_scheduler.MultiplicativeLR(opt, lambda epoch: 0.9),
