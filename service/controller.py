@@ -28,7 +28,7 @@ from service.shares import fair_shares
 from service.store.database import Database
 from service.store.delivering import DeliveringStore
 from service.store.exporting import ExportStore, Lead
-from service.store.reconciling import DriverClaim, ReconcilingStore
+from service.store.reconciling import DriverClaim, OverdueCancel, ReconcilingStore
 from service.store.removals import RemovalStore
 from service.store.studies import StudyStore
 from service.store.tidying import TidyingStore
@@ -100,10 +100,14 @@ class Controller:
         self._leads_until = asked_at + self._config.lease_s if leads else float("-inf")
         if not leads:
             return
+        cancelling = self._store.cancelling()
+        being_cancelled = {cancel.study_id for cancel in cancelling}  # these end only once their jobs have
         for claim in self._overdue_drivers():
+            if claim.study_id in being_cancelled:
+                continue
             with logs.about(study_id=claim.study_id, driver_attempt=claim.driver_attempt):
                 self._replace(claim)
-        self._end_overdue_cancels()
+        self._end_overdue(cancelling)
         self._start_queued()
         self._share()
 
@@ -136,18 +140,20 @@ class Controller:
         if study is not None:
             logger.warning("study %s lost driver %d; it is %s", claim.study_id, claim.driver_attempt, study.state)
 
-    def _end_overdue_cancels(self) -> None:
-        for cancel in self._store.cancelling():
+    def _end_overdue(self, cancelling: list[OverdueCancel]) -> None:
+        """Ends the studies whose driver does not, each once its job has ended: nothing may outlive a cancel."""
+        for cancel in cancelling:
             if (self._store.now() - cancel.requested_at).total_seconds() < self._config.cancel_grace_s:
                 continue
             claim = DriverClaim(cancel.study_id, cancel.driver_attempt)
             try:
-                self._jobs.stop(claim)
+                has_ended = self._jobs.stop(claim)
             except ServiceUnavailableError as error:
                 said = {"study_id": claim.study_id, "driver_attempt": claim.driver_attempt}
                 logger.warning("study %s cannot be cancelled yet: %s", claim.study_id, error, extra=said)
                 continue
-            self._store.cancel_now(claim)
+            if has_ended:
+                self._store.cancel_now(claim)
 
     def _start_queued(self) -> None:
         everyone = self._store.queued()

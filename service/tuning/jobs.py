@@ -65,12 +65,17 @@ class DriverJobs:
             },
         )
 
-    def stop(self, claim: DriverClaim) -> None:
-        """Ends the driver and with it all of its workers; one that has ended already, or never was, is none."""
+    def stop(self, claim: DriverClaim) -> bool:
+        """Lets the driver end and with it all of its workers; answers whether it has, or never was.
+
+        The cluster gives a driver a moment to leave before it kills it, so that it may have to be asked again.
+        """
         path = f"/api/jobs/{_job_id(claim)}"
         job = self._ask("GET", path, missing_ok=True)
-        if job is not None and job.get("status") in _OPEN_STATUSES:
-            self._ask("POST", f"{path}/stop", missing_ok=True)
+        if job is None or job.get("status") not in _OPEN_STATUSES:
+            return True
+        self._ask("POST", f"{path}/stop", missing_ok=True)
+        return False
 
     def _ask(self, method: str, path: str, *, missing_ok: bool = False, **request: Any) -> dict[str, Any] | None:
         try:

@@ -34,6 +34,7 @@ class FakeJobs:
     def __init__(self) -> None:
         self.is_down = False
         self.takes_jobs = True
+        self.leave = True
         self.refusal = "the Ray cluster does not take jobs"
         self.started: list[DriverClaim] = []
         self.stopped: list[DriverClaim] = []
@@ -52,9 +53,10 @@ class FakeJobs:
             raise ServiceUnavailableError(self.refusal)
         self.started.append(claim)
 
-    def stop(self, claim: DriverClaim) -> None:
+    def stop(self, claim: DriverClaim) -> bool:
         self.check()
         self.stopped.append(claim)
+        return self.leave
 
 
 class World:
@@ -310,6 +312,26 @@ def test_a_cancel_is_not_said_to_be_done_while_the_job_may_run(world: World, con
     controller.reconcile()
     assert world.studies.get(study.id).state is StudyState.STOPPING
     world.jobs.is_down = False
+    controller.reconcile()
+    assert world.studies.get(study.id).state is StudyState.CANCELLED
+
+
+@pytest.mark.parametrize("after_s", [6, 61])  # within the driver's lease, and after it ran out
+def test_a_cancel_is_done_once_the_job_has_ended(world: World, controller: Controller, after_s: float) -> None:
+    study = world.create()
+    controller.reconcile()
+    world.lifecycle.cancel(study.id)
+    world.advance(after_s)
+    world.jobs.is_down = True
+    for _ in range(2):
+        controller.reconcile()
+        world.advance(11)  # the time of a lease, which a driver has after the store was away
+    assert world.studies.get(study.id).state is StudyState.STOPPING
+    world.jobs.is_down, world.jobs.leave = False, False
+    for _ in range(2):
+        controller.reconcile()
+    assert world.studies.get(study.id).state is StudyState.STOPPING
+    world.jobs.leave = True
     controller.reconcile()
     assert world.studies.get(study.id).state is StudyState.CANCELLED
 

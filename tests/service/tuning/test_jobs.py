@@ -99,13 +99,13 @@ def test_a_driver_that_ray_refuses_is_said_with_rays_reason(jobs: DriverJobs) ->
 
 def test_a_running_driver_is_stopped_once(api: JobsApi, jobs: DriverJobs) -> None:
     jobs.start(CLAIM)
-    jobs.stop(CLAIM)
-    jobs.stop(CLAIM)
+    assert not jobs.stop(CLAIM)
+    assert jobs.stop(CLAIM)
     assert api.asked.count(("POST", "/api/jobs/study-2/stop")) == 1
 
 
 def test_a_driver_that_the_cluster_does_not_know_is_stopped_already(api: JobsApi, jobs: DriverJobs) -> None:
-    jobs.stop(CLAIM)
+    assert jobs.stop(CLAIM)
     assert api.asked == [("GET", "/api/jobs/study-2")]
 
 
