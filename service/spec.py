@@ -191,6 +191,9 @@ def accepted_spec(stored: object) -> StudySpec:
             return StudySpec.model_validate(plain, context=ACCEPTED)
         except ValidationError as error:
             problems = problems_of(error, plain)
+            reported = {problem.field for problem in problems}
+            others = [problem for problem in _every_problem(plain) if problem.field.split(".")[0] not in _TEXTS]
+            problems += [problem for problem in others if problem.field not in reported]
     raise InvalidSpecError(problems)
 
 
@@ -231,6 +234,7 @@ def _parts(sections: Mapping[str, Any]) -> Parts:
     )
 
 
+_TEXTS = ("name", "description", "labels")
 _CHECKED_TOGETHER = (
     "train",
     "objective",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -17,6 +18,8 @@ MAX_TRIALS = 100_000
 
 ACCEPTED = "accepted"
 """As the context of a validation: the spec was accepted before, perhaps under other rules for text."""
+
+_ENCODED = re.compile("%(2e|2f|5c)", re.IGNORECASE)  # a dot, a slash, a backslash
 
 T = TypeVar("T")
 
@@ -42,6 +45,10 @@ def _where_new(check: Callable[[T], T]) -> AfterValidator:
 def _checked_name(name: str) -> str:
     if "/" in name or "\\" in name:
         raise refusal(f"must not contain a slash: it names an MLflow experiment and files, got {shown(name)}")
+    if not name.strip("."):
+        raise refusal(f"must not be made of dots only, which name folders, got {shown(name)}")
+    if encoded := _ENCODED.search(name):
+        raise refusal(f"must not contain {encoded[0]}, which in an address is a dot or a slash, got {shown(name)}")
     return checked_name(name)
 
 
@@ -52,6 +59,9 @@ def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
             problems.append(RuleProblem((key,), f"a label's key has 1 to 63 characters, got {shown(key)}"))
         elif problem := word_problem(key):
             problems.append(RuleProblem((key,), f"a label's key {problem}"))
+        elif ":" in key:
+            message = f"a label's key must not contain ':', which ends it where studies are filtered, got {shown(key)}"
+            problems.append(RuleProblem((key,), message))
         if len(value) > 255:
             message = f"a label's value has at most 255 characters, got {len(value):,}: {shown(value)}"
             problems.append(RuleProblem((key,), message))

@@ -229,7 +229,9 @@ class Attempt(_Record):
         None, description="the last thing that went wrong without ending it, such as a checkpoint that was not written"
     )
     started_at: datetime
-    finished_at: datetime | None
+    finished_at: datetime | None = Field(
+        description="the last sign of life of its driver, where it was lost with that: its training had ended by then"
+    )
 
 
 class Result(_Record):
@@ -248,6 +250,6 @@ class Event(_Record):
     id: int
     study_id: str
     trial_id: str | None
-    kind: str = Field(description="such as study.state, trial.state or driver.lost")
+    kind: str = Field(description="such as study.state, trial.state, driver.lost or study.restored")
     data: dict[str, Any]
     at: datetime

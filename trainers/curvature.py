@@ -64,7 +64,7 @@ def rademacher(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _largest_ritz_value(diagonal: Tensor, links: Tensor, *, precision: float) -> tuple[float, float]:
-    """The largest eigenvalue of the tridiagonal matrix, and a bound of its distance to H's spectrum, relative to itself.
+    """The largest eigenvalue of the tridiagonal matrix, and a bound of its distance to H's spectrum, relative to it.
 
     Where a link vanishes, the vectors before it span an invariant subspace: what comes after is rounding, left out.
     """

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from service.study import Intent, Study, StudyState, Trial, TrialState
 
 
-def pending_reason(study: Study, trial: Trial, *, running: int) -> str | None:
-    """Why a PENDING or PAUSED trial of the study does not train; None for any other trial.
+@dataclass(frozen=True, slots=True)
+class Care:
+    """Who looks after a study at this moment.
 
-    running: how many trials of the study train.
+    running: how many of its trials train. has_controller: whether a controller leads, which starts studies and replaces
+    drivers. driver_is_silent: whether the study has a driver whose lease ran out.
     """
+
+    running: int
+    has_controller: bool
+    driver_is_silent: bool
+
+
+def pending_reason(study: Study, trial: Trial, care: Care) -> str | None:
+    """Why a PENDING or PAUSED trial of the study does not train; None for any other trial."""
     if trial.state not in (TrialState.PENDING, TrialState.PAUSED):
         return None
     begun = trial.attempt > 0
-    reason = waiting_reason(study, running=running, begun=begun)
+    reason = waiting_reason(study, care, begun=begun)
     if reason is not None:
         return reason
     if trial.state is TrialState.PENDING and begun:
@@ -21,13 +33,15 @@ def pending_reason(study: Study, trial: Trial, *, running: int) -> str | None:
     return "waits for a free worker"
 
 
-def waiting_reason(study: Study, *, running: int, begun: bool = False) -> str | None:
+def waiting_reason(study: Study, care: Care, *, begun: bool = False) -> str | None:
     """Why trials of the study that have not ended wait; None where only the next free worker is missing.
 
-    running: how many trials of the study train. begun: whether it is about a trial that has had an attempt.
+    begun: whether it is about a trial that has had an attempt.
     """
     if study.state.is_final:
         return None
+    if missing := missing_care(study, care):
+        return missing
     match study.state:
         case StudyState.PAUSED:
             return "its study is paused"
@@ -39,7 +53,19 @@ def waiting_reason(study: Study, *, running: int, begun: bool = False) -> str | 
             return "its study is being cancelled"
         case StudyState.STOPPING if study.intent is Intent.STOP and not begun:
             return "its study is being stopped: what has not begun is cancelled"
-    return _limit(study, running) or study.waiting_reason
+    return _limit(study, care.running) or study.waiting_reason
+
+
+def missing_care(study: Study, care: Care) -> str | None:
+    """Who the study lacks, without whom nothing of it goes on; None where it lacks nobody."""
+    if study.state is StudyState.QUEUED and not care.has_controller:
+        return "its study is queued: no controller runs that would start it"
+    if not care.driver_is_silent:
+        return None
+    then = {Intent.PAUSE: "pause the study", Intent.CANCEL: "cancel the study"}.get(study.intent, "replace it")
+    if care.has_controller:
+        return f"its driver has stopped answering; the controller will {then}"
+    return f"its driver has stopped answering, and no controller runs that would {then}"
 
 
 def _limit(study: Study, running: int) -> str | None:

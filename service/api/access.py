@@ -36,6 +36,7 @@ LAST_USE_S = 60.0
 """How often at most it is written when a key was used last."""
 
 _READING = ("GET", "HEAD")
+_SAFE = (*_READING, "OPTIONS")
 _KNOWN_S = 1.0
 _PATIENCE_S = 10.0
 
@@ -43,6 +44,10 @@ _FOREIGN_HOST = (
     "without keys the service answers only where it is asked for by an address or as localhost, so that no web page "
     "can reach it under a name of its own: make a key, or set SAMSTUDY_ALLOW_OPEN_ACCESS=true where a proxy in front "
     "takes care of access"
+)
+_FOREIGN_PAGE = (
+    "without keys the service takes changes from programs and its own pages, and not from a web page of another site: "
+    "make a key with `samstudy keys create`"
 )
 _REMEDY = "send `Authorization: Bearer <key>`; the client and the command read it from SAMSTUDY_API_KEY"
 
@@ -69,6 +74,18 @@ def is_own_name(host: str) -> bool:
     except ValueError:
         return "." not in name or name.endswith(".localhost")
     return True
+
+
+def is_from_foreign_page(headers: Headers) -> bool:
+    """Whether a browser sent the request for a web page of another site; programs send neither of these headers.
+
+    A browser that says how the page's site relates to this one knows best: a proxy may have changed the Host header.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    host = headers.get("host", "").lower()
+    return any(origin.lower().partition("://")[2] != host for origin in headers.getlist("origin"))
 
 
 def open_paths(prefix: str, *, metrics: bool) -> frozenset[str]:
@@ -154,7 +171,7 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         try:
-            key = await run_in_threadpool(self._key, Headers(scope=scope))
+            key = await run_in_threadpool(self._key, Headers(scope=scope), scope["method"])
             principal = OPEN_ACCESS if key is None else key.principal
             _check_role(principal, scope["method"])
         except SamstudyError as error:
@@ -167,11 +184,13 @@ class Authentication:
         if key is not None and self._is_news(key):
             await run_in_threadpool(self._keys.note_use, key.id)  # the answer is sent: nobody waits for this
 
-    def _key(self, headers: Headers) -> ApiKey | None:
+    def _key(self, headers: Headers, method: str) -> ApiKey | None:
         """The valid key that was sent, None where none is needed. Raises UnauthenticatedError, ForbiddenError."""
         if not self._lock.is_locked():
             if not self._any_host and not is_own_name(headers.get("host", "")):
                 raise ForbiddenError(_FOREIGN_HOST)
+            if method not in _SAFE and is_from_foreign_page(headers):
+                raise ForbiddenError(_FOREIGN_PAGE)
             return None
         given = headers.getlist("authorization")
         if not given:

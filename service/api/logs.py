@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
             InvalidRequestError,
             TooManyRequestsError,
             StorageUnavailableError,
+            StoreUnavailableError,
         ),
     },
     dependencies=[APlaceOfFollower],

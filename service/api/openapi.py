@@ -11,8 +11,14 @@ from service.access import NewKey
 from service.answers import Problem
 from service.api.access import METRICS, PROBES
 from service.api.bodies import NewPoint, StudyPatch
-from service.api.problems import MEDIA_TYPE, documented
-from service.errors import ForbiddenError, SamstudyError, TooManyRequestsError, UnauthenticatedError
+from service.api.problems import MEDIA_TYPE, BodyTooLargeError, documented
+from service.errors import (
+    ForbiddenError,
+    SamstudyError,
+    StoreUnavailableError,
+    TooManyRequestsError,
+    UnauthenticatedError,
+)
 from service.spec import StudySpec
 from service.webhook import NewWebhook
 
@@ -53,7 +59,7 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     for path, operations in document["paths"].items():
         for operation in operations.values():
             responses = operation["responses"]
-            _describe_access(path, operation)
+            _describe_surroundings(path, operation)
             if "HTTPValidationError" in str(responses.get("422")):
                 responses["422"] = {"description": "The request is not valid (`invalid_request`)", "content": _PROBLEM}
             responses["default"] = {"description": "Any other problem", "content": _PROBLEM}
@@ -62,13 +68,13 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _describe_access(path: str, operation: dict[str, Any]) -> None:
-    """What Authentication and RateLimit do around the route."""
-    if path in PROBES:
-        return
-    operation["security"] = [{"key": []}, {}] if path == METRICS else [{"key": []}]
-    refusals: list[type[SamstudyError]] = [UnauthenticatedError, ForbiddenError]
-    if path != METRICS:
-        refusals.append(TooManyRequestsError)
+def _describe_surroundings(path: str, operation: dict[str, Any]) -> None:
+    """What Authentication, RateLimit and BodyLimit do around the route; the first of them asks the store for keys."""
+    refusals: list[type[SamstudyError]] = [BodyTooLargeError]
+    if path not in PROBES:
+        operation["security"] = [{"key": []}, {}] if path == METRICS else [{"key": []}]
+        refusals += [UnauthenticatedError, ForbiddenError, StoreUnavailableError]
+        if path != METRICS:
+            refusals.append(TooManyRequestsError)
     for status, response in documented(*refusals).items():
         operation["responses"].setdefault(str(status), response)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from service.analysis.aggregation import ConfigurationResult, aggregate
-from service.analysis.waiting import pending_reason, waiting_reason
+from service.analysis.waiting import missing_care, pending_reason, waiting_reason
 from service.answers import (
     BestConfiguration,
     ConfigurationList,
@@ -22,7 +22,7 @@ from service.errors import InvalidSpecError
 from service.spec import Objective, accepted_spec, plan
 from service.store.contents import Best, ConfigurationPage, StudyStanding, TrialPage
 from service.store.studies import StudyStore
-from service.study import OPEN_TRIAL_STATES, Study, StudyState, TrialState
+from service.study import OPEN_TRIAL_STATES, Study
 from trainers.config import defaults
 
 
@@ -80,7 +80,7 @@ def configuration_list(page: ConfigurationPage) -> ConfigurationList:
 def trial_list(page: TrialPage) -> TrialList:
     """The trials, those that wait with the reason."""
     overviews = [
-        TrialOverview(**dict(trial), pending_reason=pending_reason(page.study, trial, running=page.running))
+        TrialOverview(**dict(trial), pending_reason=pending_reason(page.study, trial, page.care))
         for trial in page.trials
     ]
     return TrialList(trials=overviews, next_page_token=page.next_page_token)
@@ -88,9 +88,9 @@ def trial_list(page: TrialPage) -> TrialList:
 
 def trial_detail(store: StudyStore, study_id: str, trial_id: str) -> TrialDetail:
     """A trial with its attempts. Raises StudyNotFoundError, TrialNotFoundError."""
-    study, trial = store.get(study_id), store.trial(study_id, trial_id)
-    reason = pending_reason(study, trial, running=store.running_trials(study_id))
-    return TrialDetail(**dict(trial), pending_reason=reason, attempts=store.attempts(study_id, trial_id))
+    standing = store.trial_standing(study_id, trial_id)
+    reason = pending_reason(standing.study, standing.trial, standing.care)
+    return TrialDetail(**dict(standing.trial), pending_reason=reason, attempts=store.attempts(study_id, trial_id))
 
 
 def _result(found: Best | None) -> ConfigurationResult | None:
@@ -98,15 +98,14 @@ def _result(found: Best | None) -> ConfigurationResult | None:
 
 
 def _pending_reason(standing: StudyStanding) -> str | None:
-    """Why trials of the study that have not ended do not train; None where all of them do, or have ended."""
-    study, counts = standing.study, standing.trial_counts
-    if study.state is StudyState.QUEUED and not standing.is_looked_after:
-        return "its study is queued: no controller runs that would start it"
+    """Why the study does not go on, or trials of it that have not ended do not train; None where all of them do."""
+    study, counts, care = standing.study, standing.trial_counts, standing.care
+    if missing := missing_care(study, care):
+        return missing
     open_trials = sum(counts.get(state, 0) for state in OPEN_TRIAL_STATES)
-    running = counts.get(TrialState.RUNNING, 0)
-    if open_trials and open_trials == running:
+    if open_trials and open_trials == care.running:
         return None
-    reason = waiting_reason(study, running=running)
+    reason = waiting_reason(study, care)
     return reason or ("no worker is free for them" if open_trials else None)
 
 

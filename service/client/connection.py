@@ -31,6 +31,7 @@ from service.study import Event
 DEFAULT_URL = "http://127.0.0.1:8321"
 
 _PREFIX = "/api/v1"
+_EVENT_STREAM = "text/event-stream"
 _SILENCE_S = 40.0  # the service writes something into an event stream every 15 s
 _RECONNECT_S = 60.0
 _UNANSWERED = (httpx.TransportError, ServiceUnavailableError, StoreUnavailableError, TooManyRequestsError)
@@ -84,6 +85,8 @@ class Connection:
             try:
                 for message in self._stream(study_id, after, deadline):
                     away_since = None
+                    if message is None:
+                        continue
                     if message.name == STREAM_END:
                         return
                     event = Event.model_validate_json(message.data)
@@ -99,18 +102,19 @@ class Connection:
                 raise _unavailable(self.url, failure)
             time.sleep(min(2.0, 0.1 + (now - away_since) / 4))
 
-    def _stream(self, study_id: str, after: int, deadline: float | None) -> Iterator[ServerMessage]:
+    def _stream(self, study_id: str, after: int, deadline: float | None) -> Iterator[ServerMessage | None]:
+        """The messages of one connection; None for each sign of life, the first of which is that it is open."""
         left = _SILENCE_S if deadline is None else max(0.001, min(_SILENCE_S, deadline - time.monotonic()))
         timeout = httpx.Timeout(self._http.timeout.connect, read=left)
-        headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
+        headers = {"Last-Event-ID": str(after), "Accept": _EVENT_STREAM}
         path = f"{_PREFIX}{study_path(study_id)}/events"
         with self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
-            if response.status_code != 200:
+            if response.status_code != 200 or not response.headers.get("content-type", "").startswith(_EVENT_STREAM):
                 response.read()
                 raise _error_of(response, self.url)
+            yield None
             for message in server_messages(response.iter_bytes()):
-                if message is not None:
-                    yield message
+                yield message
                 if deadline is not None and time.monotonic() >= deadline:
                     return
 

@@ -93,8 +93,8 @@ def restore_backup(database: Database, path: Path) -> Contents:
     """Fills an empty store with what a backup has, all of it or nothing, and brings the schema to this version's.
 
     Studies that had a driver have lost it, so that the controller starts the next one. Drivers of the store that is
-    gone, should some still run, are refused: the numbers of drivers go ahead by DRIVER_JUMP. Raises BackupDamagedError,
-    RestoreRefusedError, StoreUnavailableError, OSError.
+    gone, should some still run, are refused: the numbers of drivers go ahead by DRIVER_JUMP. Readers of events hear of
+    it, whatever they have seen. Raises BackupDamagedError, RestoreRefusedError, StoreUnavailableError, OSError.
     """
     contents = check_backup(path)
     if contents.revision not in known_revisions():
@@ -107,7 +107,11 @@ def restore_backup(database: Database, path: Path) -> Contents:
         upgrade(connection, contents.revision)
         _fill(connection, path, is_sqlite=database.is_sqlite)
         upgrade(connection)
-        _let_go(connection, database.now(connection))
+        now = database.now(connection)
+        _let_go(connection, now)
+        _tell_readers(connection, contents, now)
+        if not database.is_sqlite:  # which counts on from the largest number by itself
+            _count_on(connection)
     return contents
 
 
@@ -220,8 +224,6 @@ def _fill(connection: Connection, path: Path, *, is_sqlite: bool) -> None:
             if "table" in line:
                 table = known[line["table"]]
                 columns = {name: _reader(table.c[name].type, is_sqlite=is_sqlite) for name in line["columns"]}
-    if not is_sqlite:  # which counts on from the largest number by itself
-        _count_on(connection, list(known.values()))
 
 
 def _reader(kind: Any, *, is_sqlite: bool) -> Callable[[Any], Any]:
@@ -229,7 +231,7 @@ def _reader(kind: Any, *, is_sqlite: bool) -> Callable[[Any], Any]:
     if isinstance(kind, DateTime):
         return _naive_time if is_sqlite else datetime.fromisoformat
     if isinstance(kind, String) and not is_sqlite:
-        return lambda value: value.replace("\x00", "\ufffd")  # as `tables.ErrorText` has it
+        return tables.storable_text
     return lambda value: value
 
 
@@ -237,9 +239,9 @@ def _naive_time(value: str) -> datetime:
     return datetime.fromisoformat(value).astimezone(UTC).replace(tzinfo=None)
 
 
-def _count_on(connection: Connection, restored: list[Table]) -> None:
+def _count_on(connection: Connection) -> None:
     """Lets PostgreSQL's sequences go on after the largest number that is in use."""
-    for table in restored:
+    for table in _reflected(connection).sorted_tables:
         for column in table.primary_key:
             names = {"table": table.name, "column": column.name}
             sequence = connection.execute(text("SELECT pg_get_serial_sequence(:table, :column)"), names).scalar_one()
@@ -259,6 +261,26 @@ def _let_go(connection: Connection, now: datetime) -> None:
     connection.execute(
         update(table).where(table.c.state.not_in(final)).values(driver_attempt=table.c.driver_attempt + DRIVER_JUMP)
     )
+
+
+def _tell_readers(connection: Connection, contents: Contents, now: datetime) -> None:
+    """Records with each study that it was restored; ids of events go on from there.
+
+    The store that is gone may have given out more ids than the backup has, and its readers ask for what came after the
+    last one that they saw. So ids begin again at the milliseconds since 1970: past all that were given out, for a store
+    that records fewer than 1,000 events a second, however often one and the same backup is restored.
+    """
+    studies, events = tables.studies, tables.events
+    largest = connection.execute(select(func.coalesce(func.max(events.c.id), 0))).scalar_one()
+    first_id = max(largest + 1, int(now.timestamp() * 1000))
+    data = {"backup_of": contents.created_at.isoformat()}
+    study_ids = connection.execute(select(studies.c.id).order_by(studies.c.created_at)).scalars()
+    rows = [
+        {"id": event_id, "study_id": study_id, "kind": "study.restored", "data": data, "at": now}
+        for event_id, study_id in enumerate(study_ids, first_id)
+    ]
+    if rows:
+        connection.execute(insert(events), rows)
 
 
 def _reflected(connection: Connection, *, but: Collection[str] = (_LEASES,), also: Collection[str] = ()) -> MetaData:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, true
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, select, true
 
 from service.analysis.aggregation import ConfigurationSummary, summary_of
 from service.analysis.trial_tables import TrialRow
+from service.analysis.waiting import Care
 from service.answers import ConfigurationOrder, TrialOrder
 from service.errors import ConfigurationNotFoundError, StudyNotFoundError, TrialNotFoundError
 from service.store import records, tables
@@ -18,7 +19,7 @@ from service.store.filters import ConfigurationFilter, TrialFilter, in_scope
 from service.store.ranking import best_configuration
 from service.store.records import Record
 from service.store.watching import controller_lease
-from service.study import Attempt, Configuration, Event, Purpose, Result, Study, Trial, TrialState
+from service.study import Attempt, Configuration, Event, Purpose, Result, Study, StudyState, Trial, TrialState
 
 _ROWS_AT_A_TIME = 2_000
 
@@ -33,26 +34,32 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class StudyStanding:
-    """A study, and what its trials say together; counts leave out states without a trial.
-
-    is_looked_after: whether a controller leads, which starts a QUEUED study.
-    """
+    """A study, and what its trials say together; counts leave out states without a trial."""
 
     study: Study
     trial_counts: dict[TrialState, int]
     epochs_done: int
     best: Best | None
-    is_looked_after: bool
+    care: Care
 
 
 @dataclass(frozen=True, slots=True)
 class TrialPage:
-    """One page of a study's trials; next_page_token is None on the last. running: how many of the study train."""
+    """One page of a study's trials; next_page_token is None on the last."""
 
     study: Study
     trials: list[Trial]
-    running: int
+    care: Care
     next_page_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStanding:
+    """A trial and its study."""
+
+    study: Study
+    trial: Trial
+    care: Care
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +96,13 @@ class StudyContents:
             .group_by(table.c.state)
         )
         with self._database.reading() as connection:
-            study = self._study(connection, study_id)
+            row = self._study_row(connection, study_id)
+            study = records.as_record(Study, row)
             rows = connection.execute(counted).all()
             best = _best(connection, study)
-            is_looked_after = self._has_controller(connection)
-        counts = {TrialState(state): count for state, count, _ in rows}
-        return StudyStanding(study, counts, sum(int(epochs) for _, _, epochs in rows), best, is_looked_after)
-
-    def _has_controller(self, connection: Connection) -> bool:
-        lease = controller_lease(connection, self._database.now(connection))
-        return lease is not None and lease.seconds_left >= 0
+            counts = {TrialState(state): count for state, count, _ in rows}
+            care = self._care(connection, row, running=counts.get(TrialState.RUNNING, 0))
+        return StudyStanding(study, counts, sum(int(epochs) for _, _, epochs in rows), best, care)
 
     def best(self, study_id: str) -> tuple[Study, Best | None]:
         """The study and its best configuration; None while there is none."""
@@ -189,9 +193,10 @@ class StudyContents:
         query = select(*records.columns_of(table, Trial)).where(table.c.study_id == study_id, *wanted.conditions())
         keyset = wanted.keyset(study_id, order_by)
         with self._database.reading() as connection:
-            study = self._study(connection, study_id)
+            row = self._study_row(connection, study_id)
             found, token = keyset.read(connection, query, Trial, page_size=page_size, page_token=page_token)
-            return TrialPage(study, found, _running(connection, study_id), token)
+            care = self._care(connection, row, running=_running(connection, study_id))
+            return TrialPage(records.as_record(Study, row), found, care, token)
 
     def trial(self, study_id: str, trial_id: str) -> Trial:
         """Raises TrialNotFoundError."""
@@ -199,11 +204,13 @@ class StudyContents:
             self._study(connection, study_id)
             return _trial(connection, study_id, trial_id)
 
-    def running_trials(self, study_id: str) -> int:
-        """How many trials of the study train."""
+    def trial_standing(self, study_id: str, trial_id: str) -> TrialStanding:
+        """The trial with what decides whether it trains. Raises TrialNotFoundError."""
         with self._database.reading() as connection:
-            self._study(connection, study_id)
-            return _running(connection, study_id)
+            row = self._study_row(connection, study_id)
+            trial = _trial(connection, study_id, trial_id)
+            care = self._care(connection, row, running=_running(connection, study_id))
+            return TrialStanding(records.as_record(Study, row), trial, care)
 
     def attempts(self, study_id: str, trial_id: str) -> list[Attempt]:
         """Every execution of a trial, the first one first. Raises TrialNotFoundError."""
@@ -280,12 +287,26 @@ class StudyContents:
             return [records.as_record(record_type, row) for row in connection.execute(query.order_by(order_by))]
 
     def _study(self, connection: Connection, study_id: str) -> Study:
+        return records.as_record(Study, self._study_row(connection, study_id))
+
+    def _study_row(self, connection: Connection, study_id: str) -> Row[Any]:
+        """What a Study has, and its driver's lease."""
         table = tables.studies
-        query = select(*records.columns_of(table, Study)).where(table.c.id == study_id, in_scope(self._scope))
-        row = connection.execute(query).one_or_none()
+        columns = [*records.columns_of(table, Study), table.c.lease_expires_at]
+        row = connection.execute(select(*columns).where(table.c.id == study_id, in_scope(self._scope))).one_or_none()
         if row is None:
             raise StudyNotFoundError(study_id)
-        return records.as_record(Study, row)
+        return row
+
+    def _care(self, connection: Connection, study: Row[Any], *, running: int) -> Care:
+        now = self._database.now(connection)
+        lease, driver_until = controller_lease(connection, now), study.lease_expires_at
+        has_driver = StudyState(study.state).has_driver and driver_until is not None
+        return Care(
+            running=running,
+            has_controller=lease is not None and lease.seconds_left >= 0,
+            driver_is_silent=has_driver and driver_until < now,
+        )
 
 
 _OF_CONFIGURATION = ("configuration_number", "origin", "point")

@@ -17,6 +17,7 @@ from service.store import records, tables
 from service.store.database import Database
 from service.store.inserting import insert_configuration, insert_trials, last_number
 from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, EpochReported, Report, TrialEnded
+from service.store.spending import spent_on_attempts
 from service.store.summaries import summarise_configurations
 from service.study import (
     AttemptState,
@@ -69,9 +70,7 @@ class Known:
 class StudySnapshot:
     """All that a driver needs to go on where the one before stopped.
 
-    results: in the order in which they were recorded. lost_attempts: by trial, how many attempts a worker took along.
-    trained_s: by trial, the seconds of its attempts that have ended. Both count from a trial's last retry by its user.
-    attempts_s: the seconds of all attempts of the study that have ended.
+    results: in the order in which they were recorded. lost_attempts, trained_s, attempts_s: as in `Spent`.
     """
 
     study: Study
@@ -107,12 +106,9 @@ class DrivingStore:
         """
         with self._database.writing() as connection:
             study = self._lock(connection)
-            expires_at = self._database.now(connection) + timedelta(seconds=lease_s)
-            connection.execute(
-                tables.studies.update()
-                .where(tables.studies.c.id == self._study_id)
-                .values(lease_expires_at=expires_at, waiting_reason=waiting_reason)
-            )
+            now = self._database.now(connection)
+            expires_at = now + timedelta(seconds=lease_s)
+            self._show_life(connection, now, lease_expires_at=expires_at, waiting_reason=waiting_reason)
             return Instructions(
                 intent=Intent(study.intent),
                 budget=study.spec["budget"],
@@ -140,17 +136,15 @@ class DrivingStore:
                 .where(of_study)
                 .order_by(tables.results.c.id)
             ).all()
-            attempts = connection.execute(
-                select(tables.attempts, tables.trials.c.retried_after)
-                .join(tables.trials, tables.trials.c.id == tables.attempts.c.trial_id)
-                .where(of_study, tables.attempts.c.finished_at.is_not(None))
-            ).all()
+            spent = spent_on_attempts(connection, self._study_id)
             return StudySnapshot(
                 study=records.as_record(Study, study),
                 configurations=[records.as_record(Configuration, row) for row in configurations],
                 trials=[records.as_record(Trial, row) for row in trials],
                 results=[records.as_record(Result, row) for row in results],
-                **_history(attempts),
+                lost_attempts=spent.lost_attempts,
+                trained_s=spent.trained_s,
+                attempts_s=spent.attempts_s,
             )
 
     def configurations_after(self, number: int) -> list[tuple[Configuration, list[Trial]]]:
@@ -224,7 +218,7 @@ class DrivingStore:
             for report in reports:
                 self._record(connection, report, now)
             news = any(isinstance(report, (EpochReported, TrialEnded)) for report in reports)
-            records.touch_study(connection, self._study_id, **({"driver_losses": 0} if news else {}))
+            records.touch_study(connection, self._study_id, seen_at=now, **({"driver_losses": 0} if news else {}))
 
     def finish(self, state: StudyState, reason: Reason, error: str | None = None, *, known: Known) -> StudyState:
         """Ends the study, and cancels its trials that have not ended; answers what has become of it.
@@ -233,8 +227,7 @@ class DrivingStore:
         driver decides anew. A trial that was training has left its worker by then. A cancel that came in between wins.
         """
         with self._database.writing() as connection:
-            study = self._lock(connection)
-            now = self._database.now(connection)
+            study, now = self._lock_once_more(connection)
             if study.intent == Intent.CANCEL:
                 records.end_as_intended(connection, study, at=now)
             elif study.intent != Intent.STOP and known != self._wanted(connection, study):
@@ -242,7 +235,7 @@ class DrivingStore:
                     self._pause_trial(connection, trial_id, now)
                 records.end_as_intended(connection, study, at=now)
             else:
-                records.cancel_open_trials(connection, self._study_id, at=now)
+                records.cancel_open_trials(connection, study, at=now)
                 records.set_study_state(connection, study, state, at=now, reason=reason, error=error)
             return StudyState(records.locked_study(connection, self._study_id).state)
 
@@ -250,11 +243,7 @@ class DrivingStore:
         """Ends the lease at once, so that the next driver need not wait until it runs out."""
         with self._database.writing() as connection:
             self._lock(connection)
-            connection.execute(
-                tables.studies.update()
-                .where(tables.studies.c.id == self._study_id)
-                .values(lease_expires_at=records.GIVEN_UP)
-            )
+            self._show_life(connection, self._database.now(connection), lease_expires_at=records.GIVEN_UP)
 
     def leave(self) -> StudyState:
         """Nothing of the study runs any more as its user wished: it becomes what they want by now; answers that.
@@ -262,8 +251,7 @@ class DrivingStore:
         Where they want it drained although it has been paused meanwhile, its next driver finishes what has begun.
         """
         with self._database.writing() as connection:
-            study = self._lock(connection)
-            now = self._database.now(connection)
+            study, now = self._lock_once_more(connection)
             if study.intent == Intent.STOP and records.has_begun(connection, self._study_id):
                 records.queue_again(connection, study, at=now)
             else:
@@ -355,6 +343,18 @@ class DrivingStore:
     ) -> None:
         records.move_trial(connection, self._study_id, trial_id, state, at=now, **values)
 
+    def _lock_once_more(self, connection: Connection) -> tuple[Row[Any], datetime]:
+        """The study of a driver that ends by itself: its last sign of life is this moment."""
+        self._lock(connection)
+        now = self._database.now(connection)
+        self._show_life(connection, now)
+        return self._lock(connection), now
+
+    def _show_life(self, connection: Connection, now: datetime, **values: Any) -> None:
+        """Writes these columns with the driver's sign of life, which is no change that anybody waits for."""
+        table = tables.studies
+        connection.execute(table.update().where(table.c.id == self._study_id).values(seen_at=now, **values))
+
     def _lock(self, connection: Connection) -> Row[Any]:
         try:
             return self._checked(records.locked_study(connection, self._study_id))
@@ -377,18 +377,3 @@ class DrivingStore:
 
 def _known(spec: Mapping[str, Any], last_configuration: int) -> Known:
     return Known(Budget.model_validate(spec["budget"]), last_configuration)
-
-
-def _history(attempts: Sequence[Row[Any]]) -> dict[str, Any]:
-    """The snapshot's numbers about attempts that have ended."""
-    lost: dict[str, int] = {}
-    trained_s: dict[str, float] = {}
-    attempts_s = 0.0
-    for attempt in attempts:
-        spent_s = max(0.0, (attempt.finished_at - attempt.started_at).total_seconds())
-        attempts_s += spent_s
-        if attempt.number > attempt.retried_after:
-            trained_s[attempt.trial_id] = trained_s.get(attempt.trial_id, 0.0) + spent_s
-            if attempt.state == AttemptState.LOST and attempt.error is not None:
-                lost[attempt.trial_id] = lost.get(attempt.trial_id, 0) + 1
-    return {"lost_attempts": lost, "trained_s": trained_s, "attempts_s": attempts_s}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Update, select, update
+from sqlalchemy import Connection, Update, case, select, update
 
 from service.store import records, tables
 from service.store.database import Database
@@ -133,9 +133,13 @@ class ExportStore:
         self._write(update(tables.trials).values(mlflow_run_id=run_id), trial_id=trial_id)
 
     def trial_exported(self, trial_id: str, *, revision: int, epoch: int) -> None:
-        """MLflow shows the trial as it was at this revision, its results up to this epoch included."""
-        values = {"exported_revision": revision, "exported_epoch": epoch}
-        self._write(update(tables.trials).values(values), trial_id=trial_id)
+        """MLflow shows the trial as it was at this revision, its results up to this epoch included.
+
+        A trial without a run has no epoch there: its run was forgotten while it was being written.
+        """
+        in_run = case((tables.trials.c.mlflow_run_id.is_(None), 0), else_=epoch)
+        change = update(tables.trials).values(exported_revision=revision, exported_epoch=in_run)
+        self._write(change, trial_id=trial_id)
 
     def study_exported(self, study_id: str, *, revision: int) -> None:
         """MLflow shows the study and all of its trials as they were at this revision."""
@@ -146,17 +150,19 @@ class ExportStore:
         self._write(None, study_id=study_id)
 
     def forget(self, study_id: str) -> None:
-        """Resets the study's watermarks, so that the exporter writes everything again into the runs it finds."""
+        """Resets the study's watermarks, so that the exporter writes everything again into the runs it finds.
+
+        Revisions grow with it, so that the watermark of an export that is under way does not fit any more.
+        """
+        trials = tables.trials
         with self._database.writing() as connection:
-            connection.execute(
-                update(tables.trials)
-                .where(tables.trials.c.study_id == study_id)
-                .values(exported_revision=0, exported_epoch=0, mlflow_run_id=None)
+            records.touch_study(
+                connection, study_id, exported_revision=0, mlflow_experiment_id=None, mlflow_run_id=None
             )
             connection.execute(
-                update(tables.studies)
-                .where(tables.studies.c.id == study_id)
-                .values(exported_revision=0, mlflow_experiment_id=None, mlflow_run_id=None)
+                update(trials)
+                .where(trials.c.study_id == study_id)
+                .values(revision=trials.c.revision + 1, exported_revision=0, exported_epoch=0, mlflow_run_id=None)
             )
 
     def _write(self, change: Update | None, *, study_id: str | None = None, trial_id: str | None = None) -> None:

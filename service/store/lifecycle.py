@@ -23,6 +23,7 @@ from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.database import Database
 from service.store.inserting import insert_configuration, last_number
+from service.store.spending import used_up
 from service.store.summaries import summarise_configurations
 from service.study import (
     Configuration,
@@ -122,13 +123,16 @@ class LifecycleStore:
     def retry(self, study_id: str) -> Study:
         """Runs the failed trials of a finished study again, from their checkpoints, and whatever its failure cut off.
 
-        A study that its user or its target had ended does that and no more; any other goes on as far as its budget lets
-        it.
+        A study that its user had ended does that and no more, one that has reached its target ends so again; any other
+        goes on as far as its budget lets it. Where that lets nothing run, nothing changes.
         """
         with self._database.writing() as connection:
             study, state, now = self._locked(connection, study_id)
             if not state.is_final:
                 raise InvalidTransitionError(f"study {study_id!r} is {state}: only what has ended can be retried")
+            limit = used_up(connection, study)
+            if limit is not None:
+                raise InvalidTransitionError(f"study {study_id!r} has used up budget.{limit}: raise that first")
             if study.reason == Reason.BUDGET_EXHAUSTED:
                 raise InvalidTransitionError(f"study {study_id!r} has used up its budget: raise that first")
             failed = records.trials_in(connection, study_id, [TrialState.FAILED])
@@ -138,8 +142,8 @@ class LifecycleStore:
             if not failed and not cut_off:
                 raise InvalidTransitionError(f"study {study_id!r} has no trial that failed or was lost")
             self._reopen_trials(connection, study_id, [*failed, *cut_off], now)
-            goes_on = state is StudyState.FAILED or study.reason in (Reason.MAX_TRIALS, Reason.SPACE_EXHAUSTED)
-            study = self._want(connection, study, Intent.RUN if goes_on else Intent.STOP, now)
+            by_user = study.reason == Reason.USER
+            study = self._want(connection, study, Intent.STOP if by_user else Intent.RUN, now)
             self._queue(connection, study, now, driver_losses=0, archived_at=None)
             return self._study(connection, study_id)
 

@@ -44,7 +44,7 @@ def put_into_outbox(connection: Connection, study_id: str, data: Mapping[str, An
             "owner": study.owner,
             "state": data["state"],
             "reason": data.get("reason"),
-            "error": error and error.replace("\x00", "\ufffd")[-_MAX_ERROR:],
+            "error": error and error[-_MAX_ERROR:],
         },
     }
     connection.execute(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from service.settings import LONGEST_LEASE_S
@@ -139,6 +139,7 @@ class ReconcilingStore:
                 at=now,
                 driver_attempt=driver_attempt,
                 lease_expires_at=now + timedelta(seconds=startup_lease_s),
+                seen_at=now,
                 waiting_reason="its driver is starting",
             )
             return DriverClaim(study_id, driver_attempt)
@@ -193,6 +194,7 @@ class ReconcilingStore:
     def lose_driver(self, claim: DriverClaim, *, max_losses: int) -> Study | None:
         """Declares a driver with an expired lease lost; None where it is alive after all.
 
+        It ended at its last sign of life: no budget pays for the time since then.
         Its attempts are LOST, their trials PENDING, the study QUEUED for its next driver: unless its user wants it
         paused or cancelled, which it then is, or it has lost `max_losses` drivers in a row without a single new result,
         which FAILS it.
@@ -208,19 +210,19 @@ class ReconcilingStore:
             if study.intent == Intent.CANCEL:
                 records.end_as_intended(connection, study, at=now)
             elif study.intent == Intent.PAUSE:
-                self._lose_attempts(connection, claim.study_id, now)
+                self._lose_attempts(connection, study, now)
                 records.end_as_intended(connection, study, at=now)
             elif study.driver_losses + 1 >= max_losses:
                 error = (
                     f"{max_losses} drivers in a row were lost without a new result; the last one is Ray job "
                     f"{claim.study_id}-{claim.driver_attempt}"
                 )
-                records.cancel_open_trials(connection, claim.study_id, at=now)
+                records.cancel_open_trials(connection, study, at=now)
                 records.set_study_state(
                     connection, study, StudyState.FAILED, at=now, reason=Reason.DRIVER_FAILED, error=error
                 )
             else:
-                self._lose_attempts(connection, claim.study_id, now)
+                self._lose_attempts(connection, study, now)
                 records.set_study_state(
                     connection,
                     study,
@@ -271,10 +273,10 @@ class ReconcilingStore:
                 return False
             return True
 
-    def _lose_attempts(self, connection: Connection, study_id: str, now: datetime) -> None:
-        for trial_id in records.trials_in(connection, study_id, [TrialState.RUNNING]):
-            records.end_open_attempts(connection, trial_id, AttemptState.LOST, at=now)
-            records.move_trial(connection, study_id, trial_id, TrialState.PENDING, at=now)
+    def _lose_attempts(self, connection: Connection, study: Row[Any], now: datetime) -> None:
+        for trial_id in records.trials_in(connection, study.id, [TrialState.RUNNING]):
+            records.end_open_attempts(connection, trial_id, AttemptState.LOST, at=records.last_seen(study, now))
+            records.move_trial(connection, study.id, trial_id, TrialState.PENDING, at=now)
 
 
 def _latest_end(now: datetime) -> datetime:

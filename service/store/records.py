@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, Table, insert, select, update
 from service.errors import StudyNotFoundError
 from service.store import tables
 from service.store.outbox import STUDY_STATE, put_into_outbox
+from service.store.tables import storable_text
 from service.study import (
     OPEN_TRIAL_STATES,
     AttemptState,
@@ -63,9 +64,8 @@ def add_event(
     trial_id: str | None = None,
 ) -> None:
     """Records that something happened, for webhooks too; the caller holds the study's lock."""
-    connection.execute(
-        insert(tables.events).values(study_id=study_id, trial_id=trial_id, kind=kind, data=dict(data), at=at)
-    )
+    data = {name: storable_text(value) if isinstance(value, str) else value for name, value in data.items()}
+    connection.execute(insert(tables.events).values(study_id=study_id, trial_id=trial_id, kind=kind, data=data, at=at))
     if kind == STUDY_STATE:
         put_into_outbox(connection, study_id, data, at=at)
 
@@ -79,6 +79,11 @@ def touch_study(connection: Connection, study_id: str, **values: Any) -> None:
     )
 
 
+def last_seen(study: Row[Any], now: datetime) -> datetime:
+    """The last sign of life of a locked study's driver; the time since then, until somebody notices, is nobody's."""
+    return now if study.seen_at is None else min(now, study.seen_at)
+
+
 def set_study_state(
     connection: Connection,
     study: Row[Any],
@@ -89,15 +94,18 @@ def set_study_state(
     error: str | None = None,
     **values: Any,
 ) -> None:
-    """Moves a locked study into another state and says so in an event. Raises InvalidTransitionError."""
+    """Moves a locked study into another state and says so in an event. Raises InvalidTransitionError.
+
+    A driver that it had has worked on it until `last_seen`.
+    """
     old = StudyState(study.state)
     check_study_transition(old, state)
     if state.has_driver and not old.has_driver:
         values |= {"running_since": at, "started_at": study.started_at or at}
     if old.has_driver and not state.has_driver:
-        spent_s = (at - study.running_since).total_seconds() if study.running_since else 0.0
+        spent_s = (last_seen(study, at) - study.running_since).total_seconds() if study.running_since else 0.0
         values |= {"running_since": None, "elapsed_s": study.elapsed_s + max(0.0, spent_s), "slots": None}
-        values |= {"lease_expires_at": None}
+        values |= {"lease_expires_at": None, "seen_at": None}
     if state.is_final:
         values |= {"finished_at": at, "reason": reason, "error": error, "waiting_reason": None, "untidy": True}
     elif old.is_final:
@@ -121,10 +129,10 @@ def end_as_intended(connection: Connection, study: Row[Any], *, at: datetime) ->
             queue_again(connection, study, at=at)
         case Intent.STOP:
             ended = StudyState.SUCCEEDED if _has_result(connection, study.id) else StudyState.CANCELLED
-            cancel_open_trials(connection, study.id, at=at)
+            cancel_open_trials(connection, study, at=at)
             set_study_state(connection, study, ended, at=at, reason=Reason.USER)
         case Intent.CANCEL:
-            cancel_open_trials(connection, study.id, at=at)
+            cancel_open_trials(connection, study, at=at)
             set_study_state(connection, study, StudyState.CANCELLED, at=at, reason=Reason.USER)
 
 
@@ -167,11 +175,11 @@ def trials_in(connection: Connection, study_id: str, states: Collection[TrialSta
     return list(connection.execute(query.order_by(tables.trials.c.number)).scalars())
 
 
-def cancel_open_trials(connection: Connection, study_id: str, *, at: datetime) -> None:
-    """Cancels every trial of the study that has not ended, and its attempt."""
-    for trial_id in trials_in(connection, study_id, OPEN_TRIAL_STATES):
-        end_open_attempts(connection, trial_id, AttemptState.CANCELLED, at=at)
-        move_trial(connection, study_id, trial_id, TrialState.CANCELLED, at=at, finished_at=at)
+def cancel_open_trials(connection: Connection, study: Row[Any], *, at: datetime) -> None:
+    """Cancels every trial of a locked study that has not ended, and its attempt, which its driver has taken along."""
+    for trial_id in trials_in(connection, study.id, OPEN_TRIAL_STATES):
+        end_open_attempts(connection, trial_id, AttemptState.CANCELLED, at=last_seen(study, at))
+        move_trial(connection, study.id, trial_id, TrialState.CANCELLED, at=at, finished_at=at)
 
 
 def end_open_attempts(

@@ -45,14 +45,19 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+def storable_text(value: str) -> str:
+    """The text without what no text on disk or on the wire can have: NUL (PostgreSQL) and lone surrogates (UTF-8)."""
+    return value.replace("\x00", "\ufffd").encode(errors="replace").decode()
+
+
 class ErrorText(TypeDecorator[str]):
-    """Whatever an error says: PostgreSQL's text has no NUL, and a message may."""
+    """Whatever an error says, as far as it can be stored."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else value.replace("\x00", "\ufffd")
+        return None if value is None else storable_text(value)
 
 
 metadata = MetaData(
@@ -97,6 +102,7 @@ studies = Table(
     Column("archived_at", UTCDateTime),
     Column("elapsed_s", Float, nullable=False, server_default="0", comment="spent by earlier drivers"),
     Column("running_since", UTCDateTime, comment="when the present driver was claimed"),
+    Column("seen_at", UTCDateTime, comment="the last sign of life of the present driver"),
     Column("slots", Integer, comment="trials that may train at once; NULL: no share is set"),
     Column("cloned_from", String(32)),
     Column(
@@ -155,7 +161,7 @@ trials = Table(
     Column("exported_epoch", Integer, nullable=False, comment="the last epoch that MLflow has"),
     Column("mlflow_run_id", String(64)),
     Column("purpose", String(10), nullable=False, server_default="SEARCH"),
-    Column("note", Text),
+    Column("note", ErrorText),
     Column("retried_after", Integer, nullable=False, server_default="0", comment="its attempt when a user retried it"),
     UniqueConstraint("study_id", "number"),
     UniqueConstraint("configuration_id", "seed"),

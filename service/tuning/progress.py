@@ -280,9 +280,11 @@ class StudyProgress:
         return next((trial_id for trial_id in self._waiting if self._may_run(self._trials[trial_id])), None)
 
     def _may_run(self, trial: _TrialProgress) -> bool:
-        """A study that is being stopped finishes what has begun; one that has reached its target only confirms it."""
+        """A study finishes what has begun. Being stopped it begins nothing, at its target only what confirms it."""
+        if trial.attempt > 0:
+            return True
         if self._intent is Intent.STOP:
-            return trial.attempt > 0
+            return False
         return not self._target_reached or trial.purpose is Purpose.CONFIRM
 
     def _issue(self, trial_id: str) -> IssuedTrial:

@@ -276,4 +276,4 @@ class StudyStopper(_Unsaved, tune.Stopper):
 def _last_words(trial: Any) -> str:
     """What Tune wrote down of the trial's error; Trial.get_error would look for it in storage, where it may not be."""
     path = Path(trial.error_file or "")
-    return path.read_text().strip() if path.is_file() else "the worker ended without a word"
+    return path.read_text(errors="replace").strip() if path.is_file() else "the worker ended without a word"

@@ -144,8 +144,8 @@ def test_a_cancelled_study_ends_now_and_nothing_of_it_outlives_it(service: Servi
     ended = study.wait(30)
     assert (ended.state, ended.reason) == (StudyState.CANCELLED, Reason.USER)
     assert {trial.state for trial in client.trials(study.id)} == {TrialState.CANCELLED}
-    wait_until(lambda: not service.processes("service.tuning.driver", study.id), what="the driver ends")
-    wait_until(lambda: not service.workers(), what="the workers end")
+    left = "the driver and the workers have ended with the study"
+    wait_until(lambda: not (service.drivers(study.id) or service.workers()), deadline_s=5, what=left)
     wait_for_export(client, study.id)
     tracked = Tracked(service, "cancelled")
     assert {run.info.status for run in tracked.runs()} == {"KILLED"}

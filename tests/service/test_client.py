@@ -9,7 +9,9 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -407,6 +409,82 @@ def test_events_go_on_after_the_service_was_restarted(client: Client, running_ap
     life.succeed(driver)
     listener.join(10)
     assert told == [event.id for event in life.studies.events(study.id)]
+
+
+class FakeTime:
+    """A clock that moves when somebody sleeps, or when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    """The clock by which the client counts how long a service has been away."""
+    clock = FakeTime()
+    clock_module = SimpleNamespace(monotonic=lambda: clock.now, sleep=clock.pass_by)
+    monkeypatch.setattr("service.client.connection.time", clock_module)
+    return clock
+
+
+@pytest.fixture
+def serve_streams() -> Iterator[Callable[[str, Callable[[int], bytes]], str]]:
+    """Starts a service that answers everything with a stream of this type; the nth connection has these bytes."""
+    servers = []
+
+    def start(media_type: str, content: Callable[[int], bytes]) -> str:
+        connections = 0
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                nonlocal connections
+                connections += 1
+                self.send_response(200)
+                self.send_header("Content-Type", media_type)
+                self.end_headers()
+                self.wfile.write(content(connections))
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
+
+
+def test_a_quiet_connection_is_a_service_that_is_there(
+    fake_time: FakeTime, serve_streams: Callable[[str, Callable[[int], bytes]], str]
+) -> None:
+    """Two connections break off; between the breaks the service is there for longer than it may be away."""
+
+    def content(connection: int) -> bytes:
+        if connection == 2:
+            fake_time.pass_by(600)
+            return b": a sign of life\n\n"
+        return b"event: stream.end\ndata: {}\n\n" if connection == 3 else b""
+
+    with Client(serve_streams("text/event-stream", content)) as client:
+        assert list(client.events("s")) == []
+
+
+def test_what_answers_with_no_event_stream_is_no_service(
+    fake_time: FakeTime, serve_streams: Callable[[str, Callable[[int], bytes]], str]
+) -> None:
+    url = serve_streams("text/html", lambda _: b"hello")
+    with Client(url) as client, pytest.raises(ServiceUnavailableError, match="no samstudy service answers"):
+        list(client.events("s"))
+    assert 60 < fake_time.now < 70
 
 
 def test_events_after_the_last_one_of_an_ended_study_are_none(client: Client, life: Life) -> None:

@@ -87,6 +87,12 @@ def test_unreadable_values_do_not_hide_the_rest() -> None:
         ({"name": " x"}, "name", "begin or end with a blank"),
         ({"name": "a\nb"}, "name", "line breaks"),
         ({"name": "a/b"}, "name", "slash"),
+        ({"name": "."}, "name", "dots only"),
+        ({"name": ".."}, "name", "dots only"),
+        ({"name": "......"}, "name", "dots only"),
+        ({"name": "%2e%2e"}, "name", "must not contain %2e"),
+        ({"name": "a%2fb"}, "name", "must not contain %2f"),
+        ({"name": "a%5Cb"}, "name", "must not contain %5C"),
         ({"name": 3}, "name", "must be text, got 3"),
         ({"name": "\ud800"}, "name", "surrogate"),
         ({"description": "x" * 2001}, "description", "at most 2,000"),
@@ -94,6 +100,7 @@ def test_unreadable_values_do_not_hide_the_rest() -> None:
         ({"labels": {"k": 1}}, "labels.k", "must be text, got 1"),
         ({"labels": {"k": "\n"}}, "labels.k", "line breaks"),
         ({"labels": {"": "v"}}, "labels.''", "1 to 63"),
+        ({"labels": {"a:b": "v"}}, "labels.a:b", "must not contain ':'"),
         ({"labels": {str(index): "" for index in range(33)}}, "labels", "at most 32 entries, got 33"),
         ({"train": {"seed": 1}}, "train.seed", "replicates.seeds"),
         ({"train": {"epochs": True}}, "train.epochs", "got True"),
@@ -382,6 +389,18 @@ def test_text_that_an_older_version_accepted_is_read_again() -> None:
     }
     assert set(problems(old)) == {"name", "labels.te\u2013am", "description"}
     assert accepted_spec(old).to_mapping() == old
+
+
+@pytest.mark.parametrize("name", ["..", "%2E%2e", "a%2fb"])
+def test_so_are_names_and_labels_that_look_like_paths_and_filters(name: str) -> None:
+    old = parse_spec(raw_spec()).to_mapping() | {"name": name, "labels": {"a:b": "v"}}
+    assert set(problems(old)) == {"name", "labels.a:b"}
+    assert accepted_spec(old).to_mapping() == old
+
+
+@pytest.mark.parametrize("name", ["v1.0", "...and more", ".5", "95%", "100% 2e-3", "50%25"])
+def test_dots_and_percents_may_stand_in_a_name(name: str) -> None:
+    assert parse_spec(raw_spec(name=name, labels={"a": "b:c"})).name == name
 
 
 def test_what_this_version_cannot_run_is_refused_although_it_was_accepted() -> None:

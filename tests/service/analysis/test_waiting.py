@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.analysis.waiting import pending_reason
+from service.analysis.waiting import Care, pending_reason
 from service.study import Intent, Study, StudyState, TrialState
 from tests.service.analysis.records import NOW, configuration, trial
 
@@ -42,9 +42,17 @@ def a_study(state: StudyState = StudyState.RUNNING, most: int | None = None, **c
     return Study(**{**fields, **changes})
 
 
-def reason(study: Study, *, running: int = 0, attempt: int = 0, state: TrialState = TrialState.PENDING) -> str | None:
+def reason(
+    study: Study,
+    *,
+    running: int = 0,
+    attempt: int = 0,
+    state: TrialState = TrialState.PENDING,
+    has_controller: bool = True,
+    driver_is_silent: bool = False,
+) -> str | None:
     waiting = trial(configuration(1), 0, None, state).model_copy(update={"attempt": attempt})
-    return pending_reason(study, waiting, running=running)
+    return pending_reason(study, waiting, Care(running, has_controller, driver_is_silent))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +80,34 @@ def test_only_what_waits_has_a_reason(state: TrialState) -> None:
 )
 def test_the_state_of_the_study_comes_first(study: Study, said: str) -> None:
     assert reason(study) == said
+
+
+def test_without_a_controller_nothing_starts() -> None:
+    queued = a_study(StudyState.QUEUED, waiting_reason="waits for its driver")
+    assert reason(queued, has_controller=False) == "its study is queued: no controller runs that would start it"
+    assert reason(a_study(StudyState.PAUSED), has_controller=False) == "its study is paused"
+    assert reason(a_study(), has_controller=False) == "waits for a free worker"
+
+
+@pytest.mark.parametrize(
+    ("study", "done"),
+    [
+        (a_study(), "replace it"),
+        (a_study(most=1, waiting_reason="no node has a GPU"), "replace it"),
+        (a_study(StudyState.STOPPING, intent=Intent.STOP), "replace it"),
+        (a_study(StudyState.STOPPING, intent=Intent.PAUSE), "pause the study"),
+        (a_study(StudyState.STOPPING, intent=Intent.CANCEL), "cancel the study"),
+    ],
+)
+def test_a_driver_that_has_stopped_answering_comes_first(study: Study, done: str) -> None:
+    said = "its driver has stopped answering"
+    assert reason(study, running=1, driver_is_silent=True) == f"{said}; the controller will {done}"
+    alone = reason(study, running=1, driver_is_silent=True, has_controller=False)
+    assert alone == f"{said}, and no controller runs that would {done}"
+
+
+def test_a_study_that_has_ended_lacks_nobody() -> None:
+    assert reason(a_study(StudyState.CANCELLED), has_controller=False) == "waits for a free worker"
 
 
 def test_a_limit_is_a_reason_once_it_is_reached() -> None:

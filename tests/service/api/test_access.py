@@ -77,6 +77,62 @@ class TestWithoutKeys:
         assert client_of(allow_open_access=True).get("studies", headers=named).status_code == 200
         assert client_of(token_for()).get("studies", headers=named).status_code == 200
 
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
+            {"Origin": "http://localhost:3000", "Sec-Fetch-Site": "same-site"},
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "something-new"},
+            {"Origin": "https://evil.example"},
+            {"Origin": "http://localhost:3000"},
+            {"Origin": "http://localhost.evil.example:8321"},
+            {"Origin": "null"},
+            {"Origin": ""},
+        ],
+    )
+    def test_a_page_of_another_site_changes_nothing(
+        self, client_of: Callable[..., TestClient], token_for: Callable[..., str], a_spec: Any, headers: dict[str, str]
+    ) -> None:
+        foreign = {"Host": "localhost:8321", **headers}
+        client = client_of()
+        path = f"studies/{client.post('studies', json=a_spec).json()['id']}"
+        for method, url in (
+            ("POST", "studies"),
+            ("POST", f"{path}/clone"),
+            ("POST", f"{path}/cancel"),
+            ("PATCH", path),
+            ("DELETE", path),
+        ):
+            answer = client.request(method, url, headers=foreign)
+            assert codes(answer) == (403, "forbidden"), (method, url)
+            assert "web page of another site" in answer.json()["detail"]
+        for method in ("GET", "HEAD", "OPTIONS"):  # a browser lets no other site read the answer
+            assert client.request(method, path, headers=foreign).status_code in (200, 405)
+        (study,) = client.get("studies").json()["studies"]
+        assert study["state"] == "QUEUED"
+        proxied = client_of(allow_open_access=True)
+        assert codes(proxied.post(f"{path}/cancel", headers=foreign)) == (403, "forbidden")
+        assert client_of(token_for()).post("studies", json=a_spec, headers=foreign).status_code == 201
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"Origin": "http://localhost:8321", "Sec-Fetch-Site": "same-origin"},
+            {"Sec-Fetch-Site": "none"},
+            {"Origin": "http://localhost:8321"},
+            {"Origin": "http://LOCALHOST:8321"},
+            {"Origin": "https://samstudy.example", "Sec-Fetch-Site": "same-origin"},
+        ],
+        ids=["a program", "its own page", "the address bar", "an old browser", "in capitals", "behind a proxy"],
+    )
+    def test_programs_and_its_own_pages_change_what_they_like(
+        self, client_of: Callable[..., TestClient], a_spec: Any, headers: dict[str, str]
+    ) -> None:
+        answer = client_of().post("studies", json=a_spec, headers={"Host": "localhost:8321", **headers})
+        assert answer.status_code == 201
+
     def test_elsewhere_the_api_does_not_start(self, keys: KeyStore) -> None:
         with pytest.raises(RefusedToStartError, match="samstudy keys create"):
             check_keys(Settings(host="0.0.0.0"), keys)

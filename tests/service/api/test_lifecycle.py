@@ -69,6 +69,20 @@ class TestVerbs:
         retried = api.get(f"studies/{study.id}/trials/{trial.id}").json()
         assert (retried["state"], retried["error"]) == ("PENDING", None)
 
+    def test_a_retry_without_time_left_is_409(self, api: TestClient, life: Life, database: Database) -> None:
+        study = life.create(budget={"max_wallclock_s": 60})
+        driver = life.start(study)
+        trial = life.propose(driver, {"lambda": 0.0, "rho": 0.1})[0]
+        life.fail(driver, trial)
+        life.succeed(driver)
+        with database.writing() as connection:
+            connection.execute(tables.studies.update().values(elapsed_s=61.0))
+        refused = api.post(f"studies/{study.id}/retry")
+        assert problem(refused) == (409, "invalid_transition")
+        assert "has used up budget.max_wallclock_s: raise that first" in refused.json()["detail"]
+        kept = api.get(f"studies/{study.id}/trials/{trial.id}").json()
+        assert (kept["state"], kept["error"]) == ("FAILED", kept["attempts"][0]["error"])
+
     @pytest.mark.parametrize("verb", ["pause", "resume", "stop", "cancel", "retry"])
     def test_what_a_finished_study_cannot_do_is_409(self, api: TestClient, life: Life, verb: str) -> None:
         study = life.finished(ACCURACIES)
@@ -325,7 +339,7 @@ def test_what_waits_says_why(api: TestClient, life: Life, database: Database) ->
     assert driver.leave() is StudyState.PAUSED
     assert reasons() == ["its study is paused"] * 2
     LifecycleStore(database).resume(study.id)
-    assert reasons()[0] == "its study is queued: waits for its driver"
+    assert reasons()[0] == "its study is queued: no controller runs that would start it"
     assert second.attempt == 0
 
 

@@ -260,6 +260,38 @@ def test_a_queued_study_says_where_nobody_would_start_it(api: TestClient, life: 
     assert api.get(f"studies/{study.id}").json()["pending_reason"] is None
 
 
+def test_a_study_and_its_trials_say_who_is_missing(api: TestClient, life: Life, database: Database) -> None:
+    from service.store.reconciling import ReconcilingStore
+    from service.store.watching import CONTROLLER_LEASE
+
+    controllers = ReconcilingStore(database)
+    study = life.create()
+    point = {"point": {"lambda": 0.5, "rho": 0.1}}
+    api.post(f"studies/{study.id}/configurations", json=point)
+
+    def reasons() -> tuple[str | None, ...]:
+        """The study's, and its trials' in the list and alone."""
+        listed = api.get(f"studies/{study.id}/trials").json()["trials"]
+        alone = [api.get(f"studies/{study.id}/trials/{trial['id']}").json() for trial in listed]
+        whole = api.get(f"studies/{study.id}").json()
+        return tuple(shown["pending_reason"] for shown in (whole, *listed, *alone))
+
+    assert reasons() == ("its study is queued: no controller runs that would start it",) * 5
+    controllers.lead(CONTROLLER_LEASE, "host:1", 60)
+    assert reasons() == ("its study is queued: it waits for its driver",) * 5
+    driver = life.start(study)
+    driver.heartbeat(-1)
+    assert reasons() == ("its driver has stopped answering; the controller will replace it",) * 5
+    controllers.lead(CONTROLLER_LEASE, "host:1", -1)
+    alone = "its driver has stopped answering, and no controller runs that would replace it"
+    assert reasons() == (alone,) * 5
+    for trial in life.studies.trials(study.id):
+        life.begin(driver, trial)
+    assert reasons() == (alone, *[None] * 4), "what trained may train on"
+    driver.heartbeat(60)
+    assert reasons() == (None,) * 5
+
+
 def test_a_lowered_budget_plans_no_less_than_there_is(api: TestClient, life: Life) -> None:
     study = life.create(budget={"max_trials": 40})
     driver = life.start(study)

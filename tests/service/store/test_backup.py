@@ -29,7 +29,7 @@ from service.store.webhooks import WebhookStore
 from service.study import AttemptState, Reason, StudyState, TrialState
 from tests.postgresql import Databases
 from tests.service.store import releases
-from tests.service.store.conftest import Stores
+from tests.service.store.conftest import Clock, Stores
 
 if TYPE_CHECKING:
     from service.study import Study
@@ -51,6 +51,12 @@ def file(tmp_path: Path) -> Path:
 def everything(database: Database) -> releases.Contents:
     with database.reading() as connection:
         return releases.without(releases.contents(connection), *OPENED)
+
+
+def but_for_the_restore(found: releases.Contents) -> releases.Contents:
+    """The contents without the event by which a restore tells of itself."""
+    events = {key: event for key, event in found["events"].items() if event["kind"] != "study.restored"}
+    return {**found, "events": events}
 
 
 def a_running_study(stores: Stores) -> tuple[Study, DrivingStore]:
@@ -79,7 +85,7 @@ def test_everything_comes_back(stores: Stores, new_store: Database, file: Path) 
     before = everything(stores.database)
     written = write_backup(stores.database, file)
     assert restore_backup(new_store, file) == written == check_backup(file)
-    assert everything(new_store) == before
+    assert but_for_the_restore(everything(new_store)) == before
     new_store.check_schema()
     opened = KeyStore(new_store).authenticate(token)
     assert opened is not None
@@ -136,6 +142,46 @@ def test_a_driver_of_the_lost_store_is_refused(stores: Stores, new_store: Databa
     assert claim.driver_attempt == DRIVER_JUMP + 1
 
 
+def test_a_reader_of_the_lost_store_misses_nothing_of_the_new_one(
+    stores: Stores, new_store: Database, file: Path
+) -> None:
+    study = stores.create()
+    finished = stores.create()
+    stores.finish(stores.drive(finished))
+    written = write_backup(stores.database, file)
+    for _ in range(5):
+        stores.lifecycle.pause(study.id)
+        stores.lifecycle.resume(study.id)
+    seen = stores.studies.events(study.id)[-1].id
+    restore_backup(new_store, file)
+    again = Stores(new_store)
+    again.lifecycle.pause(study.id)
+    restored, paused = again.studies.events(study.id, after=seen)
+    assert (restored.kind, restored.data) == ("study.restored", {"backup_of": written.created_at.isoformat()})
+    assert (paused.kind, paused.data["state"]) == ("study.state", "PAUSED")
+    assert [event.kind for event in again.studies.events(finished.id, after=seen)] == ["study.restored"]
+
+
+def test_ids_of_events_go_on_from_the_time_of_the_restore_however_often_there_is_one(
+    stores: Stores, file: Path, tmp_path: Path, open_url: Callable[..., Database]
+) -> None:
+    study = stores.create()
+    write_backup(stores.database, file)
+    clock = Clock()
+    seen = 0
+    for number in range(2):
+        store = open_url(f"sqlite:///{tmp_path / f'restored{number}.db'}", clock=clock)
+        restore_backup(store, file)
+        restored = Stores(store).studies.events(study.id)[-1]
+        assert restored.id == clock.now.timestamp() * 1000
+        assert restored.id > seen
+        for _ in range(5):
+            Stores(store).lifecycle.pause(study.id)
+            Stores(store).lifecycle.resume(study.id)
+        seen = Stores(store).studies.events(study.id)[-1].id
+        clock.advance(1)
+
+
 def test_nobody_leads_a_restored_store(stores: Stores, new_store: Database, file: Path) -> None:
     assert stores.reconciling.lead("controller", "a", 3600)
     write_backup(stores.database, file)
@@ -166,7 +212,7 @@ def test_a_store_moves_to_the_other_kind_of_database_and_back(
         for study in found["studies"].values():
             study["driver_attempt"] += drivers_on
             study["lease_expires_at"] = None
-        return found
+        return but_for_the_restore(found)
 
     assert expected(0, everything(second)) == expected(DRIVER_JUMP, everything(first))
     assert expected(0, everything(third)) == expected(2 * DRIVER_JUMP, everything(first))
@@ -186,7 +232,7 @@ def test_what_a_release_has_backed_up_is_restored_up_to_date(
         assert write_backup(old, file).revision == revision
         restore_backup(new_store, file)
         new_store.check_schema()
-        before, after = everything(old), everything(new_store)
+        before, after = everything(old), but_for_the_restore(everything(new_store))
         names = ("trials", "attempts", "results", "events", "configurations")
         kept = releases.only_columns_of(after, before)
         assert {name: kept[name] for name in names} == {name: before[name] for name in names}
@@ -278,7 +324,7 @@ def test_a_file_with_a_wrong_byte_is_refused_wherever_it_is(stores: Stores, file
         pytest.param(lambda lines: lines[:-1], id="no footer"),
         pytest.param(lambda lines: [*lines[:-3], *lines[-2:]], id="a line less"),
         pytest.param(lambda lines: [*lines, lines[-1]], id="a line more"),
-        pytest.param(lambda lines: [lines[0].replace("0002", "0001"), *lines[1:]], id="another revision"),
+        pytest.param(lambda lines: [lines[0].replace("0003", "0002"), *lines[1:]], id="another revision"),
         pytest.param(lambda lines: [line.replace("two", "six") for line in lines], id="another word"),
         pytest.param(lambda lines: [json.dumps({"kind": "holiday photos", "format": 1})], id="something else"),
         pytest.param(lambda lines: ["[1]"], id="a list"),
@@ -371,4 +417,4 @@ def test_a_large_store_needs_little_memory(tmp_path: Path, file: Path, open_url:
     assert peak(lambda: write_backup(old, file)) < 8 * 1024**2
     assert peak(lambda: restore_backup(new, file)) < 8 * 1024**2
     with new.reading() as connection:
-        assert len(connection.execute(select(tables.events.c.id)).all()) == 30_001
+        assert len(connection.execute(select(tables.events.c.id)).all()) == 30_002

@@ -249,6 +249,7 @@ def test_sqlite_runs_in_wal_mode_with_foreign_keys(sqlite: Database) -> None:
     with sqlite.reading() as connection:
         assert connection.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
         assert connection.execute(text("PRAGMA foreign_keys")).scalar_one() == 1
+        assert connection.execute(text("PRAGMA synchronous")).scalar_one() == 2  # FULL: a commit waits for the disk
 
 
 def test_a_reader_does_not_wait_for_a_writer(open_database: Callable[[], Database]) -> None:

@@ -204,13 +204,32 @@ def test_reports_are_recorded_whole_or_not_at_all(stores: Any) -> None:
     assert stores.studies.results(study.id, trial.id) == []
 
 
-def test_an_error_may_say_anything(stores: Any) -> None:
+@pytest.mark.parametrize(
+    ("said", "stored"),
+    [("bad byte \x00 in 'λ'", "bad byte \ufffd in 'λ'"), ("no file 'a\udcff☂'", "no file 'a?☂'")],
+    ids=["NUL", "a lone surrogate"],
+)
+def test_an_error_may_say_anything(stores: Any, said: str, stored: str) -> None:
     study = stores.create()
     driver = stores.drive(study)
-    trial = stores.begin(driver)
-    driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None, "bad byte \x00 in 'λ'")])
-    assert stores.studies.trial(study.id, trial.id).error == "bad byte \ufffd in 'λ'"
-    assert stores.studies.events(study.id)[-1].trial_id == trial.id
+    lost, failed = stores.begin(driver), stores.begin(driver)
+    driver.record([EpochReported(lost.id, 1, 1, {}, said), AttemptLost(lost.id, 1, said)])
+    driver.record([TrialEnded(failed.id, 1, TrialState.FAILED, None, said, said)])
+    trial = stores.studies.trial(study.id, failed.id)
+    assert (trial.error, trial.note) == (stored, stored)
+    (attempt,) = stores.studies.attempts(study.id, lost.id)
+    assert (attempt.error, attempt.warning) == (stored, stored)
+    event = stores.studies.events(study.id)[-1]
+    assert (event.trial_id, event.data["error"], event.data["note"]) == (failed.id, stored, stored)
+
+
+def test_a_sign_of_life_is_no_change_to_the_study(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    before = stores.studies.get(study.id)
+    driver.heartbeat(60, before.waiting_reason)
+    driver.give_up_lease()
+    assert stores.studies.get(study.id) == before
 
 
 def test_ids_and_numbers_grow_through_the_study(stores: Any) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from service.store.reports import EpochReported
 
 
@@ -10,6 +12,7 @@ def exported(stores: Any, study_id: str) -> None:
     backlog = stores.exporting.backlog(study_id, max_trials=100)
     for behind in backlog.trials:
         epoch = behind.results[-1].epoch if behind.results else behind.exported_epoch
+        stores.exporting.set_trial_run(behind.trial.id, f"run of {behind.trial.id}")
         stores.exporting.trial_exported(behind.trial.id, revision=behind.revision, epoch=epoch)
     stores.exporting.study_exported(study_id, revision=backlog.revision)
 
@@ -82,6 +85,7 @@ def test_a_change_during_an_export_is_not_lost(stores: Any) -> None:
     backlog = stores.exporting.backlog(study.id, max_trials=100)
     stores.report(driver, trial, 2)  # while MLflow is being written
     (behind,) = backlog.trials
+    stores.exporting.set_trial_run(trial.id, "child")
     stores.exporting.trial_exported(trial.id, revision=behind.revision, epoch=1)
     stores.exporting.study_exported(study.id, revision=backlog.revision)
     assert stores.exporting.behind() == [study.id]
@@ -122,6 +126,27 @@ def test_a_forgotten_study_is_behind_with_everything(stores: Any) -> None:
     assert stores.exporting.behind() == [study.id]
     assert epochs_behind(stores, study.id) == {trial.id: [1, 2]}
     assert stores.studies.get(study.id).mlflow_run_id is None
+
+
+@pytest.mark.parametrize("exported_before", [False, True])
+def test_a_study_forgotten_during_an_export_stays_behind_with_everything(stores: Any, exported_before: bool) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trial = stores.begin(driver)
+    stores.report(driver, trial, 1)
+    if exported_before:
+        exported(stores, study.id)
+    stores.report(driver, trial, 2)
+    backlog = stores.exporting.backlog(study.id, max_trials=100)
+    stores.exporting.set_study_run(study.id, experiment_id="1", run_id="parent")
+    stores.exporting.set_trial_run(trial.id, "child")
+    stores.exporting.forget(study.id)  # while MLflow is being written
+    (behind,) = backlog.trials
+    stores.exporting.trial_exported(trial.id, revision=behind.revision, epoch=2)
+    stores.exporting.study_exported(study.id, revision=backlog.revision)
+    assert stores.exporting.behind() == [study.id]
+    assert not stores.studies.get(study.id).is_exported
+    assert epochs_behind(stores, study.id) == {trial.id: [1, 2]}
 
 
 def test_a_study_that_is_gone_has_no_backlog(stores: Any) -> None:

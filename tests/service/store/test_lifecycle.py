@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -16,12 +17,15 @@ from service.errors import (
     StudyNotFoundError,
     VersionConflictError,
 )
-from service.spec import parse_spec
+from service.spec import accepted_spec, parse_spec
 from service.store import tables
 from service.store.driving import DrivingStore
 from service.store.lifecycle import LifecycleStore, StudyChanges
 from service.store.reports import AttemptPaused, AttemptStarted, TrialEnded
 from service.study import Intent, Origin, Reason, Study, StudyState, TrialState
+from service.tuning.algorithms import algorithm_for
+from service.tuning.decisions import Ending, IssuedTrial
+from service.tuning.progress import StudyProgress
 
 QUEUED, RUNNING, PAUSED, STOPPING = StudyState.QUEUED, StudyState.RUNNING, StudyState.PAUSED, StudyState.STOPPING
 SUCCEEDED, FAILED, CANCELLED = StudyState.SUCCEEDED, StudyState.FAILED, StudyState.CANCELLED
@@ -38,18 +42,29 @@ def create(stores: Any) -> Callable[..., Study]:
     """A study of 20 configurations with 2 seeds each; its spec changed in these sections."""
 
     def create(**changes: Any) -> Study:
-        spec = {
-            "name": "s",
-            "train": {"dataset": "digits", "model": "mlp", "epochs": 3},
-            "search_space": "paper_lambda_rho",
-            "objective": {"metric": "val_accuracy", "mode": "max"},
-            "replicates": {"seeds": [0, 1]},
-            **changes,
-        }
-        study: Study = stores.create(spec=parse_spec(spec).to_mapping())
+        study: Study = stores.create(spec=spec_with(**changes))
         return study
 
     return create
+
+
+def spec_with(**changes: Any) -> dict[str, Any]:
+    spec = {
+        "name": "s",
+        "train": {"dataset": "digits", "model": "mlp", "epochs": 3},
+        "search_space": "paper_lambda_rho",
+        "objective": {"metric": "val_accuracy", "mode": "max"},
+        "replicates": {"seeds": [0, 1]},
+        **changes,
+    }
+    return parse_spec(spec).to_mapping()
+
+
+def progress_of(driver: DrivingStore) -> StudyProgress:
+    """What the driver makes of what the store has."""
+    snapshot = driver.snapshot()
+    spec = accepted_spec(snapshot.study.spec)
+    return StudyProgress(spec, snapshot, algorithm_for(spec, leg=0), driver, clock=lambda: datetime.now(UTC))
 
 
 def end(driver: DrivingStore, trial: Any, state: TrialState, attempt: int = 1) -> None:
@@ -195,6 +210,72 @@ class TestRetry:
         assert (retried.state, retried.intent, retried.error) == (QUEUED, Intent.RUN, None)
         assert {trial.state for trial in stores.studies.trials(study.id)} == {TrialState.PENDING}
         assert waiting.attempt == 0
+
+    def test_a_study_that_has_reached_its_target_ends_for_that_reason_again(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(objective={"metric": "val_accuracy", "mode": "max", "target": 0.5}, budget={"max_trials": 4})
+        driver = stores.drive(study)
+        for trial in stores.propose(driver, seeds=[0, 1]):
+            end(driver, trial, TrialState.SUCCEEDED)
+        bad, never = stores.propose(driver, seeds=[0, 1])
+        end(driver, bad, TrialState.FAILED)
+        driver.finish(SUCCEEDED, Reason.TARGET_REACHED, known=driver.snapshot().known)
+        assert lifecycle.retry(study.id).intent is Intent.RUN
+        again = stores.drive(study)
+        progress = progress_of(again)
+        issued = progress.next_trial()
+        assert isinstance(issued, IssuedTrial)
+        assert issued.trial_id == bad.id
+        assert progress.attempt_started(bad.id, issued.attempt)
+        end(again, bad, TrialState.FAILED, issued.attempt)
+        progress.trial_ended(bad.id, TrialState.FAILED)
+        ending = progress.next_trial()
+        assert ending == Ending(SUCCEEDED, Reason.TARGET_REACHED)
+        assert again.finish(ending.state, ending.reason, known=progress.known) is SUCCEEDED
+        assert stores.studies.get(study.id).reason is Reason.TARGET_REACHED
+        assert stores.studies.trial(study.id, never.id).attempt == 0
+        with pytest.raises(InvalidTransitionError, match=r"objective\.target"):
+            lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 8}), if_version=None)
+
+    @pytest.mark.parametrize(
+        ("limits", "gpus"),
+        [({"max_wallclock_s": 100}, 0), ({"max_gpu_hours": 0.05}, 2)],
+        ids=["seconds", "GPU hours"],
+    )
+    @pytest.mark.parametrize("reason", [Reason.TOO_MANY_FAILURES, Reason.DRIVER_FAILED, Reason.USER])
+    def test_a_study_without_time_left_keeps_what_it_cannot_retry(
+        self, timed_stores: Any, clock: Any, limits: dict[str, float], gpus: int, reason: Reason
+    ) -> None:
+        lifecycle = timed_stores.lifecycle
+        study = timed_stores.create(spec=spec_with(budget=limits, resources_per_trial={"gpu": gpus}))
+        driver = timed_stores.drive(study)
+        trial = timed_stores.begin(driver)
+        clock.advance(100)  # 2 GPUs × 100 s = 0.056 h
+        driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None, "Traceback: why")])
+        driver.finish(FAILED, reason, known=driver.snapshot().known)
+        before = timed_stores.studies.get(study.id)
+        (limit, value) = next(iter(limits.items()))
+        with pytest.raises(InvalidTransitionError, match=rf"has used up budget\.{limit}: raise that first"):
+            lifecycle.retry(study.id)
+        assert timed_stores.studies.get(study.id) == before
+        assert timed_stores.studies.trial(study.id, trial.id).error == "Traceback: why"
+        lifecycle.patch(study.id, StudyChanges(budget={limit: 2 * value}), if_version=None)
+        driver = timed_stores.drive(study)
+        driver.finish(FAILED, reason, known=driver.snapshot().known)
+        assert lifecycle.retry(study.id).state is QUEUED
+
+    def test_the_traceback_of_a_retried_trial_stays_with_its_attempt(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        trial = stores.begin(driver)
+        driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None, "Traceback: why")])
+        stores.finish(driver)
+        lifecycle.retry(study.id)
+        assert stores.studies.trial(study.id, trial.id).error is None
+        assert [attempt.error for attempt in stores.studies.attempts(study.id, trial.id)] == ["Traceback: why"]
 
     def test_without_a_failure_there_is_nothing_to_retry(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]

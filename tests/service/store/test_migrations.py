@@ -140,6 +140,36 @@ def test_new_columns_say_what_was_true_all_along(new_url: str, open_url: Callabl
     assert {attempt["warning"] for attempt in found["attempts"].values()} == {None}
 
 
+def test_a_driver_of_the_release_was_last_seen_by_what_it_left(new_url: str, open_url: Callable[..., Database]) -> None:
+    database = open_url(new_url)
+    with database.writing() as connection:
+        upgrade(connection, "0002")
+        releases.fill(connection, "0002")
+        upgrade(connection, "0003")
+    found = found_in(database)
+    studies = {key[0]: row for key, row in found["studies"].items()}
+    seen = {name: study["seen_at"] for name, study in studies.items() if study["seen_at"] is not None}
+    assert seen == {
+        "runningbbb": studies["runningbbb"]["lease_expires_at"],
+        "stoppingcc": studies["stoppingcc"]["lease_expires_at"],
+        "givenupiii": max(event["at"] for event in found["events"].values() if event["study_id"] == "givenupiii"),
+    }
+
+
+def test_the_time_from_the_release_until_now_is_charged_to_nobody(
+    new_url: str, open_url: Callable[..., Database]
+) -> None:
+    database = open_url(new_url)
+    with database.writing() as connection:
+        upgrade(connection, "0002")
+        releases.fill(connection, "0002")
+    database.migrate()
+    for claim in ReconcilingStore(database).overdue_drivers():
+        lost = ReconcilingStore(database).lose_driver(claim, max_losses=5)
+        assert lost is not None
+        assert lost.elapsed_s < 61, "the longest lease of the release's drivers is 60 s"
+
+
 def test_studies_of_a_release_go_on(released: Database) -> None:
     released.migrate()
     studies, reconciling = StudyStore(released), ReconcilingStore(released)

@@ -151,7 +151,6 @@ def test_what_is_not_there_is_not_found(stores: Any) -> None:
         studies.configurations,
         studies.summaries,
         studies.trials,
-        studies.running_trials,
         studies.metric_names,
         studies.events,
     ):
@@ -163,7 +162,7 @@ def test_what_is_not_there_is_not_found(stores: Any) -> None:
     trial = stores.begin(stores.drive(other))
     with pytest.raises(ConfigurationNotFoundError):
         studies.configuration(study.id, trial.configuration_id)
-    for ask_for_trial in (studies.trial, studies.attempts, studies.results):
+    for ask_for_trial in (studies.trial, studies.trial_standing, studies.attempts, studies.results):
         with pytest.raises(TrialNotFoundError):
             ask_for_trial(study.id, trial.id)
         with pytest.raises((StudyNotFoundError, TrialNotFoundError)):

@@ -157,6 +157,27 @@ def test_a_target_reached_lets_the_running_trials_end(
     assert driver.progress.next_trial() == succeeded(Reason.TARGET_REACHED)
 
 
+@pytest.mark.parametrize("how", ["lost", "retried"])
+def test_what_has_begun_is_finished_at_the_target_and_nothing_else(
+    drive: Callable[..., Driver], recorded: Any, how: str
+) -> None:
+    for value in (0.95, None, None):
+        (trial,) = recorded.add_configuration({"rho": float(len(recorded.configurations) + 1)}, "", (0,))[1]
+        if value is not None:
+            recorded.end(trial.id, value)
+    begun, _ = list(recorded.trials.values())[1:]
+    recorded.change(begun.id, attempt=1)
+    driver = drive(objective={"metric": "val_accuracy", "mode": "max", "target": 0.9})
+    issued = driver.issue()
+    assert (issued.trial_id, issued.attempt) == (begun.id, 2)
+    if how == "lost":
+        assert driver.progress.attempt_lost(begun.id)
+        issued = driver.issue()
+        assert (issued.trial_id, issued.attempt) == (begun.id, 3)
+    driver.end(issued, 0.5)
+    assert driver.progress.next_trial() == succeeded(Reason.TARGET_REACHED)
+
+
 def test_the_mean_over_the_seeds_reaches_the_target(drive: Callable[..., Driver]) -> None:
     driver = drive(objective={"metric": "val_accuracy", "mode": "max", "target": 0.9}, replicates={"seeds": [0, 1]})
     driver.end(driver.issue(), 1.0)

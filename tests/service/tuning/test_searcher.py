@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -108,6 +109,14 @@ def test_a_worker_that_dies_of_its_start_has_had_an_attempt(tune: Tune) -> None:
         AttemptStarted("s-1-0", 1, "node-1"),
         AttemptLost("s-1-0", 1, "the worker ended without a word"),
     ]
+
+
+def test_a_workers_last_words_may_be_no_text(tune: Tune, tmp_path: Path) -> None:
+    trial = tune.ask()
+    trial.error_file = str(tmp_path / "error.txt")
+    Path(trial.error_file).write_bytes(b"no file 'a\xff'\n")
+    tune.callback.on_trial_error(0, tune.trials, trial)
+    assert tune.recorder.reports[-1] == AttemptLost("s-1-0", 1, "no file 'a\ufffd'")
 
 
 def test_the_last_of_these_attempts_fails_the_trial(tune: Tune) -> None:

@@ -1,0 +1,189 @@
+"""No budget pays for the time in which nobody was there: from a driver's last sign of life until its study goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import DateTime, and_, select
+
+from service.spec import accepted_spec, parse_spec
+from service.store import tables
+from service.store.backup import restore_backup, write_backup
+from service.store.database import Database
+from service.store.driving import DrivingStore, StudySnapshot
+from service.store.reconciling import DriverClaim
+from service.study import AttemptState, Reason, StudyState, TrialState
+from service.tuning.algorithms import algorithm_for
+from service.tuning.decisions import IssuedTrial
+from service.tuning.progress import StudyProgress
+from tests.service.store.conftest import Stores
+
+NIGHT_S = 36_000
+TRAINED_S = 30
+BUDGETS = [{"max_wallclock_s": 3_600}, {"max_gpu_hours": 2}, {"max_trial_s": 3_600}]
+
+
+def spec_with(budget: dict[str, float]) -> dict[str, Any]:
+    spec = {
+        "name": "s",
+        "search_space": "paper_lambda_rho",
+        "objective": {"metric": "val_accuracy", "mode": "max"},
+        "resources_per_trial": {"gpu": 1},
+        "budget": budget,
+    }
+    return parse_spec(spec).to_mapping()
+
+
+def pass_time(database: Database, seconds: float) -> None:
+    """As if everything in the store were that much older."""
+    with database.writing() as connection:
+        for table in tables.metadata.sorted_tables:
+            times = [column for column in table.columns if column.type._type_affinity is DateTime]
+            for row in connection.execute(select(table)).mappings().all():
+                older = {time: row[time.name] - timedelta(seconds=seconds) for time in times if row[time.name]}
+                same = and_(*(key == row[key.name] for key in table.primary_key))
+                connection.execute(table.update().where(same).values(older))
+
+
+def train_for_a_while(stores: Stores, budget: dict[str, float]) -> tuple[DriverClaim, DrivingStore]:
+    """A study whose trial has trained for 30 s, and whose driver has shown a sign of life since."""
+    claim = stores.claim(stores.create(spec=spec_with(budget)))
+    driver = DrivingStore(stores.database, claim.study_id, claim.driver_attempt)
+    trial = stores.begin(driver)
+    pass_time(stores.database, TRAINED_S)
+    stores.report(driver, trial, 1)
+    driver.heartbeat(10)
+    return claim, driver
+
+
+def next_driver(stores: Stores) -> tuple[StudySnapshot, StudyProgress]:
+    """What the next driver finds, and makes of it."""
+    (overdue,) = stores.reconciling.overdue_drivers()
+    assert stores.lose(overdue).state is StudyState.QUEUED
+    claim = stores.reconciling.claim(overdue.study_id, 60)
+    assert claim is not None
+    driver = DrivingStore(stores.database, claim.study_id, claim.driver_attempt)
+    snapshot = driver.snapshot()
+    spec = accepted_spec(snapshot.study.spec)
+    progress = StudyProgress(spec, snapshot, algorithm_for(spec, leg=1), driver, clock=lambda: datetime.now(UTC))
+    return snapshot, progress
+
+
+@pytest.fixture(params=["killed", "asked to end", "restored"])
+def after_the_night(
+    request: pytest.FixtureRequest, new_url: str, open_url: Callable[..., Database], tmp_path: Path
+) -> Callable[[Stores, DrivingStore], Stores]:
+    """The driver is gone, and ten hours later somebody looks at the store."""
+
+    def after(stores: Stores, driver: DrivingStore) -> Stores:
+        if request.param == "asked to end":
+            driver.give_up_lease()
+        pass_time(stores.database, NIGHT_S)
+        if request.param != "restored":
+            return stores
+        write_backup(stores.database, tmp_path / "store.backup")
+        restored = open_url(new_url)
+        restore_backup(restored, tmp_path / "store.backup")
+        return Stores(restored)
+
+    return after
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: next(iter(budget)))
+def test_an_outage_is_charged_to_no_budget(
+    stores: Stores, after_the_night: Callable[[Stores, DrivingStore], Stores], budget: dict[str, float]
+) -> None:
+    _, driver = train_for_a_while(stores, budget)
+    snapshot, progress = next_driver(after_the_night(stores, driver))
+    trained_s = pytest.approx(TRAINED_S, abs=10)
+    assert snapshot.study.elapsed_s == trained_s
+    assert snapshot.attempts_s == trained_s
+    assert list(snapshot.trained_s.values()) == [trained_s]
+    issued = progress.next_trial()
+    assert isinstance(issued, IssuedTrial)
+    if "max_trial_s" in budget:
+        assert issued.seconds_left == pytest.approx(3_600 - TRAINED_S, abs=10)
+
+
+def test_a_lost_attempt_ended_with_its_drivers_last_sign_of_life(timed_stores: Any, clock: Any) -> None:
+    stores = timed_stores
+    study = stores.create()
+    claim = stores.claim(study)
+    driver = DrivingStore(stores.database, study.id, 1)
+    trial = stores.begin(driver)
+    clock.advance(TRAINED_S)
+    driver.heartbeat(10)
+    seen = clock.now
+    clock.advance(NIGHT_S)
+    stores.lose(claim)
+    (attempt,) = stores.studies.attempts(study.id, trial.id)
+    assert (attempt.state, attempt.finished_at) == (AttemptState.LOST, seen)
+    noticed = stores.studies.events(study.id)[-3:]
+    assert {event.kind for event in noticed} == {"driver.lost", "trial.state", "study.state"}
+    assert {event.at for event in noticed} == {clock.now}
+
+
+def test_what_a_driver_records_is_a_sign_of_life_too(timed_stores: Any, clock: Any) -> None:
+    study = timed_stores.create()
+    claim = timed_stores.claim(study)
+    driver = DrivingStore(timed_stores.database, study.id, 1)
+    trial = timed_stores.begin(driver)
+    clock.advance(TRAINED_S)
+    timed_stores.report(driver, trial, 1)
+    clock.advance(NIGHT_S)
+    assert timed_stores.lose(claim).elapsed_s == TRAINED_S
+
+
+def test_a_driver_that_never_came_to_life_costs_nothing(timed_stores: Any, clock: Any) -> None:
+    study = timed_stores.create()
+    claim = timed_stores.claim(study)
+    clock.advance(NIGHT_S)
+    assert timed_stores.lose(claim).elapsed_s == 0
+    claim = timed_stores.claim(study)
+    clock.advance(NIGHT_S)
+    timed_stores.reconciling.give_back(claim, "the cluster takes no jobs")
+    assert timed_stores.studies.get(study.id).elapsed_s == 0
+
+
+def test_a_driver_that_ends_by_itself_has_worked_up_to_then(timed_stores: Any, clock: Any) -> None:
+    for end in (timed_stores.finish, lambda driver: driver.leave()):
+        study = timed_stores.create()
+        driver = timed_stores.drive(study)
+        timed_stores.begin(driver)
+        clock.advance(TRAINED_S)
+        end(driver)
+        assert timed_stores.studies.get(study.id).elapsed_s == TRAINED_S
+
+
+@pytest.mark.parametrize("how", ["paused", "cancelled", "cancelled by the controller", "failed"])
+def test_a_study_that_ends_with_its_dead_driver_pays_no_more(timed_stores: Any, clock: Any, how: str) -> None:
+    stores = timed_stores
+    study = stores.create()
+    claim = stores.claim(study)
+    driver = DrivingStore(stores.database, study.id, 1)
+    trial = stores.begin(driver)
+    clock.advance(TRAINED_S)
+    driver.heartbeat(10)
+    seen = clock.now
+    clock.advance(NIGHT_S)
+    if how == "paused":
+        stores.lifecycle.pause(study.id)
+    elif how != "failed":
+        stores.lifecycle.cancel(study.id)
+    if how == "cancelled by the controller":
+        stores.reconciling.cancel_now(claim)
+    else:
+        stores.lose(claim, max_losses=1)
+    ended = stores.studies.get(study.id)
+    (attempt,) = stores.studies.attempts(study.id, trial.id)
+    assert (ended.elapsed_s, attempt.finished_at) == (TRAINED_S, seen)
+    if how == "paused":
+        assert ended.state is StudyState.PAUSED
+        return
+    assert ended.finished_at == clock.now
+    assert ended.reason is (Reason.DRIVER_FAILED if how == "failed" else Reason.USER)
+    assert stores.studies.trial(study.id, trial.id).state is TrialState.CANCELLED
