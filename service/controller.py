@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 _MAX_DRIVER_LOSSES = 5
 _LONGEST_BACKOFF_S = 15.0
 _FIRST_START_PAUSE_S, _LONGEST_START_PAUSE_S = 1.0, 60.0
+_CANCEL_PAUSE_S, _LONGEST_CANCEL_S = 2.0, 600.0
+"""Between two looks at drivers that do not end; after how long one whose lease is over is taken for gone."""
+
 _STOPPING_S = 4.0  # for what is under way when the process is to end; what does not end in it is done again
 
 
@@ -77,6 +80,7 @@ class Controller:
         self._leads_until = float("-inf")
         self.term = 0
         self._share_again_at = float("-inf")
+        self._cancel_again_at = float("-inf")
         self._refusals: dict[str, _Refusal] = {}
         self._in_contact_since: float | None = None
 
@@ -100,14 +104,14 @@ class Controller:
         self._leads_until = asked_at + self._config.lease_s if leads else float("-inf")
         if not leads:
             return
-        cancelling = self._store.cancelling()
-        being_cancelled = {cancel.study_id for cancel in cancelling}  # these end only once their jobs have
-        for claim in self._overdue_drivers():
+        overdue, cancelling = self._overdue_drivers(), self._store.cancelling()
+        being_cancelled = {cancel.study_id for cancel in cancelling}
+        for claim in overdue:
             if claim.study_id in being_cancelled:
                 continue
             with logs.about(study_id=claim.study_id, driver_attempt=claim.driver_attempt):
                 self._replace(claim)
-        self._end_overdue(cancelling)
+        self._end_cancelled(cancelling, overdue)
         self._start_queued()
         self._share()
 
@@ -140,20 +144,33 @@ class Controller:
         if study is not None:
             logger.warning("study %s lost driver %d; it is %s", claim.study_id, claim.driver_attempt, study.state)
 
-    def _end_overdue(self, cancelling: list[OverdueCancel]) -> None:
-        """Ends the studies whose driver does not, each once its job has ended: nothing may outlive a cancel."""
+    def _end_cancelled(self, cancelling: list[OverdueCancel], overdue: list[DriverClaim]) -> None:
+        """Ends cancelled studies whose driver does not, each once its job has ended: nothing may outlive a cancel.
+
+        Where the cluster cannot say so for long, a driver without a lease is taken for gone. overdue: those.
+        """
+        if self._clock() < self._cancel_again_at:
+            return
+        answers = True
         for cancel in cancelling:
-            if (self._store.now() - cancel.requested_at).total_seconds() < self._config.cancel_grace_s:
+            age_s = (self._store.now() - cancel.requested_at).total_seconds()
+            if 0 <= age_s < self._config.cancel_grace_s:
                 continue
             claim = DriverClaim(cancel.study_id, cancel.driver_attempt)
+            said = {"study_id": claim.study_id, "driver_attempt": claim.driver_attempt}
+            has_ended = False
             try:
-                has_ended = self._jobs.stop(claim)
+                has_ended = answers and self._jobs.stop(claim)
             except ServiceUnavailableError as error:
-                said = {"study_id": claim.study_id, "driver_attempt": claim.driver_attempt}
+                answers = False  # nor will it to the next question, and each takes its time
                 logger.warning("study %s cannot be cancelled yet: %s", claim.study_id, error, extra=said)
-                continue
-            if has_ended:
-                self._store.cancel_now(claim)
+            if not has_ended:
+                self._cancel_again_at = self._clock() + _CANCEL_PAUSE_S
+                if claim not in overdue or age_s < _LONGEST_CANCEL_S:
+                    continue
+                message = "study %s is cancelled although its job may be there: its driver has been silent for long"
+                logger.warning(message, claim.study_id, extra=said)
+            self._store.cancel_now(claim)
 
     def _start_queued(self) -> None:
         everyone = self._store.queued()

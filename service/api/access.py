@@ -47,7 +47,7 @@ _FOREIGN_HOST = (
 )
 _FOREIGN_PAGE = (
     "without keys the service takes changes from programs and its own pages, and not from a web page of another site: "
-    "make a key with `samstudy keys create`"
+    "make a key with `samstudy keys create`, and let a proxy in front pass the Host header on"
 )
 _REMEDY = "send `Authorization: Bearer <key>`; the client and the command read it from SAMSTUDY_API_KEY"
 
@@ -84,7 +84,7 @@ def is_from_foreign_page(headers: Headers) -> bool:
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site not in ("same-origin", "none")
-    host = headers.get("host", "").lower()
+    host = headers.get("host", "").lower().removesuffix(":80")
     return any(origin.lower().partition("://")[2] != host for origin in headers.getlist("origin"))
 
 

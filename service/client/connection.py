@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ _PREFIX = "/api/v1"
 _EVENT_STREAM = "text/event-stream"
 _SILENCE_S = 40.0  # the service writes something into an event stream every 15 s
 _RECONNECT_S = 60.0
+_SETTLED_S = 1.0  # a connection that lasted as long was to the service; others may be cut off by what is in between
 _UNANSWERED = (httpx.TransportError, ServiceUnavailableError, StoreUnavailableError, TooManyRequestsError)
 
 Answer = TypeVar("Answer")
@@ -81,9 +83,12 @@ class Connection:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         away_since: float | None = None
         while True:
-            failure = "the stream broke off"
+            failure, opened_at = "the stream broke off", math.inf
             try:
                 for message in self._stream(study_id, after, deadline):
+                    if message is None and opened_at == math.inf:
+                        opened_at = time.monotonic()
+                        continue
                     away_since = None
                     if message is None:
                         continue
@@ -97,13 +102,14 @@ class Connection:
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 raise TimeoutError(f"study {study_id} has not ended within {timeout_s:g} s")
-            away_since = now if away_since is None else away_since
+            if away_since is None or now - opened_at >= _SETTLED_S:
+                away_since = now
             if now - away_since > _RECONNECT_S:
                 raise _unavailable(self.url, failure)
             time.sleep(min(2.0, 0.1 + (now - away_since) / 4))
 
     def _stream(self, study_id: str, after: int, deadline: float | None) -> Iterator[ServerMessage | None]:
-        """The messages of one connection; None for each sign of life, the first of which is that it is open."""
+        """The messages of one connection; None where it is open, and for each later sign of life."""
         left = _SILENCE_S if deadline is None else max(0.001, min(_SILENCE_S, deadline - time.monotonic()))
         timeout = httpx.Timeout(self._http.timeout.connect, read=left)
         headers = {"Last-Event-ID": str(after), "Accept": _EVENT_STREAM}

@@ -196,8 +196,8 @@ class ReconcilingStore:
 
         It ended at its last sign of life: no budget pays for the time since then.
         Its attempts are LOST, their trials PENDING, the study QUEUED for its next driver: unless its user wants it
-        paused or cancelled, which it then is, or it has lost `max_losses` drivers in a row without a single new result,
-        which FAILS it.
+        paused, which it then is, or it has lost `max_losses` drivers in a row without a single new result, which FAILS
+        it. One that is being cancelled ends by `cancel_now`, once the driver's job has ended.
         """
         with self._database.writing() as connection:
             study = records.locked_study(connection, claim.study_id)
@@ -205,11 +205,11 @@ class ReconcilingStore:
             alive = study.lease_expires_at is None or study.lease_expires_at >= now
             if study.driver_attempt != claim.driver_attempt or alive or not StudyState(study.state).has_driver:
                 return None
+            if study.intent == Intent.CANCEL:
+                return None
             data = {"driver_attempt": claim.driver_attempt}
             records.add_event(connection, claim.study_id, "driver.lost", data, at=now)
-            if study.intent == Intent.CANCEL:
-                records.end_as_intended(connection, study, at=now)
-            elif study.intent == Intent.PAUSE:
+            if study.intent == Intent.PAUSE:
                 self._lose_attempts(connection, study, now)
                 records.end_as_intended(connection, study, at=now)
             elif study.driver_losses + 1 >= max_losses:

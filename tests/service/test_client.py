@@ -478,6 +478,15 @@ def test_a_quiet_connection_is_a_service_that_is_there(
         assert list(client.events("s")) == []
 
 
+def test_streams_that_open_and_break_off_at_once_are_no_service_for_ever(
+    fake_time: FakeTime, serve_streams: Callable[[str, Callable[[int], bytes]], str]
+) -> None:
+    url = serve_streams("text/event-stream", lambda _: b"")
+    with Client(url) as client, pytest.raises(ServiceUnavailableError, match="the stream broke off"):
+        list(client.events("s"))
+    assert 60 < fake_time.now < 70
+
+
 def test_what_answers_with_no_event_stream_is_no_service(
     fake_time: FakeTime, serve_streams: Callable[[str, Callable[[int], bytes]], str]
 ) -> None:

@@ -312,6 +312,7 @@ def test_a_cancel_is_not_said_to_be_done_while_the_job_may_run(world: World, con
     controller.reconcile()
     assert world.studies.get(study.id).state is StudyState.STOPPING
     world.jobs.is_down = False
+    world.advance(3)
     controller.reconcile()
     assert world.studies.get(study.id).state is StudyState.CANCELLED
 
@@ -330,10 +331,92 @@ def test_a_cancel_is_done_once_the_job_has_ended(world: World, controller: Contr
     world.jobs.is_down, world.jobs.leave = False, False
     for _ in range(2):
         controller.reconcile()
+        world.advance(3)
     assert world.studies.get(study.id).state is StudyState.STOPPING
     world.jobs.leave = True
     controller.reconcile()
     assert world.studies.get(study.id).state is StudyState.CANCELLED
+
+
+def cancelled_studies(world: World, controller: Controller, count: int) -> list[Study]:
+    studies = [world.create() for _ in range(count)]
+    controller.reconcile()
+    for study in studies:
+        world.lifecycle.cancel(study.id)
+    return studies
+
+
+def test_a_cluster_that_does_not_answer_is_asked_about_one_cancel_and_now_and_then(
+    world: World, controller: Controller
+) -> None:
+    """Each question may take the time of the controller's lease."""
+    cancelled_studies(world, controller, 3)
+    world.advance(61)
+    asked = []
+
+    def hang(claim: DriverClaim) -> bool:
+        asked.append(claim)
+        raise ServiceUnavailableError("the Ray cluster does not answer")
+
+    world.jobs.stop = hang  # type: ignore[method-assign]
+    for _ in range(8):  # looks at the store, a quarter of a second apart
+        controller.reconcile()
+        world.advance(0.25)
+    assert len(asked) == 1
+    world.advance(2)
+    controller.reconcile()
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_cancel_does_not_wait_for_ever_for_a_cluster_that_cannot_say_that_the_job_has_ended(
+    world: World, controller: Controller, answers: bool
+) -> None:
+    studies = cancelled_studies(world, controller, 2)
+    world.jobs.is_down, world.jobs.leave = not answers, False
+    world.advance(500)
+    controller.reconcile()
+    assert {world.studies.get(study.id).state for study in studies} == {StudyState.STOPPING}
+    world.advance(101)
+    controller.reconcile()
+    world.advance(11)  # the controller has been in contact with the store for a lease
+    controller.reconcile()
+    assert {world.studies.get(study.id).state for study in studies} == {StudyState.CANCELLED}
+
+
+def test_a_driver_with_a_lease_keeps_a_cancel_waiting(world: World, controller: Controller) -> None:
+    (study,) = cancelled_studies(world, controller, 1)
+    world.jobs.leave = False
+    for _ in range(70):
+        assert world.driver(study).heartbeat(10).intent is Intent.CANCEL
+        controller.reconcile()
+        world.advance(9)
+    assert world.studies.get(study.id).state is StudyState.STOPPING
+
+
+def test_a_cancel_ends_though_the_clock_went_back(world: World, controller: Controller) -> None:
+    (study,) = cancelled_studies(world, controller, 1)
+    world.set_clock_back(7200)
+    controller.reconcile()
+    assert world.studies.get(study.id).state is StudyState.CANCELLED
+
+
+def test_a_cancel_that_comes_while_its_driver_is_declared_lost_waits_for_the_job(
+    world: World, controller: Controller
+) -> None:
+    study = world.create()
+    controller.reconcile()
+    world.advance(61)
+
+    def cancelled_meanwhile(claim: DriverClaim) -> bool:
+        world.lifecycle.cancel(study.id)
+        return False
+
+    world.jobs.stop = cancelled_meanwhile  # type: ignore[method-assign]
+    controller.reconcile()
+    world.advance(11)
+    controller.reconcile()
+    assert world.studies.get(study.id).state is StudyState.STOPPING
 
 
 def test_a_cancelled_queued_study_never_starts(world: World, controller: Controller) -> None:

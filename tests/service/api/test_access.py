@@ -123,9 +123,18 @@ class TestWithoutKeys:
             {"Sec-Fetch-Site": "none"},
             {"Origin": "http://localhost:8321"},
             {"Origin": "http://LOCALHOST:8321"},
+            {"Host": "localhost:80", "Origin": "http://localhost"},
             {"Origin": "https://samstudy.example", "Sec-Fetch-Site": "same-origin"},
         ],
-        ids=["a program", "its own page", "the address bar", "an old browser", "in capitals", "behind a proxy"],
+        ids=[
+            "a program",
+            "its own page",
+            "the address bar",
+            "an old browser",
+            "in capitals",
+            "the usual port",
+            "behind a proxy",
+        ],
     )
     def test_programs_and_its_own_pages_change_what_they_like(
         self, client_of: Callable[..., TestClient], a_spec: Any, headers: dict[str, str]

@@ -159,7 +159,7 @@ def test_a_driver_that_ends_by_itself_has_worked_up_to_then(timed_stores: Any, c
         assert timed_stores.studies.get(study.id).elapsed_s == TRAINED_S
 
 
-@pytest.mark.parametrize("how", ["paused", "cancelled", "cancelled by the controller", "failed"])
+@pytest.mark.parametrize("how", ["paused", "cancelled", "failed"])
 def test_a_study_that_ends_with_its_dead_driver_pays_no_more(timed_stores: Any, clock: Any, how: str) -> None:
     stores = timed_stores
     study = stores.create()
@@ -174,7 +174,7 @@ def test_a_study_that_ends_with_its_dead_driver_pays_no_more(timed_stores: Any, 
         stores.lifecycle.pause(study.id)
     elif how != "failed":
         stores.lifecycle.cancel(study.id)
-    if how == "cancelled by the controller":
+    if how == "cancelled":
         stores.reconciling.cancel_now(claim)
     else:
         stores.lose(claim, max_losses=1)

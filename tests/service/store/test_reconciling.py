@@ -99,13 +99,16 @@ def test_a_driver_is_lost_once(stores: Any) -> None:
     assert stores.studies.get(study.id).driver_attempt == 2
 
 
-def test_a_study_being_cancelled_ends_with_its_driver(stores: Any) -> None:
+def test_a_study_being_cancelled_is_not_ended_before_its_drivers_job(stores: Any) -> None:
     study = stores.create()
     claim = stores.claim(study, lease_s=-1)
     trial = stores.begin(DrivingStore(stores.database, study.id, 1))
     stores.lifecycle.cancel(study.id)
-    lost = stores.lose(claim)
-    assert (lost.state, lost.reason) == (StudyState.CANCELLED, Reason.USER)
+    assert stores.reconciling.lose_driver(claim, max_losses=1) is None
+    assert stores.studies.get(study.id).state is StudyState.STOPPING
+    stores.reconciling.cancel_now(claim)
+    ended = stores.studies.get(study.id)
+    assert (ended.state, ended.reason) == (StudyState.CANCELLED, Reason.USER)
     assert stores.studies.trial(study.id, trial.id).state is TrialState.CANCELLED
 
 
