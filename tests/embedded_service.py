@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -141,10 +141,14 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
 
 @contextmanager
-def frozen(*processes: psutil.Process) -> Iterator[None]:
-    """SIGSTOP for these processes while the block runs, then SIGCONT."""
-    for process in processes:
-        process.suspend()
+def frozen(*processes: psutil.Process, store: Database | None = None) -> Iterator[None]:
+    """SIGSTOP for these processes while the block runs, then SIGCONT.
+
+    store: a SQLite file that none of them may be writing to just then: its lock would hold up everybody else.
+    """
+    with store.writing() if store else nullcontext():
+        for process in processes:
+            process.suspend()
     try:
         yield
     finally:

@@ -51,7 +51,7 @@ def test_a_study_whose_driver_dies_while_it_is_cancelled_is_cancelled(
     witness = begin("dies-while-cancelling", trials=2, epochs=5_000)
     witness.wait_for_trials(finished=0, training=2, epochs=2)
     drivers = service.drivers(witness.study_id)
-    with frozen(*drivers):  # it would be quicker than the test
+    with frozen(*drivers, store=service.database):  # it would be quicker than the test
         ask(client, witness.study_id, "cancel")
         kill(drivers)
     study = witness.check(state=StudyState.CANCELLED, reason=Reason.USER)

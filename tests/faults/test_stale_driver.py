@@ -20,7 +20,7 @@ def test_a_driver_that_wakes_up_late_is_refused_and_ends_itself(
     with ExitStack() as asleep:
         # Its Ray supervisor too, which would end it when the controller asks for that: as on a node that is cut off.
         supervisors = service.processes("ray::JobSupervisor")
-        asleep.enter_context(frozen(stale, *supervisors))
+        asleep.enter_context(frozen(stale, *supervisors, store=service.database))
         wait_until(lambda: len(service.drivers(witness.study_id)) == 2, what="the driver is replaced")
         witness.wait_for_trials(finished=1, epochs=6)  # while the first one sleeps in the middle of the same trial
         attempts = [

@@ -43,7 +43,7 @@ def test_the_second_takes_over_from_a_leader_that_stalls_and_the_first_does_no_h
     witness = begin("two-controllers", trials=4)
     witness.wait_for_trials(finished=1)
     witness.remember()
-    with frozen(first):
+    with frozen(first, store=service.database):
         wait_until(lambda: leader(service) == second_controller.pid, what="the second controller leads")
         witness.wait_for_trials(finished=2, training=0)
     study = witness.check(trials=4)
@@ -51,7 +51,8 @@ def test_the_second_takes_over_from_a_leader_that_stalls_and_the_first_does_no_h
     assert leader(service) == second_controller.pid
 
     another = begin("two-controllers-again", trials=2)
-    with frozen(psutil.Process(second_controller.pid)):  # before the driver has reported anything
+    second = psutil.Process(second_controller.pid)
+    with frozen(second, store=service.database):  # before the driver has reported anything
         wait_until(lambda: leader(service) == first.pid, what="the first controller leads again")
         another.wait_for_trials(finished=1, training=0)
     assert another.check(trials=2).driver_attempt == 1
