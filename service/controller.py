@@ -28,7 +28,7 @@ from service.shares import fair_shares
 from service.store.database import Database
 from service.store.delivering import DeliveringStore
 from service.store.exporting import ExportStore, Lead
-from service.store.reconciling import DriverClaim, OverdueCancel, ReconcilingStore
+from service.store.reconciling import DriverClaim, PendingCancel, ReconcilingStore
 from service.store.removals import RemovalStore
 from service.store.studies import StudyStore
 from service.store.tidying import TidyingStore
@@ -144,7 +144,7 @@ class Controller:
         if study is not None:
             logger.warning("study %s lost driver %d; it is %s", claim.study_id, claim.driver_attempt, study.state)
 
-    def _end_cancelled(self, cancelling: list[OverdueCancel], overdue: list[DriverClaim]) -> None:
+    def _end_cancelled(self, cancelling: list[PendingCancel], overdue: list[DriverClaim]) -> None:
         """Ends cancelled studies whose driver does not, each once its job has ended: nothing may outlive a cancel.
 
         Where the cluster cannot say so for long, a driver without a lease is taken for gone. overdue: those.

@@ -86,10 +86,9 @@ class Connection:
             failure, opened_at = "the stream broke off", math.inf
             try:
                 for message in self._stream(study_id, after, deadline):
-                    if message is None and opened_at == math.inf:
-                        opened_at = time.monotonic()
-                        continue
-                    away_since = None
+                    if message is not None or opened_at < math.inf:  # more than that it is open
+                        away_since = None
+                    opened_at = min(opened_at, time.monotonic())
                     if message is None:
                         continue
                     if message.name == STREAM_END:

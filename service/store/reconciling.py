@@ -27,7 +27,7 @@ class DriverClaim:
 
 
 @dataclass(frozen=True, slots=True)
-class OverdueCancel:
+class PendingCancel:
     """A study whose driver is still there although its user cancelled the study at `requested_at`."""
 
     study_id: str
@@ -234,7 +234,7 @@ class ReconcilingStore:
             after = connection.execute(select(tables.studies).where(tables.studies.c.id == claim.study_id)).one()
             return records.as_record(Study, after)
 
-    def cancelling(self) -> list[OverdueCancel]:
+    def cancelling(self) -> list[PendingCancel]:
         """Studies whose cancel has been asked for and not yet been carried out by their driver."""
         table = tables.studies
         query = select(table.c.id, table.c.driver_attempt, table.c.intent_at).where(
@@ -242,7 +242,7 @@ class ReconcilingStore:
         )
         with self._database.reading() as connection:
             rows = connection.execute(query)
-            return [OverdueCancel(row.id, row.driver_attempt, row.intent_at) for row in rows]
+            return [PendingCancel(row.id, row.driver_attempt, row.intent_at) for row in rows]
 
     def cancel_now(self, claim: DriverClaim) -> None:
         """Ends a study that is being cancelled, its driver having been stopped."""

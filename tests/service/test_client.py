@@ -478,20 +478,23 @@ def test_a_quiet_connection_is_a_service_that_is_there(
         assert list(client.events("s")) == []
 
 
-def test_streams_that_open_and_break_off_at_once_are_no_service_for_ever(
-    fake_time: FakeTime, serve_streams: Callable[[str, Callable[[int], bytes]], str]
+@pytest.mark.parametrize(
+    ("media_type", "content", "words"),
+    [
+        ("text/event-stream", b"", "the stream broke off"),
+        ("text/html", b"hello", "no samstudy service answers"),
+    ],
+    ids=["a stream that opens and breaks off at once", "no stream of events"],
+)
+def test_what_only_opens_or_is_no_stream_of_events_is_no_service(
+    fake_time: FakeTime,
+    serve_streams: Callable[[str, Callable[[int], bytes]], str],
+    media_type: str,
+    content: bytes,
+    words: str,
 ) -> None:
-    url = serve_streams("text/event-stream", lambda _: b"")
-    with Client(url) as client, pytest.raises(ServiceUnavailableError, match="the stream broke off"):
-        list(client.events("s"))
-    assert 60 < fake_time.now < 70
-
-
-def test_what_answers_with_no_event_stream_is_no_service(
-    fake_time: FakeTime, serve_streams: Callable[[str, Callable[[int], bytes]], str]
-) -> None:
-    url = serve_streams("text/html", lambda _: b"hello")
-    with Client(url) as client, pytest.raises(ServiceUnavailableError, match="no samstudy service answers"):
+    url = serve_streams(media_type, lambda _: content)
+    with Client(url) as client, pytest.raises(ServiceUnavailableError, match=words):
         list(client.events("s"))
     assert 60 < fake_time.now < 70
 

@@ -16,7 +16,7 @@ from service.store.backup import restore_backup, write_backup
 from service.store.database import Database
 from service.store.driving import DrivingStore, StudySnapshot
 from service.store.reconciling import DriverClaim
-from service.study import AttemptState, Reason, StudyState, TrialState
+from service.study import AttemptState, Reason, Study, StudyState, Trial, TrialState
 from service.tuning.algorithms import algorithm_for
 from service.tuning.decisions import IssuedTrial
 from service.tuning.progress import StudyProgress
@@ -109,8 +109,8 @@ def test_an_outage_is_charged_to_no_budget(
         assert issued.seconds_left == pytest.approx(3_600 - TRAINED_S, abs=10)
 
 
-def test_a_lost_attempt_ended_with_its_drivers_last_sign_of_life(timed_stores: Any, clock: Any) -> None:
-    stores = timed_stores
+def dead_for_a_night(stores: Any, clock: Any) -> tuple[Study, DriverClaim, Trial, datetime]:
+    """A study with a trial that trains, whose driver was last seen at that time."""
     study = stores.create()
     claim = stores.claim(study)
     driver = DrivingStore(stores.database, study.id, 1)
@@ -119,6 +119,12 @@ def test_a_lost_attempt_ended_with_its_drivers_last_sign_of_life(timed_stores: A
     driver.heartbeat(10)
     seen = clock.now
     clock.advance(NIGHT_S)
+    return study, claim, trial, seen
+
+
+def test_a_lost_attempt_ended_with_its_drivers_last_sign_of_life(timed_stores: Any, clock: Any) -> None:
+    stores = timed_stores
+    study, claim, trial, seen = dead_for_a_night(stores, clock)
     stores.lose(claim)
     (attempt,) = stores.studies.attempts(study.id, trial.id)
     assert (attempt.state, attempt.finished_at) == (AttemptState.LOST, seen)
@@ -162,14 +168,7 @@ def test_a_driver_that_ends_by_itself_has_worked_up_to_then(timed_stores: Any, c
 @pytest.mark.parametrize("how", ["paused", "cancelled", "failed"])
 def test_a_study_that_ends_with_its_dead_driver_pays_no_more(timed_stores: Any, clock: Any, how: str) -> None:
     stores = timed_stores
-    study = stores.create()
-    claim = stores.claim(study)
-    driver = DrivingStore(stores.database, study.id, 1)
-    trial = stores.begin(driver)
-    clock.advance(TRAINED_S)
-    driver.heartbeat(10)
-    seen = clock.now
-    clock.advance(NIGHT_S)
+    study, claim, trial, seen = dead_for_a_night(stores, clock)
     if how == "paused":
         stores.lifecycle.pause(study.id)
     elif how != "failed":
