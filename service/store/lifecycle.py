@@ -130,7 +130,7 @@ class LifecycleStore:
             study, state, now = self._locked(connection, study_id)
             if not state.is_final:
                 raise InvalidTransitionError(f"study {study_id!r} is {state}: only what has ended can be retried")
-            limit = used_up(connection, study)
+            limit = used_up(connection, study, Budget.model_validate(study.spec["budget"]))
             if limit is not None:
                 raise InvalidTransitionError(f"study {study_id!r} has used up budget.{limit}: raise that first")
             if study.reason == Reason.BUDGET_EXHAUSTED:
@@ -150,7 +150,8 @@ class LifecycleStore:
     def patch(self, study_id: str, changes: StudyChanges, *, if_version: int | None) -> Study:
         """Changes budget, labels or description; a higher limit reopens a finished study, with all that it knows.
 
-        if_version: the version that the user has seen; None: any. Raises VersionConflictError, InvalidSpecError.
+        if_version: the version that the user has seen; None: any. Raises VersionConflictError, InvalidSpecError, and
+        InvalidTransitionError where another limit would end the study at once.
         """
         with self._database.writing() as connection:
             study, state, now = self._locked(connection, study_id)
@@ -168,6 +169,8 @@ class LifecycleStore:
                 raise InvalidTransitionError(
                     f"study {study_id!r} has reached objective.target: a clone with another target can go on"
                 )
+            if state.is_final and raised:
+                _check_going_on(connection, study, spec.budget)
             values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
             records.touch_study(connection, study_id, version=study.version + 1, **values)
             data = {
@@ -293,6 +296,18 @@ def _changed(spec: Mapping[str, Any], changes: StudyChanges) -> StudySpec:
 
 def _raised_limits(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [name for name in _LIMITS if old.get(name) is not None and (new[name] is None or new[name] > old[name])]
+
+
+def _check_going_on(connection: Connection, study: Row[Any], budget: Budget) -> None:
+    limit = used_up(connection, study, budget)
+    if limit is not None:
+        raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit} as well: raise that too")
+    failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
+    if budget.max_failed_trials is not None and failures > budget.max_failed_trials:
+        raise InvalidTransitionError(
+            f"study {study.id!r} has {failures} failed trials, more than budget.max_failed_trials allows, "
+            f"{budget.max_failed_trials}: raise that too, or retry them"
+        )
 
 
 def _check_point(spec: StudySpec, point: Mapping[str, Scalar]) -> None:

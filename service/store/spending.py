@@ -45,9 +45,8 @@ def spent_on_attempts(connection: Connection, study_id: str) -> Spent:
     return Spent(lost, trained_s, attempts_s)
 
 
-def used_up(connection: Connection, study: Row[Any]) -> str | None:
+def used_up(connection: Connection, study: Row[Any], budget: Budget) -> str | None:
     """The limit on its time that a study without a driver has used up; None where the next driver has time left."""
-    budget = Budget.model_validate(study.spec["budget"])
     if budget.max_wallclock_s is not None and study.elapsed_s >= budget.max_wallclock_s:
         return "max_wallclock_s"
     if budget.max_gpu_hours is not None:

@@ -376,6 +376,33 @@ class TestPatch:
         with pytest.raises(InvalidTransitionError, match=r"objective\.target"):
             lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 8}), if_version=None)
 
+    def test_a_limit_raised_beside_one_that_is_used_up_changes_nothing(self, timed_stores: Any, clock: Any) -> None:
+        lifecycle = timed_stores.lifecycle
+        study = timed_stores.create(spec=spec_with(budget={"max_trials": 4, "max_wallclock_s": 100}))
+        driver = timed_stores.drive(study)
+        clock.advance(100)
+        driver.finish(SUCCEEDED, Reason.MAX_TRIALS, known=driver.snapshot().known)
+        before = timed_stores.studies.get(study.id)
+        more = {"max_trials": 8}
+        with pytest.raises(InvalidTransitionError, match=r"used up budget\.max_wallclock_s as well: raise that too"):
+            lifecycle.patch(study.id, StudyChanges(budget=more), if_version=None)
+        assert timed_stores.studies.get(study.id) == before
+        both = StudyChanges(budget=more | {"max_wallclock_s": 200})
+        assert lifecycle.patch(study.id, both, if_version=None).state is QUEUED
+
+    def test_a_limit_raised_beside_too_many_failures_changes_nothing(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(budget={"max_trials": 4, "max_failed_trials": 0})
+        driver = stores.drive(study)
+        driver.record([TrialEnded(stores.begin(driver).id, 1, TrialState.FAILED, None, "why")])
+        driver.finish(FAILED, Reason.TOO_MANY_FAILURES, known=driver.snapshot().known)
+        more = {"max_trials": 8}
+        with pytest.raises(InvalidTransitionError, match=r"1 failed trials, more than .* allows, 0: raise that too"):
+            lifecycle.patch(study.id, StudyChanges(budget=more), if_version=None)
+        both = StudyChanges(budget=more | {"max_failed_trials": 1})
+        assert lifecycle.patch(study.id, both, if_version=None).state is QUEUED
+
 
 class TestEnqueue:
     def test_a_driver_hears_of_the_point_and_reads_it(
