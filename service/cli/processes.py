@@ -65,7 +65,7 @@ def api() -> None:
     """
     from service.api.app import serve
 
-    with _logging():
+    with _long_lived():
         serve(settings())
 
 
@@ -76,15 +76,17 @@ def controller() -> None:
     """
     from service.controller import run_controller
 
-    with _logging():
+    with _long_lived():
         run_controller(settings())
 
 
 @contextmanager
-def _logging() -> Iterator[None]:
+def _long_lived() -> Iterator[None]:
     """The process logs as its settings say; an error that it ends with is a line of the log like all others."""
     from service import logs
+    from service.memory import use_one_heap
 
+    use_one_heap()
     logs.configure(settings().log_format, settings().log_level)
     try:
         yield
