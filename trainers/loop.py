@@ -142,6 +142,7 @@ class Training:
         return copy.deepcopy(
             {
                 "epochs_done": self.epochs_done,
+                "sampling": self.config.sampling,
                 "model": self._model.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
                 "sampler": self._sampler.state_dict(),
@@ -156,11 +157,15 @@ class Training:
         """Continues from the state of a run with the same dataset, model, optimizer and sampling.
 
         The settings stay those of this run's configuration, so that a run can go on from another one's state.
+        Raises ValueError for the state of another sampling; nothing has changed then.
         """
+        sampling = state.get("sampling", self.config.sampling)  # earlier versions did not say
+        if sampling != self.config.sampling:
+            raise ValueError(f"the state is of {sampling!r} sampling, this run's is {self.config.sampling!r}")
         state = copy.deepcopy(state)
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
         limits = (self._optimizer.max_perturbation, self._optimizer.clip_norm)
-        self._sampler.load_state_dict(state["sampler"])  # first, as it refuses the state of another sampling
+        self._sampler.load_state_dict(state["sampler"])
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self._optimizer.param_groups, settings, strict=True):
@@ -174,8 +179,12 @@ class Training:
         self.epochs_done = state["epochs_done"]
 
     def _train_epochs(self, epochs: int) -> dict[str, float]:
-        """Trains for so many epochs, reading back from the device once an epoch and never once a step."""
-        totals = torch.zeros(4, dtype=torch.float64, device=self._device)
+        """Trains for so many epochs, reading back from the device once an epoch and never once a step.
+
+        The means leave out the steps whose first gradient is not finite; they are not numbers where all are left out.
+        """
+        totals = torch.zeros(5, dtype=torch.float64, device=self._device)
+        one = torch.ones((), dtype=torch.float64, device=self._device)
         sampled: list[dict[str, float]] = []
         lr = rho = 0.0
         started = time.perf_counter()
@@ -186,24 +195,24 @@ class Training:
                 for group in self._optimizer.param_groups:
                     group["lr"] = lr
                 loss = self._step(batch)
-                norm, is_finite = self._optimizer.last_grad_norm, torch.isfinite(self._optimizer.last_grad_norm)
-                norms = (torch.where(is_finite, norm, 0.0), self._optimizer.last_perturbation_norm)
-                totals += torch.stack((loss * len(batch.indices), *norms, is_finite.to(loss.dtype)))
+                examples, norm = len(batch.indices), self._optimizer.last_grad_norm
+                of_step = (loss * examples, norm, self._optimizer.last_perturbation_norm, one * examples, one)
+                totals += torch.where(torch.isfinite(norm), torch.stack(of_step), 0.0)
                 if self._sizes.bounding is not None:
                     self._bound = self._sizes.bounding.next_bound(self._bound, lr, rho)
             sampled.append(self._sampler.diagnostics())
-        loss_sum, grad_norm_sum, perturbation_norm_sum, with_norm = totals.tolist()
+        per_example, per_step = totals[0] / totals[3], totals[1:3] / totals[4]
+        train_loss, grad_norm, perturbation_norm = torch.cat((per_example.view(1), per_step)).tolist()
         duration_s = time.perf_counter() - started
-        steps, examples = max(1.0, with_norm), epochs * len(self._dataset.train)
         return {
-            "train_loss": loss_sum / examples,
-            "grad_norm": grad_norm_sum / steps,
-            "perturbation_norm": perturbation_norm_sum / steps,
+            "train_loss": train_loss,
+            "grad_norm": grad_norm,
+            "perturbation_norm": perturbation_norm,
             "skipped_steps": float(self._optimizer.skipped_steps),
             "lr": lr,
             "rho": rho,
             "lambda": float(value_at(self._sizes.lam, self._optimizer.t)),
-            "samples_per_s": examples / duration_s,
+            "samples_per_s": epochs * len(self._dataset.train) / duration_s,
             **{name: sum(one[name] for one in sampled) / epochs for name in sampled[0]},
             "largest_weight": max(one["largest_weight"] for one in sampled),
         }

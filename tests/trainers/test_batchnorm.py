@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from trainers.batchnorm import frozen_running_statistics
+from trainers.batchnorm import RunningStatistics, frozen_running_statistics
 
 KINDS = {
     "1d": (lambda: nn.BatchNorm1d(3), (16, 3)),
@@ -90,3 +93,40 @@ def test_a_compiled_or_wrapped_model_is_frozen_too() -> None:
     twin(some((16, 3), 0))
     twin(some((16, 3), 0))
     assert torch.equal(model[0].running_mean, twin.running_mean)
+
+
+def statistics_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.named_buffers() if not is_lazy(value)}
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize("is_wanted", [False, True])
+@pytest.mark.parametrize("spoil", [1.0, math.inf, math.nan])
+def test_statistics_are_put_back_if_that_is_wanted(is_wanted: bool, as_tensor: bool, spoil: float) -> None:
+    """Every kind at once, in float32, float64 and bfloat16, the first in evaluation mode and the last one lazy."""
+    others = [nn.BatchNorm1d(3).double(), nn.BatchNorm1d(3).bfloat16(), nn.LazyBatchNorm1d()]
+    model = nn.ModuleList([*(build() for build, _ in KINDS.values()), *others])
+    model[0].eval()
+    statistics = RunningStatistics(model)
+    statistics.keep()
+    before = statistics_of(model)
+    inputs = [*(some(shape, 1) for _, shape in KINDS.values()), some((16, 3), 1).double(), some((16, 3), 1).bfloat16()]
+    for module, batch in zip(model, inputs, strict=False):
+        module(spoil * batch)
+    moved = statistics_of(model)
+    never = {"5.num_batches_tracked", "10.num_batches_tracked"}  # instances are not counted, and the last did not run
+    assert {name for name in before if torch.equal(before[name], moved[name])} == {
+        *(name for name in before if name.startswith("0.")),
+        *never,
+    }
+    statistics.put_back(torch.tensor(is_wanted) if as_tensor else is_wanted)
+    expected, after = before if is_wanted else moved, statistics_of(model)
+    for name, value in expected.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_without_a_model_there_is_nothing_to_keep() -> None:
+    statistics = RunningStatistics(None)
+    statistics.keep()
+    with statistics.frozen():
+        statistics.put_back(True)

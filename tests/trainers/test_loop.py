@@ -142,6 +142,18 @@ def test_a_run_that_goes_on_from_another_ones_state_keeps_its_own_settings() -> 
     assert (group["rho"], group["lam"], group["momentum"]) == (0.05, 1.0, 0.5)
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_state_of_another_sampling_is_refused_and_changes_nothing(sampling: str) -> None:
+    donor = Training(a_config(sampling=sampling))
+    donor.next_result()
+    for other in SAMPLINGS.keys() - {sampling}:
+        training = Training(a_config(sampling=other))
+        before = checkpoint.dumps(training.state_dict())
+        with pytest.raises(ValueError, match=f"the state is of '{sampling}' sampling, this run's is '{other}'"):
+            training.load_state_dict(donor.state_dict())
+        assert checkpoint.dumps(training.state_dict()) == before
+
+
 def test_a_state_is_a_copy_that_training_on_does_not_change() -> None:
     training = Training(a_config())
     training.next_result()
@@ -528,3 +540,31 @@ def test_steps_that_overflow_are_skipped_and_counted_and_the_numbers_stay_finite
     assert 0 < metrics["skipped_steps"] < 12
     assert metrics["grad_norm"] > 0
     assert metrics["perturbation_norm"] > 0
+
+
+@pytest.mark.parametrize("spoilt", [1, 3])
+def test_a_batch_whose_first_pass_overflows_leaves_the_means_and_the_model_as_without_it(
+    monkeypatch: pytest.MonkeyPatch, spoilt: int
+) -> None:
+    """float16 has no number for the activations of its images, brightened as they are."""
+    training = Training(a_config(model="small_cnn", precision="float16", train_examples=300, epochs=1, lr=0.01))
+    state = training.state_dict()
+    state["scaler"]["scale"] = 1.0
+    training.load_state_dict(state)
+    plain, calls = training._inputs, itertools.count(1)
+    monkeypatch.setattr(
+        training, "_inputs", lambda indices: plain(indices) * (1e5 if next(calls) == spoilt else 1), raising=True
+    )
+    metrics = training.next_result().metrics
+    assert metrics["skipped_steps"] == 1
+    assert 0.5 < metrics["train_loss"] < 5
+    assert all(bool(torch.isfinite(buffer).all()) for buffer in training._model.buffers())
+    assert math.isfinite(metrics["val_loss"])
+
+
+def test_a_run_whose_every_step_is_skipped_has_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(a_config(epochs=1))
+    plain = training._inputs
+    monkeypatch.setattr(training, "_inputs", lambda indices: plain(indices) * math.inf)
+    with pytest.raises(DivergedError, match="train_loss is nan in epoch 1"):
+        training.next_result()

@@ -24,42 +24,40 @@ from torch import Tensor
 
 from trainers.catalog import Task
 from trainers.sampling.probabilities import effective_sample_size
-from trainers.sampling.sampler import MiniBatch
 from trainers.sampling.scores import output_gradient_norms_from_losses
+
+NO_EPOCH = "diagnostics are those of an epoch, and none has run"
 
 
 class ObservedLosses:
-    """The losses of an epoch's batches, kept on the device until the epoch's end.
+    """The losses of an epoch's batches, in order, kept on the device until the epoch's end."""
 
-    smoothness: (n,), L_i, where the gradients' norms depend on the inputs through them; None leaves them out.
-    """
-
-    def __init__(self, task: Task, smoothness: Tensor | None = None) -> None:
-        self._task, self._smoothness = task, smoothness
-        self._indices: list[Tensor] = []
-        self._weights: list[Tensor] = []
+    def __init__(self, task: Task) -> None:
+        self._task = task
         self._losses: list[Tensor] = []
 
     def clear(self) -> None:
         """Forgets the epoch before."""
-        self._indices, self._weights, self._losses = [], [], []
+        self._losses = []
 
-    def add(self, batch: MiniBatch, losses: Tensor) -> None:
-        """losses: (b,), unweighted."""
-        if self._smoothness is not None:
-            self._indices.append(batch.indices)
-        self._weights.append(batch.weights)
+    def add(self, losses: Tensor) -> None:
+        """losses: (b,), of the batch that comes next, unweighted."""
         self._losses.append(losses)
 
-    def second_moments(self) -> Tensor:
-        """(2,), float64: M_p and M_u, up to a common factor; zeros where nothing was observed."""
+    def second_moments(self, weights: Tensor, smoothness: Tensor | None = None) -> Tensor:
+        """(2,), float64: M_p and M_u, up to a common factor; zeros where nothing was observed.
+
+        weights: (m,), of the epoch's draws in order. smoothness: (m,), their L_i, where the gradients' norms depend on
+        the inputs through them; None leaves them out.
+        """
         if not self._losses:
             return torch.zeros(2, dtype=torch.float64)
-        weights, losses = torch.cat(self._weights), torch.cat(self._losses)
+        losses = torch.cat(self._losses)
+        observed = len(losses)
         squared_norms = output_gradient_norms_from_losses(self._task, losses).square()
-        if self._smoothness is not None:
-            squared_norms = squared_norms * self._smoothness.index_select(0, torch.cat(self._indices))
-        return second_moments(weights, torch.where(losses - losses == 0, squared_norms, 0.0))  # of finite losses
+        if smoothness is not None:
+            squared_norms = squared_norms * smoothness[:observed]
+        return second_moments(weights[:observed], torch.where(losses - losses == 0, squared_norms, 0.0))  # finite ones
 
 
 def second_moments(weights: Tensor, squared_norms: Tensor) -> Tensor:
@@ -68,20 +66,17 @@ def second_moments(weights: Tensor, squared_norms: Tensor) -> Tensor:
     return torch.stack(((weights * weighted).sum(), weighted.sum()))
 
 
-def importance_diagnostics(weights: Sequence[Tensor], batch_size: int, moments: Tensor) -> dict[str, float]:
+def importance_diagnostics(weights: Tensor, batch_size: int, moments: Tensor) -> dict[str, float]:
     """The diagnostics of an epoch that was drawn by importance.
 
-    weights: all of the epoch, in order, in any number of pieces. moments: (2,), M_p and M_u. The ratio is 1 where M_u
-    is zero or either is not finite: nothing was observed, or there is no gradient. Raises RuntimeError for no weights.
+    weights: (m,), all of the epoch, in order. moments: (2,), M_p and M_u. The ratio is 1 where M_u is zero or either is
+    not finite: nothing was observed, or there is no gradient.
     """
-    if not weights:
-        raise RuntimeError("diagnostics are those of an epoch, and none has run")
-    drawn = torch.cat(list(weights))
-    padded = drawn.new_zeros(-(-len(drawn) // batch_size) * batch_size, dtype=torch.float64)
-    padded[: len(drawn)] = drawn
+    padded = weights.new_zeros(-(-len(weights) // batch_size) * batch_size, dtype=torch.float64)
+    padded[: len(weights)] = weights
     by_batch = padded.view(-1, batch_size)  # 0 where the last batch has no example
     sample_size = effective_sample_size(by_batch).mean()
-    read = torch.cat((torch.stack((sample_size, drawn.max())), moments.to(drawn.device)))
+    read = torch.cat((torch.stack((sample_size, weights.max())), moments.to(weights.device)))
     size, largest, by_importance, uniform = read.tolist()
     ratio = by_importance / uniform if uniform else math.nan
     return {
@@ -90,6 +85,13 @@ def importance_diagnostics(weights: Sequence[Tensor], batch_size: int, moments: 
         "variance_ratio": ratio if math.isfinite(ratio) else 1.0,
         "importance_share": 1.0,
     }
+
+
+def in_one(pieces: Sequence[Tensor]) -> Tensor:
+    """(m,): the weights of an epoch that were drawn in pieces. Raises RuntimeError where no epoch has run."""
+    if not pieces:
+        raise RuntimeError(NO_EPOCH)
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
 
 
 def uniform_diagnostics(size: int, batch_size: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainers.catalog import Task
-from trainers.sampling.diagnostics import importance_diagnostics, uniform_diagnostics
+from trainers.sampling.diagnostics import importance_diagnostics, in_one, uniform_diagnostics
 from trainers.sampling.drawing import draw_uniformly, draw_with_replacement, uniform_numbers
 from trainers.sampling.probabilities import (
     importance_probabilities,
@@ -97,7 +97,7 @@ class GradientNormSampler:
         if not self._was_on:
             return uniform_diagnostics(self._size, self._batch_size)
         self._smooth()
-        return importance_diagnostics(self._drawn, self._batch_size, self._moments)
+        return importance_diagnostics(in_one(self._drawn), self._batch_size, self._moments)
 
     def state_dict(self) -> dict[str, object]:
         self._smooth()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainers.catalog import Task
-from trainers.sampling.diagnostics import ObservedLosses, importance_diagnostics
+from trainers.sampling.diagnostics import NO_EPOCH, ObservedLosses, importance_diagnostics
 from trainers.sampling.drawing import SMALLEST_PROBABILITY, draw_by_cumulative, uniform_numbers
 from trainers.sampling.probabilities import importance_weights
 from trainers.sampling.sampler import MiniBatch, load_generator, split_batches
@@ -35,22 +35,28 @@ class ImportanceSampler:
         self._cumulative = probabilities.double().cumsum(0)
         self._weights = importance_weights(probabilities.double()).float()
         self._batch_size, self._generator = batch_size, generator
-        self._drawn: list[Tensor] = []
-        self._observed = ObservedLosses(task, smoothness)
+        self._smoothness = smoothness
+        self._drawn: MiniBatch | None = None  # all of the last epoch
+        self._observed = ObservedLosses(task)
 
     def batches(self) -> Iterator[MiniBatch]:
         numbers = uniform_numbers(len(self._cumulative), generator=self._generator)
         indices = draw_by_cumulative(self._cumulative, numbers)
         weights = self._weights.index_select(0, indices)
-        self._drawn = [weights]
+        self._drawn = MiniBatch(indices, weights)
         self._observed.clear()
         return iter(split_batches(indices, weights, self._batch_size))
 
     def observe(self, batch: MiniBatch, losses: Tensor) -> None:
-        self._observed.add(batch, losses)
+        self._observed.add(losses)
 
     def diagnostics(self) -> dict[str, float]:
-        return importance_diagnostics(self._drawn, self._batch_size, self._observed.second_moments())
+        if self._drawn is None:
+            raise RuntimeError(NO_EPOCH)
+        weights, smoothness = self._drawn.weights, self._smoothness
+        if smoothness is not None:
+            smoothness = smoothness.index_select(0, self._drawn.indices)
+        return importance_diagnostics(weights, self._batch_size, self._observed.second_moments(weights, smoothness))
 
     def state_dict(self) -> dict[str, object]:
         return {"generator": self._generator.get_state()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainers.catalog import Task
-from trainers.sampling.diagnostics import ObservedLosses, importance_diagnostics
+from trainers.sampling.diagnostics import ObservedLosses, importance_diagnostics, in_one
 from trainers.sampling.drawing import draw_with_replacement, uniform_numbers
 from trainers.sampling.probabilities import importance_probabilities, importance_weights, mixture_probabilities
 from trainers.sampling.sampler import MiniBatch, load_generator, saved_tensor, split_batches
@@ -68,12 +68,13 @@ class LossSampler:
 
     def observe(self, batch: MiniBatch, losses: Tensor) -> None:
         """The losses become the scores. Of an example that the batch has twice, it is the later one."""
-        self._observed.add(batch, losses)
+        self._observed.add(losses)
         self._new_indices.append(batch.indices)
         self._new_losses.append(losses)
 
     def diagnostics(self) -> dict[str, float]:
-        return importance_diagnostics(self._drawn, self._batch_size, self._observed.second_moments())
+        weights = in_one(self._drawn)
+        return importance_diagnostics(weights, self._batch_size, self._observed.second_moments(weights))
 
     def state_dict(self) -> dict[str, object]:
         self._write()

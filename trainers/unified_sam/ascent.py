@@ -30,6 +30,7 @@ from trainers.unified_sam.scalars import (
     global_norm,
     inverse,
     norm_of_norms,
+    number_if,
     number_or_zero,
 )
 
@@ -105,9 +106,10 @@ def ascend(
     """Moves the parameters to the ascent point, in place; to be called without autograd.
 
     parts: parameters and their gradients by how they ascend, at least one part and no empty one; the gradients are used
-    as scratch space. One norm over all of them counts. Where it is not finite, the parameters stay where they are.
+    as scratch space. One norm over all of them counts, that of T g where any are adaptive. Where it is not finite, the
+    parameters stay where they are.
     max_perturbation: the largest radius of the whole ascent; a longer one is shortened to it.
-    Returns ‖g‖ and the radius of the ascent.
+    Returns ‖g‖, which is no number either where the norm that counts is not finite, and the radius of the ascent.
     """
     parts = {ascent: (params, _as_wide(gradients)) for ascent, (params, gradients) in parts.items()}
     grad_norms = [global_norm(gradients) for _, gradients in parts.values()]
@@ -139,7 +141,10 @@ def ascend(
     for (ascent, (params, gradients)), scale, of_part in zip(parts.items(), scales, sizes, strict=True):
         if ascent.rho > 0:
             _add_scaled(params, gradients, scale, of_part, is_finite)
-    return norm_of_norms(grad_norms), radius
+    grad_norm = norm_of_norms(grad_norms)
+    if any(ascent.adaptive for ascent in parts):
+        grad_norm = number_if(is_finite, grad_norm)
+    return grad_norm, radius
 
 
 def _as_wide(tensors: list[Tensor]) -> list[Tensor]:

@@ -7,7 +7,7 @@ One optimizer around any base optimizer of torch. λ = 1 is SAM, λ = 0 is USAM,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from trainers.batchnorm import frozen_running_statistics
+from trainers.batchnorm import RunningStatistics
 from trainers.schedules import Setting
 from trainers.unified_sam.ascent import Ascent, ascend, ascent_at, check_limit, clip_factor
 from trainers.unified_sam.base_optimizer import load_exactly, step_unless
@@ -68,11 +68,13 @@ class UnifiedSAM(WrappingOptimizer):
     synchronise: where `model` is a DistributedDataParallel, ascend along the mean gradient of all replicas (True: what
         one process with the whole batch does), or each replica along its own (False: m-sharpness, and only the second
         gradient is communicated). The descent is along the mean either way, and replicas stay equal bit for bit.
-        False does not go with DistributedDataParallel(static_graph=True), which knows no pass without communication.
+        False does not go with DistributedDataParallel(static_graph=True), which knows no pass without communication,
+        nor with its `join`, which does not know of the norms that replicas exchange: that waits for ever.
 
     A gradient whose norm is not finite, in either pass, on any replica, skips the step: weights and momentum stay as
-    they are and `skipped_steps` grows by one. After such a first pass there is no ascent: the second one runs at the
-    weights of the first. `trainers.unified_sam.ascent` says which gradients have a norm.
+    they are, with `model` the running statistics too, and `skipped_steps` grows by one. After such a first pass there
+    is no ascent: the second one runs at the weights of the first. `trainers.unified_sam.ascent` says which gradients
+    have a norm.
 
     With fused kernels in all groups of SGD, Adam, AdamW or Adagrad nothing is read back from a device, except one flag
     where SGD's momentum begins. fused=True is the default for these four on CUDA, where the parameters are
@@ -194,8 +196,8 @@ class UnifiedSAM(WrappingOptimizer):
         (once in all where every rho is 0). Gradients are cleared before each call, so it need not do so itself.
         Where the second call raises, the weights are restored before the exception goes on.
         model: what the closure runs, where it normalises batches or is a DistributedDataParallel: its running
-        statistics stay as they are during the second call. It is an argument here and not of the constructor so that
-        copies and pickles of the optimizer hold no second model.
+        statistics stay as they are during the second call, and in a step that is skipped. It is an argument here and
+        not of the constructor so that copies and pickles of the optimizer hold no second model.
         scaler: what the closure scales the loss with before its backward pass; it returns the loss unscaled.
         """
         return self._step([closure], [1.0], model, scaler)
@@ -228,8 +230,14 @@ class UnifiedSAM(WrappingOptimizer):
         Raises RuntimeError between `first_step` and `second_step`, when the weights are not those to be saved.
         """
         self._refuse_while_perturbed("saved")
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
         own = OwnState(self._t, self._skipped_steps, self.max_perturbation, self.clip_norm, self.synchronise)
-        return join_state(self.base.state_dict(), own)
+        state = join_state(self.base.state_dict(), own)
+        for after in self._optimizer_state_dict_post_hooks.values():
+            changed = after(self, state)
+            state = state if changed is None else changed
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken.
@@ -238,11 +246,17 @@ class UnifiedSAM(WrappingOptimizer):
         RuntimeError between `first_step` and `second_step`; nothing has changed then.
         """
         self._refuse_while_perturbed("loaded")
-        base_state, own = split_state(state_dict)
+        state = state_dict.copy()  # whose entries a hook may change
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = before(self, state)
+            state = state if changed is None else changed
+        base_state, own = split_state(state)
         load_exactly(self.base, base_state)
         self._share_with_base()
         self._t, self._skipped_steps = own.t, own.skipped_steps
         self.max_perturbation, self.clip_norm, self.synchronise = own.max_perturbation, own.clip_norm, own.synchronise
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_while_perturbed("saved")
@@ -277,6 +291,8 @@ class UnifiedSAM(WrappingOptimizer):
             raise RuntimeError("the weights are at an ascent point: call second_step() or abandon_step() before a step")
         ascents = self._ascents()
         ascends = any(ascent.rho > 0 for ascent in ascents)
+        statistics = RunningStatistics(model)
+        statistics.keep()
         is_local = ascends and not self.synchronise
         gradient_mean = GradientMean() if len(closures) > 1 else None
         losses, norms = [], []
@@ -287,7 +303,7 @@ class UnifiedSAM(WrappingOptimizer):
             if ascends:
                 try:
                     norms.append(self._ascend(ascents, scaler))
-                    with torch.enable_grad(), _second_pass(model):
+                    with torch.enable_grad(), statistics.frozen():
                         closure()
                     self._return()
                 except BaseException:
@@ -304,9 +320,8 @@ class UnifiedSAM(WrappingOptimizer):
             self._last_grad_norm = weighted_mean([grad_norm for grad_norm, _ in norms], shares)
             self._last_perturbation_norm = weighted_mean([radius for _, radius in norms], shares)
             self._agree(model)
-            self._descend(gradients, self._last_grad_norm, scaler)
-        else:
-            self._descend(gradients, None, scaler)
+        is_skipped = self._descend(gradients, self._last_grad_norm if ascends else None, scaler)
+        statistics.put_back(is_skipped)
         return weighted_mean(losses, shares)
 
     def _zero(self) -> Scalar:
@@ -341,8 +356,8 @@ class UnifiedSAM(WrappingOptimizer):
             norms = torch.stack((self.last_grad_norm, self.last_perturbation_norm))
             self._last_grad_norm, self._last_perturbation_norm = map(number, mean_over_replicas(norms, model))
 
-    def _descend(self, gradients: list[Tensor], first_norm: Scalar | None, scaler: GradScaler | None) -> None:
-        """Steps the base optimizer where both norms are finite; counts the step either way.
+    def _descend(self, gradients: list[Tensor], first_norm: Scalar | None, scaler: GradScaler | None) -> Flag:
+        """Steps the base optimizer where both norms are finite; counts the step either way. Returns whether it skipped.
 
         gradients: all that the parameters hold.
         first_norm: that of the ascent's gradient; None where there was no ascent.
@@ -359,13 +374,10 @@ class UnifiedSAM(WrappingOptimizer):
         self._count_skip(is_skipped)
         update_scale(scaler, is_skipped)
         torch.clear_autocast_cache()  # as the weights have moved
+        return is_skipped
 
     def _count_skip(self, is_skipped: Flag) -> None:
         if isinstance(is_skipped, Tensor):
             self._skipped_steps = self._skipped_steps.to(is_skipped.device) + is_skipped
         elif is_skipped:
             self._skipped_steps = self._skipped_steps + 1
-
-
-def _second_pass(model: nn.Module | None) -> AbstractContextManager[None]:
-    return nullcontext() if model is None else frozen_running_statistics(model)

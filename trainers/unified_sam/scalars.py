@@ -87,6 +87,13 @@ def number_or_zero(value: Scalar) -> Scalar:
     return min(value, sys.float_info.max) if value >= 0 else 0.0
 
 
+def number_if(is_wanted: Flag, value: Scalar) -> Scalar:
+    """The number, or none where it is not wanted."""
+    if isinstance(is_wanted, Tensor) and isinstance(value, Tensor):
+        return torch.where(is_wanted, value, math.nan)
+    return value if is_wanted else math.nan
+
+
 def at_most(value: Scalar, limit: float) -> Scalar:
     """The smaller one of the number and the limit."""
     return value.clamp(max=limit) if isinstance(value, Tensor) else min(value, limit)

@@ -118,7 +118,7 @@ def test_taking_a_state_changes_nothing_and_the_state_does_not_change(kind: str,
 
 
 @pytest.mark.parametrize(("kind", "share"), CONFIGURATIONS)
-def test_the_state_of_another_sampling_is_refused(kind: str, share: float) -> None:
+def test_a_state_without_what_it_must_have_is_refused(kind: str, share: float) -> None:
     sampler = a_sampler(kind, share)
     for state in ({}, {"generator": 3, "tau": "1", "scores": [1.0]}):
         with pytest.raises(ValueError, match=r"the (sampler's )?state"):

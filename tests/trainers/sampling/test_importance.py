@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainers.sampling import ImportanceSampler, MiniBatch, build_sampler
+from trainers.sampling import ImportanceSampler, build_sampler, importance
 
 GRADIENT_NORMS = torch.tensor([0.2, 3.0, 0.01, 1.0, 0.5, 9.0], dtype=torch.float64)
 
@@ -59,14 +59,17 @@ def test_probabilities_must_have_the_sum_one() -> None:
 
 
 def every_outcome(sampler: ImportanceSampler, smoothness: Tensor, losses: Tensor) -> float:
-    """The variance ratio after a batch that has every example as often as it is probable.
+    """The variance ratio after an epoch that has every example as often as it is probable.
 
-    The constants are whole numbers, so that Σ L_i draws do; the weights are those of the sampler's own batches.
+    The constants are whole numbers, so that Σ L_i draws do, at equally distant places of [0, 1).
     """
-    list(sampler.batches())
-    indices = torch.repeat_interleave(torch.arange(len(smoothness)), smoothness.long())
-    weights = (smoothness.mean() / smoothness)[indices].float()
-    sampler.observe(MiniBatch(indices, weights), losses[indices])
+    draws = int(smoothness.sum())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "uniform_numbers", lambda *_, **__: (torch.arange(draws).double() + 0.5) / draws)
+        batches = list(sampler.batches())
+    assert torch.cat([batch.indices for batch in batches]).bincount().tolist() == smoothness.tolist()
+    for batch in batches:
+        sampler.observe(batch, losses[batch.indices])
     return sampler.diagnostics()["variance_ratio"]
 
 

@@ -145,3 +145,21 @@ def test_what_it_has_counted_and_how_replicas_ascend_are_carried(carry: Carry) -
     assert (resumed.t, int(resumed.skipped_steps), resumed.synchronise) == (3, 1, False)
     train(optimizer, model, range(3, 4))
     assert (resumed.t, int(resumed.skipped_steps)) == (3, 1)
+
+
+def test_the_hooks_of_a_state_run_as_those_of_any_optimizer() -> None:
+    optimizer, calls = in_two_groups(a_model()), []
+
+    def renamed(_: object, state: dict[str, Any]) -> dict[str, Any]:
+        calls.append("before loading")
+        return {name.removeprefix("own_"): value for name, value in state.items()}
+
+    optimizer.register_state_dict_pre_hook(lambda _: calls.append("before saving"))
+    optimizer.register_state_dict_post_hook(lambda _, state: {f"own_{name}": value for name, value in state.items()})
+    optimizer.register_load_state_dict_pre_hook(renamed)
+    optimizer.register_load_state_dict_post_hook(lambda _: calls.append("after loading"))
+    state = optimizer.state_dict()
+    assert all(name.startswith("own_") for name in state)
+    optimizer.load_state_dict(state)
+    assert calls == ["before saving", "before loading", "after loading"]
+    assert all(name.startswith("own_") for name in state)

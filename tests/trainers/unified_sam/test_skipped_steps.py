@@ -440,3 +440,51 @@ def test_gradients_are_zeroed_on_a_device_by_the_flag_alone(dtype: torch.dtype) 
         _zero_unless(torch.tensor(flag), gradients)
         for gradient, old in zip(gradients, before, strict=True):
             torch.testing.assert_close(gradient, old if flag else torch.zeros_like(old), equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("bad_pass", [1, 2])
+def test_a_skipped_step_leaves_the_running_statistics(bad_pass: int, micro_batches: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+    optimizer = UnifiedSAM(model.parameters(), torch.optim.SGD, rho=0.2, lam=0.5, lr=0.1)
+    inputs = torch.randn(8, 3)
+    passes = 0
+
+    def closure(bad: bool = False) -> Tensor:
+        nonlocal passes
+        passes += 1
+        loss = model(inputs * (math.inf if bad and passes == bad_pass else 1)).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure, model=model)
+    before, passes = copy.deepcopy(model.state_dict()), 0
+    shares = [1 / micro_batches] * micro_batches
+    optimizer.step_micro_batches([lambda: closure(bad=True)] * micro_batches, shares, model=model)
+    assert int(optimizer.skipped_steps) == 1
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    optimizer.step(closure, model=model)
+    assert int(model[1].num_batches_tracked) == 2
+    assert not torch.equal(model[1].running_mean, before["1.running_mean"])
+
+
+def test_where_the_norm_of_an_adaptive_ascent_overflows_the_step_is_skipped(numbers: str) -> None:
+    """Though that of the gradient itself does not."""
+    weight = nn.Parameter(torch.full((4,), 1e15))
+    optimizer = UnifiedSAM([weight], torch.optim.SGD, lr=1.0, rho=0.1, lam=1.0, adaptive=True)
+    loss_scale = 1e10
+
+    def closure() -> Tensor:
+        loss = (weight * loss_scale).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert int(optimizer.skipped_steps) == 1
+    assert weight.tolist() == [torch.tensor(1e15).item()] * 4
+    assert not math.isfinite(float(optimizer.last_grad_norm))
+    loss_scale = 1.0
+    optimizer.step(closure)
+    assert int(optimizer.skipped_steps) == 1
