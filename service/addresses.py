@@ -6,12 +6,14 @@ A service runs in a home exactly while somebody holds the lock of the home, what
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from service.errors import SamstudyError
 
@@ -62,6 +64,15 @@ def holding(home: Path) -> Iterator[None]:
                     raise AlreadyRunningError(message) from error
                 time.sleep(0.05)
         yield
+
+
+def on_this_machine(url: str) -> bool:
+    """Whether the address is a loopback one, which has no proxy in front. Raises ValueError where it is no URL."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def publish(addresses: Addresses) -> None:

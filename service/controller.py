@@ -46,6 +46,8 @@ _FIRST_START_PAUSE_S, _LONGEST_START_PAUSE_S = 1.0, 60.0
 _CANCEL_PAUSE_S, _LONGEST_CANCEL_S = 2.0, 600.0
 """Between two looks at drivers that do not end; after how long one whose lease is over is taken for gone."""
 
+_STOOD_STILL = 0.5  # of a lease: a driver that stood still as long has too little left of its own to be judged by
+
 _STOPPING_S = 4.0  # for what is under way when the process is to end; what does not end in it is done again
 
 
@@ -57,10 +59,16 @@ class _Refusal:
     pause_s: float
 
 
+def since_boot_s() -> float:
+    """Seconds, those in which the machine slept among them; unlike the time of day nobody sets them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Controller:
     """One controller; `holder` names it in the lease by which it leads.
 
-    term: how often it has begun to lead; between two terms others may have led.
+    term: how often it has begun to lead; between two terms others may have led. clock: like `since_boot_s`, because a
+    lease runs out while the machine of its holder sleeps.
     """
 
     def __init__(
@@ -70,7 +78,7 @@ class Controller:
         config: Settings,
         *,
         holder: str,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = since_boot_s,
     ) -> None:
         self._store = store
         self._jobs = jobs
@@ -115,6 +123,12 @@ class Controller:
         self._start_queued()
         self._share()
 
+    def stood_still(self, seconds: float) -> None:
+        """Hears how much longer than meant the process has just waited: drivers beside it may have been stopped too."""
+        if seconds > _STOOD_STILL * self._config.lease_s:
+            logger.warning("the controller stood still for %.0f s; drivers have time to renew their leases", seconds)
+            self._in_contact_since = None
+
     def resign(self) -> None:
         """Gives up the lead, so that another controller can take it at once."""
         self._leads_until = float("-inf")
@@ -123,8 +137,8 @@ class Controller:
     def _overdue_drivers(self) -> list[DriverClaim]:
         """Drivers whose lease ran out while they could have renewed it.
 
-        While the store did not answer they could not; back again, they get the time of a lease, or what they have still
-        to report, finished trials among it, would be refused.
+        While the store did not answer they could not, nor while the machine slept; back again, they get the time of a
+        lease, or what they have still to report, finished trials among it, would be refused.
         """
         for claim in self._store.shorten_leases(self._config.lease_s):
             said = {"study_id": claim.study_id, "driver_attempt": claim.driver_attempt}
@@ -292,8 +306,11 @@ def run_controller(config: Settings) -> None:
         "remover": lambda: remover.carry_out(must_stop),
         "tidier": lambda: tidier.tidy(must_stop),
     }
+    hearing = {"reconciler": {"stood_still": controller.stood_still}}
     threads = [
-        threading.Thread(target=_repeat, args=(action, stopping, config.poll_s), name=name, daemon=True)
+        threading.Thread(
+            target=_repeat, args=(action, stopping, config.poll_s), kwargs=hearing.get(name), name=name, daemon=True
+        )
         for name, action in actions.items()
     ]
     for thread in threads:
@@ -321,8 +338,18 @@ def _resign(controller: Controller) -> None:
         logger.warning("%s", error)
 
 
-def _repeat(action: Callable[[], object], stopping: threading.Event, period_s: float) -> None:
-    """Does it again and again until told to stop; after an error less and less often, until it works again."""
+def _repeat(
+    action: Callable[[], object],
+    stopping: threading.Event,
+    period_s: float,
+    *,
+    stood_still: Callable[[float], None] = lambda _: None,
+    clock: Callable[[], float] = since_boot_s,
+) -> None:
+    """Does it again and again until told to stop; after an error less and less often, until it works again.
+
+    stood_still: hears after each pause how much longer it was than meant.
+    """
     pause_s = period_s
     while not stopping.is_set():
         try:
@@ -334,4 +361,6 @@ def _repeat(action: Callable[[], object], stopping: threading.Event, period_s: f
         except Exception:  # the outermost runner: a defect in one round must not end all the others
             pause_s = min(2 * pause_s, _LONGEST_BACKOFF_S)
             logger.exception("unexpected; again in %.1f s", pause_s)
+        began = clock()
         stopping.wait(pause_s)
+        stood_still(clock() - began - pause_s)

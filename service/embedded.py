@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -143,7 +143,7 @@ def _parts(config: Settings, scratch: Path) -> tuple[Addresses, list[Part]]:
     ]
     mlflow += ["--backend-store-uri", f"sqlite:///{config.home / 'mlflow.db'}"]
     mlflow += ["--artifacts-destination", (config.home / "mlartifacts").as_uri()]
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     ray += ["--node-ip-address", _LOOPBACK, "--port", str(_free_port(0, taken))]
     ray += ["--ray-client-server-port", str(_free_port(0, taken)), "--dashboard-agent-listen-port", "0"]
     ray += ["--dashboard-host", _LOOPBACK, "--dashboard-port", str(ray_port), "--include-log-monitor", "false"]
@@ -180,13 +180,27 @@ def _environment(config: Settings, addresses: Addresses) -> dict[str, str]:
     )
     return {
         **inherited,
+        **_no_proxy(inherited),
         **ours.to_environment(),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes more, for nothing that we use
         "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "50",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",  # to every process, as --disable-usage-stats is not
     }
+
+
+def _no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """What keeps the parts' questions to each other from a proxy, whoever asks: MLflow's client, Ray's, Ray's agents.
+
+    Some programs read one spelling and some the other; the user's own exceptions stay.
+    """
+    kept = {name: environment.get(name, "") for name in ("no_proxy", "NO_PROXY")}
+    lists = {name: own or next(filter(None, kept.values()), "") for name, own in kept.items()}
+    own_names = f"{_LOOPBACK},localhost"
+    return {name: own if own == "*" else ",".join(filter(None, (own, own_names))) for name, own in lists.items()}
 
 
 def _free_port(usual: int, taken: set[int]) -> int:

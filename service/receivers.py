@@ -28,8 +28,9 @@ _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC = (
     ipaddress.IPv4Network("192.0.0.0/24"),  # assigned for protocols; clouds have metadata there
     ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's wire server, on every machine there
+    ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4's relays (RFC 7526): whichever is near, and none of them a receiver
 )
-"""What Python takes for addresses of the internet, and is inside of a cloud."""
+"""What Python takes for addresses of the internet, and is inside of a cloud or no one machine."""
 _TUNNELS = (ipaddress.IPv6Network("2002::/16"), ipaddress.IPv6Network("2001::/32"))  # 6to4, Teredo: IPv4 inside
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -20,17 +21,23 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LONGEST_LEASE_S = 600.0
 """The longest lease that a process asks for; one that ends later was given before the store's clock went back."""
 
-URL_PASSWORD = re.compile(r"(://[^:/@\s\"']*):[^\s\"']{0,1000}@")
+URL_PASSWORD = re.compile(r"(://[^:/\s\"]*):[^\s\"]{0,1000}@")
 """A password in a URL, up to the last @: those of AWS and of people have slashes that nobody has escaped.
 
 It has an end, so that no text takes long to look through.
 """
 
 SECRET_PARAMETER = re.compile(
-    r"([?&;][^=?&;\s\"']*(?:password|passwd|secret|token|credential|signature|\bsig|[_-]key)=)[^&;\s\"'\\]+",
+    r"([?&;][^=?&;\s\"']*(?:password|passwd|secret|token|credential|signature|\bsig|[_-]key)=)"
+    r"(?:[^&\s\"'\\]|'(?=\w))+",
     re.IGNORECASE,
 )
-"""A secret among the parameters of a URL."""
+"""A secret among the parameters of a URL, which a quote ends only where it can be the end of the URL."""
+
+HOW_TO_ESCAPE = "a /, ?, # or @ in its user name or password must be written %2F, %3F, %23 or %40"
+
+_USER = re.compile(r"^([^/?#]*://)(?:[^/?#]*@|[^/?#:\[]*:(?!\d*(?:[/?#]|$)).*@)")
+"""The user name and password of a URL; the second form is of a password with a / that nobody has escaped."""
 
 
 class Settings(BaseSettings):
@@ -56,6 +63,11 @@ class Settings(BaseSettings):
         False,
         description="bind addresses other than loopback although there are no keys: something in front must check",
     )
+    trusted_proxies: str = Field(
+        "",
+        description="addresses or networks of proxies in front of the API, with commas between: who asks is whom their "
+        "X-Forwarded-For names; empty: nobody's counts",
+    )
     requests_per_minute: int = Field(
         6_000, ge=0, description="that each API process answers to one key, or to one address without keys; 0: any"
     )
@@ -70,7 +82,9 @@ class Settings(BaseSettings):
         False, description="send webhooks to loopback and private addresses too, where anybody's studies may reach"
     )
     mlflow_url: str = Field("http://127.0.0.1:5000", description="MLflow's tracking server")
-    mlflow_public_url: str = Field("", description="MLflow's address in a browser; empty: mlflow_url")
+    mlflow_public_url: str = Field(
+        "", description="MLflow's address in a browser; empty: mlflow_url. A user name and password in it are not shown"
+    )
     ray_jobs_url: str = Field("http://127.0.0.1:8265", description="Ray's dashboard, which serves the Jobs API")
 
     ray_auth_token: SecretStr = Field(
@@ -116,6 +130,17 @@ class Settings(BaseSettings):
             )
         return storage
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _refuse_names(cls, trusted_proxies: str) -> str:
+        for proxy in trusted_proxies.split(",") if trusted_proxies else ():
+            try:
+                ip_network(proxy.strip())
+            except ValueError:
+                message = "must be addresses or networks, such as 192.0.2.1 or 192.0.2.0/24, with commas between"
+                raise ValueError(f"{message}, got {proxy.strip()!r}") from None
+        return trusted_proxies
+
     def to_environment(self) -> dict[str, str]:
         """The settings as the environment of a process of the service that shall have the same.
 
@@ -138,12 +163,17 @@ class Settings(BaseSettings):
     def api_url(self) -> str:
         """The API's address as receivers of webhooks are told it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return (self.public_url or self.url or f"http://{host}:{self.port}").rstrip("/")
+        return without_user(self.public_url or self.url or f"http://{host}:{self.port}").rstrip("/")
 
     @property
     def browser_mlflow_url(self) -> str:
-        """MLflow's address as a person's browser reaches it."""
-        return self.mlflow_public_url or self.mlflow_url
+        """MLflow's address as a person's browser reaches it; everybody who may read a study is shown it."""
+        return without_user(self.mlflow_public_url or self.mlflow_url)
+
+
+def without_user(url: str) -> str:
+    """The URL as others may see it: without its user name and password."""
+    return _USER.sub(r"\1", url)
 
 
 @lru_cache(maxsize=1)

@@ -167,7 +167,7 @@ class Study(_Record):
     started_at: datetime | None
     finished_at: datetime | None
     archived_at: datetime | None = Field(description="when it was put out of sight; null: it is listed")
-    elapsed_s: float = Field(description="seconds that earlier drivers have spent on it")
+    elapsed_s: float = Field(description="seconds that earlier drivers have spent on it, awake")
     running_since: datetime | None = Field(description="when its present driver was started; null where it has none")
     cloned_from: str | None = Field(description="the study whose spec this one took over")
     version: int = Field(description="grows with every change that a user makes; its ETag")
@@ -250,6 +250,6 @@ class Event(_Record):
     id: int
     study_id: str
     trial_id: str | None
-    kind: str = Field(description="such as study.state, trial.state, driver.lost or study.restored")
+    kind: str = Field(description="such as study.state, trial.state, driver.lost, driver.slept or study.restored")
     data: dict[str, Any]
     at: datetime

@@ -12,7 +12,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self, TextIO
@@ -144,6 +145,23 @@ class PostgresqlServer:
                 time.sleep(0.005)
         self._process.wait(_STOP_S)
         self._process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """SIGSTOP for all of the server's processes while the block runs: connections stay, and nobody says a word."""
+        assert self._process is not None
+        postmaster = psutil.Process(self._process.pid)
+        postmaster.suspend()  # it starts no other process meanwhile
+        family = [postmaster, *postmaster.children(recursive=True)]
+        try:
+            for process in family[1:]:
+                with suppress(psutil.NoSuchProcess):  # it was about to end
+                    process.suspend()
+            yield
+        finally:
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def close(self) -> None:
         """Ends the server, and removes its data."""

@@ -14,21 +14,25 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import stdtrit
 
+from service.analysis.moments import exponent_of, mean_and_std, scaled, unscaled
 from service.study import Configuration, Purpose, Trial, TrialState
 
 CONFIDENCE = 0.95
 
 
 class Summary(BaseModel):
-    """Replicates of one number. With a single replicate nothing is known of the spread."""
+    """Replicates of one number. With a single replicate nothing is known of the spread.
+
+    What is beyond the largest float, about 1.8e308, is null; a mean never is.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     mean: float
-    std: float | None = Field(description="of the sample (n − 1 in the denominator); null for n = 1")
+    std: float | None = Field(description="of the sample (n − 1 in the denominator); null for n = 1, or too large")
     n: int = Field(description="how many replicates")
-    low: float | None = Field(description="lower end of the 95 % t interval of the mean; null for n = 1")
-    high: float | None = Field(description="upper end of the 95 % t interval of the mean; null for n = 1")
+    low: float | None = Field(description="lower end of the 95 % t interval of the mean; null as std, or too large")
+    high: float | None = Field(description="upper end of the 95 % t interval of the mean; null as std, or too large")
 
 
 class ConfigurationSummary(BaseModel):
@@ -66,14 +70,9 @@ def summarise(values: Sequence[float]) -> Summary:
 
     Values that are all equal are their own mean, with a spread of exactly 0: their sum divided by n need not be.
     """
-    n = len(values)
-    if n == 0:
+    if not values:
         raise ValueError("a summary needs at least one value")
-    if n > 1 and min(values) == max(values):
-        return _summary(values[0], 0.0, n)
-    mean = math.fsum(values) / n
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
-    return _summary(mean, std, n)
+    return _summary(*mean_and_std(values), len(values))
 
 
 def aggregate(configurations: Sequence[Configuration], trials: Iterable[Trial]) -> list[ConfigurationResult]:
@@ -135,8 +134,11 @@ def t_quantile(degrees_of_freedom: float) -> float:
 def _summary(mean: float, std: float | None, n: int) -> Summary:
     if std is None:
         return Summary(mean=mean, std=None, n=n, low=None, high=None)
-    margin = t_quantile(n - 1) * std / math.sqrt(n)
-    return Summary(mean=mean, std=std, n=n, low=mean - margin, high=mean + margin)
+    exponent = exponent_of((mean, std))
+    centre, spread = scaled((mean, std), exponent)
+    margin = t_quantile(n - 1) * spread / math.sqrt(n)
+    low, high = unscaled(centre - margin, exponent), unscaled(centre + margin, exponent)
+    return Summary(mean=mean, std=std, n=n, low=low, high=high)
 
 
 def _order(summary: Summary, number: int, mode: Literal["max", "min"]) -> tuple[float, float, int]:

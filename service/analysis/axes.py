@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from service.study import Scalar
 
 _LOG_RATIO = 8
 """A range whose ends are closer than this is linear."""
+
+_LARGEST = sys.float_info.max / 16
+"""No axis goes beyond it: what draws one multiplies its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,13 @@ def scale_axis(values: Sequence[Scalar]) -> Axis:
     positions = {scalar_key(value): number for value, number in zip(values, numbers, strict=True)}
     low, high = min(numbers), max(numbers)
     if _lie_logarithmically(numbers):
-        margin = (high / low) ** 0.05
-        low, high = low / margin, high * margin
+        margin = high**0.05 / low**0.05
+        low, high = max(low / margin, sys.float_info.min), min(high * margin, _LARGEST)
         ticks = _log_ticks(low, high)
         return Axis(positions, low, high, True, ticks, [f"{tick:g}" for tick in ticks])
     margin = 0.05 * (high - low) or abs(low) * 0.05 or 1.0
-    return Axis(positions, low - margin, high + margin, False, None, [])
+    low, high = max(low - margin, -_LARGEST), min(high + margin, _LARGEST)
+    return Axis(positions, low, high, False, None, [])
 
 
 def _lie_logarithmically(numbers: Sequence[float]) -> bool:

@@ -18,6 +18,9 @@ INK, FAINT, GRID = "#222222", "#6b6b6b", "#ececec"
 
 CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours without an order, for curves (Okabe and Ito 2008)."""
+_LARGEST = 1e300
+"""No scale goes beyond it: what draws one calculates with its ends, and multiplies them too."""
+
 _DARKEST, _BRIGHTEST = 0.0, 0.9  # of viridis; its bright end is too pale for a line on white
 
 Rgb = tuple[float, float, float]
@@ -27,7 +30,7 @@ def limits(means: Sequence[float]) -> tuple[float, float]:
     """The ends of the scale; never the same, so that a single value has a colour too."""
     if not means:
         return 0.0, 1.0
-    low, high = min(means), max(means)
+    low, high = (min(_LARGEST, max(-_LARGEST, end)) for end in (min(means), max(means)))
     if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
         margin = abs(low) * 0.01 or 0.01
         return low - margin, high + margin
@@ -35,7 +38,7 @@ def limits(means: Sequence[float]) -> tuple[float, float]:
 
 
 def colour(mean: float, ends: tuple[float, float], mode: Literal["max", "min"]) -> Rgb:
-    """The colour of a mean, red, green and blue in [0, 1]."""
+    """The colour of a mean, red, green and blue in [0, 1]; that of the nearest end where it lies beyond them."""
     share = min(1.0, max(0.0, (mean - ends[0]) / (ends[1] - ends[0])))
     red, green, blue = unlabel_rgb(sample_colorscale("Viridis", [share if mode == "max" else 1 - share])[0])
     return red / 255, green / 255, blue / 255

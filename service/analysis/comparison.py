@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import stdtr
 
 from service.analysis.aggregation import t_quantile
+from service.analysis.moments import exponent_of, mean_of, scaled, sum_of_squares, unscaled
 
 NOT_ENOUGH = "not enough replicates"
 NO_SPREAD_OF_DIFFERENCES = "the differences do not vary: {n} pairs are no basis for a test"
@@ -19,7 +20,7 @@ _ROUNDING = 1e-12
 
 
 class Comparison(BaseModel):
-    """The difference a − b of two configurations or studies."""
+    """The difference a − b of two configurations or studies; what is beyond the largest float is null."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,10 +43,13 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
     Pairing takes away what the seed itself contributes, such as a lucky initialisation. A paired comparison leaves out
     the seeds that only one side has.
     """
-    shared = sorted(a.keys() & b.keys())
-    if len(shared) >= 2:
-        return _paired([a[seed] for seed in shared], [b[seed] for seed in shared])
-    return _welch(list(a.values()), list(b.values()))
+    exponent = exponent_of((*a.values(), *b.values()))
+    small_a, small_b = (dict(zip(side, scaled(side.values(), exponent), strict=True)) for side in (a, b))
+    found = _compared(small_a, small_b)
+    lengths = {"difference": found.difference, "low": found.low, "high": found.high}
+    return found.model_copy(
+        update={name: None if value is None else unscaled(value, exponent) for name, value in lengths.items()}
+    )
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -62,11 +66,19 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
+def _compared(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
+    """The same of values that are not too large for their squares."""
+    shared = sorted(a.keys() & b.keys())
+    if len(shared) >= 2:
+        return _paired([a[seed] for seed in shared], [b[seed] for seed in shared])
+    return _welch(list(a.values()), list(b.values()))
+
+
 def _paired(a: Sequence[float], b: Sequence[float]) -> Comparison:
     n = len(a)
     differences = [x - y for x, y in zip(a, b, strict=True)]
-    mean = math.fsum(differences) / n
-    variance = math.fsum((difference - mean) ** 2 for difference in differences) / (n - 1)
+    mean = mean_of(differences)
+    variance = sum_of_squares(differences, mean) / (n - 1)
     return _judged(mean, math.sqrt(variance / n), n - 1, test="paired t", ns=(n, n), scale=_scale(a, b))
 
 
@@ -74,12 +86,12 @@ def _welch(a: Sequence[float], b: Sequence[float]) -> Comparison:
     n, ns = len(a) + len(b), (len(a), len(b))
     if not a or not b:
         return _untested(None, n=n, ns=ns, note=NOT_ENOUGH)
-    mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
+    mean_a, mean_b = mean_of(a), mean_of(b)
     difference = mean_a - mean_b
     if len(a) < 2 or len(b) < 2:
         return _untested(difference, n=n, ns=ns, note=NOT_ENOUGH)
-    share_a = math.fsum((value - mean_a) ** 2 for value in a) / (len(a) - 1) / len(a)
-    share_b = math.fsum((value - mean_b) ** 2 for value in b) / (len(b) - 1) / len(b)
+    share_a = sum_of_squares(a, mean_a) / (len(a) - 1) / len(a)
+    share_b = sum_of_squares(b, mean_b) / (len(b) - 1) / len(b)
     variance = share_a + share_b
     spread = share_a**2 / (len(a) - 1) + share_b**2 / (len(b) - 1)
     degrees_of_freedom = variance**2 / spread if spread > 0 else n - 2  # Welch–Satterthwaite

@@ -106,4 +106,4 @@ def _decades(figure: CurveFigure) -> int:
     values = [value for panel in figure.panels for curve in panel.curves for value in (*curve.mean, *curve.low)]
     if not values:
         return 1
-    return max(1, math.ceil(math.log10(max(values) / min(values)) / 8))
+    return max(1, math.ceil((math.log10(max(values)) - math.log10(min(values))) / 8))

@@ -7,8 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from service.analysis.moments import mean_and_std, mean_of
+
 Dash = Literal["solid", "dashed"]
 Marker = Literal["none", "circle", "triangle"]
+
+
+_LARGEST = 1e250
+"""The margins of a logarithmic axis are wide: above a higher curve they would be beyond the largest float."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,8 @@ def mean_curve(
 ) -> Curve:
     """The arithmetic mean of the runs at every place that all of them have, with a band of one standard deviation.
 
-    A logarithmic axis has no place for values of 0 and less: places whose mean is not above 0 are left out, and the
-    band's lower edge is mean − std, but never below the lowest of the runs.
+    A logarithmic axis has no place for values of 0 and less: places whose mean is not above 0 are left out, and those
+    where it is above 1e250. The band's lower edge is mean − std, but never below the lowest of the runs.
     runs: the value of each run by its place. Raises ValueError where there are no runs.
     """
     if not runs:
@@ -74,8 +80,7 @@ def mean_curve(
     points = []
     for place in places:
         values = [run[place] for run in runs]
-        mean = math.fsum(values) / len(values)
-        if math.isfinite(mean) and mean > 0:
+        if all(map(math.isfinite, values)) and 0 < (mean := mean_of(values)) <= _LARGEST:
             points.append((place, mean, *band_edges(values)))
     has_band = with_band and len(runs) > 1
     return Curve(
@@ -92,12 +97,15 @@ def mean_curve(
 
 
 def band_edges(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of the band: mean ± one sample standard deviation, the lower one not below the smallest value."""
-    mean = math.fsum(values) / len(values)
+    """The ends of the band: mean ± one sample standard deviation, the lower one not below the smallest value.
+
+    The upper one is at most what an axis has a place for, 1e250.
+    """
+    mean, std = mean_and_std(values)
     if len(values) == 1:
         return mean, mean
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return max(mean - std, min(values)), mean + std
+    std = math.inf if std is None else std
+    return max(mean - std, min(values)), min(mean + std, _LARGEST)
 
 
 def tail_mean(run: Mapping[float, float], share: float) -> float:
@@ -105,7 +113,7 @@ def tail_mean(run: Mapping[float, float], share: float) -> float:
     places = sorted(run)
     first = places[-1] - share * (places[-1] - places[0])
     values = [run[place] for place in places if place >= first]
-    return math.fsum(values) / len(values)
+    return mean_of(values)
 
 
 def first_below(curve: Curve, level: float) -> float | None:

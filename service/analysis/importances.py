@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.parameters import CategoricalParameter, FloatParameter, IntParameter, Parameter
 from service.analysis.aggregation import ConfigurationSummary
+from service.analysis.moments import scaled
 from service.errors import NotEnoughResultsError
 
 if TYPE_CHECKING:
@@ -60,7 +62,17 @@ def importances(
         names = [name for name in names if all(name in point for point, _ in told)]
     if not names:
         raise NotEnoughResultsError("no parameter is in every point: method ped_anova can tell something of them")
-    return _evaluated(told, {name: parameters[name] for name in names}, mode, method), len(told)
+    return _evaluated(_of_one_size(told), {name: parameters[name] for name in names}, mode, method), len(told)
+
+
+def _of_one_size(told: Sequence[tuple[Mapping[str, Any], float]]) -> list[tuple[Mapping[str, Any], float]]:
+    """The objectives scaled by a power of two, so that they lie about 1 apart: importances are shares of the variance.
+
+    That of large numbers is no float, and to a forest one below 1e-16 is none.
+    """
+    means = [mean for _, mean in told]
+    exponent = math.frexp(min(max(means) - min(means), sys.float_info.max))[1]
+    return list(zip([point for point, _ in told], scaled(means, exponent), strict=True))
 
 
 def _evaluated(

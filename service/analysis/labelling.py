@@ -47,7 +47,7 @@ def unit_of(metric: str, summaries: Iterable[Summary]) -> Unit:
     spreads = [summary.std for summary in known if summary.std]
     span = max(means) - min(means) if means else 0.0
     step = factor * (statistics.median(spreads) if spreads else span / 20)
-    decimals = min(_MAX_DECIMALS, max(0, math.ceil(-math.log10(step)) + 1)) if step > 0 else 3
+    decimals = min(_MAX_DECIMALS, max(0, math.ceil(-math.log10(step)) + 1)) if 0 < step < math.inf else 3
     return Unit(factor, max(1, min(decimals, 2)) if is_share else decimals, " (%)" if is_share else "")
 
 

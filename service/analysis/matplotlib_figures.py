@@ -26,7 +26,8 @@ _SCATTER_WIDTH, _SCATTER_HEIGHT = 5.2, 4.2  # inches
 _CELL_FONT, _SMALL_FONT, _LABEL_FONT, _TITLE_FONT = 10.0, 8.0, 11.0, 13.0  # points
 _DPI = 120
 _MAX_WIDTH = 13.0  # inches of panels side by side; further panels go below
-_LEFT, _RIGHT, _BOTTOM, _GAP, _ROW_GAP, _LEAST_WIDTH = 0.8, 0.95, 0.62, 0.3, 0.95, 6.8  # inches
+_LEFT, _RIGHT, _BOTTOM, _GAP, _ROW_GAP, _LEAST_WIDTH = 0.8, 0.95, 0.62, 0.3, 0.95, 6.8  # inches, _LEFT the least
+_BESIDE_TICKS, _LONGEST_TICK = 0.5, 30  # inches, letters
 _CENTRED: dict[str, Any] = {"ha": "center", "va": "center", "zorder": 5}
 
 
@@ -34,7 +35,7 @@ def heat_map_png(surface: Surface, *, title: str, metric: str) -> bytes:
     """One cell for each pair of values; grey where nothing is known."""
     x, y = grid_axis(surface.x_values), grid_axis(surface.y_values)
     columns, rows = round(x.high - x.low), round(y.high - y.low)
-    canvas = _Canvas(surface, title, metric, columns * _CELL_WIDTH, rows * _CELL_HEIGHT)
+    canvas = _Canvas(surface, title, metric, columns * _CELL_WIDTH, rows * _CELL_HEIGHT, _room_for(y))
     for axes, panel in canvas.panels:
         _set_axes(axes, x, y)
         axes.invert_yaxis()  # the first row on top, as in a table
@@ -53,7 +54,7 @@ def heat_map_png(surface: Surface, *, title: str, metric: str) -> bytes:
 def scatter_png(surface: Surface, *, title: str, metric: str) -> bytes:
     """One point for each pair of values; its size says how far its seeds lie apart."""
     x, y = scale_axis(surface.x_values), scale_axis(surface.y_values)
-    canvas = _Canvas(surface, title, metric, _SCATTER_WIDTH, _SCATTER_HEIGHT)
+    canvas = _Canvas(surface, title, metric, _SCATTER_WIDTH, _SCATTER_HEIGHT, _room_for(y))
     largest = max((cell.objective.std or 0.0 for cell in canvas.cells if cell.objective), default=0.0)
     for axes, panel in canvas.panels:
         _set_axes(axes, x, y)
@@ -82,8 +83,8 @@ def scatter_png(surface: Surface, *, title: str, metric: str) -> bytes:
 class _Canvas:
     """A figure: title, a line that says what is seen, one axes for each panel, a colour bar common to all."""
 
-    def __init__(self, surface: Surface, title: str, metric: str, width: float, height: float) -> None:
-        """width, height: of a panel in inches."""
+    def __init__(self, surface: Surface, title: str, metric: str, width: float, height: float, left: float) -> None:
+        """width, height: of a panel in inches; left: inches left of the first one."""
         panels = surface.panels or [Panel(label=None, cells=[])]
         self.cells = [cell for panel in panels for cell in panel.cells]
         summaries = [cell.objective for cell in self.cells if cell.objective is not None]
@@ -94,7 +95,7 @@ class _Canvas:
         across = max(1, min(len(panels), int(_MAX_WIDTH // width)))
         down = math.ceil(len(panels) / across)
         right = _RIGHT if summaries else 0.3
-        self._width = max(_LEFT + across * (width + _GAP) - _GAP + right, _LEAST_WIDTH)
+        self._width = max(left + across * (width + _GAP) - _GAP + right, _LEAST_WIDTH)
         top = 0.98 if surface.panel else 0.82
         self._height = top + down * (height + _ROW_GAP) - _ROW_GAP + _BOTTOM
         self._figure = Figure(figsize=(self._width, self._height), dpi=_DPI, facecolor="white")
@@ -102,13 +103,13 @@ class _Canvas:
         for index, panel in enumerate(panels):
             row, column = divmod(index, across)
             bottom = _BOTTOM + (down - 1 - row) * (height + _ROW_GAP)
-            axes = self._axes(_LEFT + column * (width + _GAP), bottom, width, height)
+            axes = self._axes(left + column * (width + _GAP), bottom, width, height)
             self._label(axes, panel, is_first=column == 0)
             self.panels.append((axes, panel))
         self._text(title, 0.2, _TITLE_FONT, colours.INK, "bold")
         if summaries:
             bar_height = min(self._height - top - _BOTTOM, 3.2)
-            bar_left = _LEFT + across * (width + _GAP) - _GAP + 0.22
+            bar_left = left + across * (width + _GAP) - _GAP + 0.22
             self._draw_bar(self._axes(bar_left, self._height - top - bar_height, 0.16, bar_height))
 
     def colour(self, mean: float) -> colours.Rgb:
@@ -122,7 +123,7 @@ class _Canvas:
         surface, known = self._surface, any(cell.objective for cell in self.cells)
         notes = [f"{self._metric}{self.unit.suffix}, {ordering(surface.mode)}", legend if known else "no result"]
         if surface.best is not None:
-            notes.append("outlined: best")
+            notes.append("outlined: best" + (" on fresh seeds" if surface.best.confirmed is not None else ""))
         if surface.left_out:
             notes.append(f"{surface.left_out} without {symbol(surface.x)} and {symbol(surface.y)} left out")
         self._text(" · ".join(notes), 0.47, _SMALL_FONT + 0.8, colours.FAINT, "normal")
@@ -172,8 +173,26 @@ def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
             scale("log")
         limit(axis.low, axis.high)
         if axis.ticks is not None:
-            shown.set_ticks(axis.ticks, labels=[drawable(label) for label in axis.labels])
+            shown.set_ticks(axis.ticks, labels=[_tick(label) for label in axis.labels])
             shown.set_ticks([], minor=True)
+
+
+def _room_for(y: Axis) -> float:
+    """Inches that the tick labels of a y axis and its name take."""
+    return max(_LEFT, _BESIDE_TICKS + max((_inches(_tick(label)) for label in y.labels), default=0.0))
+
+
+def _inches(text: str) -> float:
+    """How wide the text is as a tick label."""
+    font = get_font(findfont("DejaVu Sans"))
+    font.set_size(_CELL_FONT, 72)
+    font.set_text(text, 0)
+    return float(font.get_width_height()[0] / 64 / 72)
+
+
+def _tick(label: str) -> str:
+    text = drawable(label)
+    return text if len(text) <= _LONGEST_TICK else text[: _LONGEST_TICK - 1] + "…"
 
 
 def _draw_cell(axes: Axes, cell: Cell, x: float, y: float, canvas: _Canvas) -> None:
@@ -187,7 +206,7 @@ def _draw_cell(axes: Axes, cell: Cell, x: float, y: float, canvas: _Canvas) -> N
         axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, **outline))
     style: dict[str, Any] = {"color": colours.ink_on(background), **_CENTRED}
     text = canvas.unit.mean_and_std(cell.objective)
-    size = _CELL_FONT * min(1.0, 13 / len(text))
+    size = _CELL_FONT * min(1.0, (12 if is_best else 13) / len(text))
     axes.text(x, y - 0.12, text, fontsize=size, fontweight="bold" if is_best else "normal", **style)
     small = f"n = {cell.objective.n}" + ("" if cell.complete else ", unfinished")
     small += f", best of {cell.configurations}" if cell.configurations > 1 else ""

@@ -30,6 +30,7 @@ from service.api import (
 )
 from service.api.access import Authentication, Lock, is_loopback, open_paths
 from service.api.body_limit import BodyLimit
+from service.api.farewell import Farewell
 from service.api.lookups import Lookups
 from service.api.metrics import Metrics
 from service.api.observing import Observation
@@ -82,6 +83,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
         open_paths=open_paths(PREFIX, metrics=local),
         any_host=settings.allow_open_access,
     )
+    app.add_middleware(Farewell, stopping=app.state.stopping)
     app.add_middleware(Observation, metrics=app.state.metrics)  # the last one added is the outermost
     problems.install(app)
     for module in (
@@ -122,19 +124,26 @@ def serve(settings: Settings) -> None:
     try:
         check_keys(settings, KeyStore(database))
         app = create_app(database, settings)
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,  # its lines are lines of the process' own log
-            log_level="warning",
-            access_log=False,
-            ws="none",
-            timeout_graceful_shutdown=_GRACE_S,
-        )
-        Server(config, app.state.stopping).run()
+        server_of(app, settings).run()
     finally:
         database.dispose()
+
+
+def server_of(app: FastAPI, settings: Settings) -> Server:
+    """The server of an application of `create_app`; it does not run yet."""
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,  # its lines are lines of the process' own log
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        proxy_headers=bool(settings.trusted_proxies),  # uvicorn would believe whoever is on this machine
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    return Server(config, app.state.stopping)
 
 
 def check_keys(settings: Settings, key_store: KeyStore) -> None:

@@ -18,6 +18,7 @@ from service.settings import Settings
 from service.spec_reading import WHOLE_SPEC, plain_data, problems_of
 from service.store.database import Database
 from service.store.lifecycle import LifecycleStore
+from service.store.paging import MAX_TOKEN_LENGTH
 from service.store.studies import StudyStore
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -72,7 +73,7 @@ TrialId = Annotated[str, Path(max_length=80, pattern=NO_NUL)]
 PageToken = Annotated[
     str | None,
     Query(
-        max_length=1_000,
+        max_length=MAX_TOKEN_LENGTH,
         description="next_page_token of the page before; only with the same filters and the same order",
     ),
 ]

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from service.cli import backup, demo, doctor, keys, lifecycle, processes, reproduce, results, studies, webhooks
 from service.errors import SamstudyError
+from service.logs import redacted
 from service.settings import Settings
 
 BAD_INPUT = 2
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def print_error(error: SamstudyError) -> None:
     """The error on stderr: its title with one line for each field, or what it says."""
     if not error.problems:
-        print(f"error: {error.detail}", file=sys.stderr)
+        print(f"error: {redacted(error.detail)}", file=sys.stderr)
         return
     print(f"error: {error.title[:1].lower()}{error.title[1:]}", file=sys.stderr)
     for problem in error.problems:

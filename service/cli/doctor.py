@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from service.cli import examining_machine, examining_services, examining_store
 from service.cli.findings import Finding, Verdict, lines
+from service.logs import redacted
 from service.settings import Settings, settings
 
 
@@ -48,11 +48,7 @@ def doctor(
 def shown_settings(current: Settings, *, only_set: bool = False) -> dict[str, str]:
     """Every setting, or those that differ from their default; passwords in URLs left out."""
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    return {
-        name: re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", str(value))
-        for name, value in current
-        if not (only_set and value == defaults[name])
-    }
+    return {name: redacted(str(value)) for name, value in current if not (only_set and value == defaults[name])}
 
 
 def examine(current: Settings) -> Iterator[Finding]:

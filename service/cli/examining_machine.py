@@ -62,7 +62,10 @@ def _disk(home: Path) -> Finding:
 
 
 def _port(name: str, url: str) -> Finding:
-    host, port = urlsplit(url).hostname or "127.0.0.1", urlsplit(url).port or 80
+    try:
+        host, port = urlsplit(url).hostname or "127.0.0.1", urlsplit(url).port or 80
+    except ValueError:  # which may quote a part of a password
+        return note("port", f"the address of {name} has none that could be read")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

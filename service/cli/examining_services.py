@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
+from service.addresses import on_this_machine
 from service.cli.findings import Finding, note, well, wrong
 from service.errors import SamstudyError, UnauthenticatedError
-from service.settings import Settings
+from service.settings import HOW_TO_ESCAPE, Settings, without_user
 
 if TYPE_CHECKING:
     from service.addresses import Addresses
@@ -36,7 +38,7 @@ def examine_api(current: Settings, running: Addresses | None) -> Finding:
         return wrong("API", error.detail, "set SAMSTUDY_API_KEY; samstudy keys create makes a key")
     except SamstudyError as error:
         return wrong("API", error.detail, "samstudy up starts it; SAMSTUDY_URL says where else it is")
-    return well("API", f"ready at {url}")
+    return well("API", f"ready at {without_user(url)}")
 
 
 def examine_keys(current: Settings, keys: KeyStore) -> Finding:
@@ -63,7 +65,7 @@ def examine_mlflow(url: str, known_run: str | None) -> Finding:
 
     remedy = "samstudy up starts it; SAMSTUDY_MLFLOW_URL says where else it is"
     try:
-        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S, trust_env=False) as http:
+        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S, trust_env=not on_this_machine(url)) as http:
             health = http.get("/health")
             if health.status_code >= 400:
                 return wrong("MLflow", f"{url} answers HTTP {health.status_code} to /health", "look into its log")
@@ -73,8 +75,8 @@ def examine_mlflow(url: str, known_run: str | None) -> Finding:
             if known_run is None:
                 return well("MLflow", said)
             found = http.get("/api/2.0/mlflow/runs/get", params={"run_id": known_run})
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return wrong("MLflow", f"nothing answers at {url} ({error})", remedy)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        return wrong("MLflow", f"nothing answers at {url} ({_why(url, error)})", remedy)
     if found.status_code == _GONE:
         remedy = "set SAMSTUDY_MLFLOW_URL to the server that has them; samstudy export ID --mlflow writes them anew"
         return wrong("MLflow", f"{said}, but it has not the runs of this store (such as {known_run})", remedy)
@@ -90,13 +92,14 @@ def examine_ray(current: Settings, running: Addresses | None) -> Iterator[Findin
     url, token = running.ray_url if running else current.ray_jobs_url, current.ray_auth_token.get_secret_value()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S, trust_env=False, headers=headers) as http:
+        trust_env = not on_this_machine(url)
+        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S, trust_env=trust_env, headers=headers) as http:
             version = http.get("/api/version")
             nodes = http.get("/api/v0/nodes", params={"detail": "true", "limit": 10_000})
             answers: tuple[Any, Any] = (version.json(), nodes.json()) if nodes.is_success else ({}, {})
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         remedy = "samstudy up starts it; SAMSTUDY_RAY_JOBS_URL says where else it is"
-        yield wrong("Ray", f"nothing answers at {url} ({error})", remedy)
+        yield wrong("Ray", f"nothing answers at {url} ({_why(url, error)})", remedy)
         return
     if nodes.status_code in _UNAUTHORIZED and running:
         yield well("Ray", f"answers at {url}; samstudy up has made a token that only the service knows")
@@ -111,6 +114,14 @@ def examine_ray(current: Settings, running: Addresses | None) -> Iterator[Findin
         return
     yield well("Ray", f"answers at {url}, version {answers[0].get('ray_version', '?')}")
     yield _nodes(answers[1])
+
+
+def _why(url: str, error: Exception) -> str:
+    """What the error says; one about the address itself may quote a part of a password."""
+    import httpx
+
+    is_about_answers = isinstance(error, (httpx.HTTPError, JSONDecodeError))
+    return str(error) if is_about_answers or without_user(url) == url else HOW_TO_ESCAPE
 
 
 def _nodes(answer: Any) -> Finding:

@@ -9,6 +9,8 @@ from enum import StrEnum
 
 import typer
 
+from service.logs import redacted
+
 _NAME_WIDTH = 14
 _LEAST_WIDTH = 60
 
@@ -47,7 +49,10 @@ def wrong(what: str, said: str, remedy: str) -> Finding:
 
 
 def lines(finding: Finding, *, width: int | None = None) -> list[str]:
-    """The finding for a terminal of this width, the remedy below it. width: in characters; None: that of stdout."""
+    """The finding for a terminal of this width, without passwords, the remedy below it.
+
+    width: in characters; None: that of stdout.
+    """
     width = max(_LEAST_WIDTH, width or shutil.get_terminal_size().columns)
     sign = typer.style(finding.verdict.value, fg=_COLOURS[finding.verdict])
     indent = " " * (_NAME_WIDTH + 3)
@@ -60,5 +65,6 @@ def lines(finding: Finding, *, width: int | None = None) -> list[str]:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    clean = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    shown = redacted(text)
+    clean = " ".join("".join(character if character.isprintable() else " " for character in shown).split())
     return textwrap.wrap(clean, width, break_long_words=False, break_on_hyphens=False) or [""]

@@ -55,10 +55,10 @@ def cancel(study_id: StudyArgument) -> None:
 
 
 def retry(study_id: StudyArgument) -> None:
-    """Run the failed trials of a finished study again, from their checkpoints."""
+    """Run the failed trials of a finished study again, from their checkpoints; one whose drivers failed goes on."""
     with client() as service:
         study = service.retry(study_id)
-    _say(study, f"runs its failed trials again; next: samstudy watch {study.id}")
+    _say(study, f"runs again what failed; next: samstudy watch {study.id}")
 
 
 def clone(

@@ -69,7 +69,7 @@ def study_facts(study: StudyDetail, *, api_url: str) -> Iterator[RenderableType]
     yield Text.assemble((f"{study.id}  {study.name}", "bold"), "  ", _state(study))
     if study.description:
         yield Text(study.description)
-    yield progress_line(study, now=study.finished_at or datetime.now(study.created_at.tzinfo))
+    yield progress_line(study, now=datetime.now(study.created_at.tzinfo))
     yield from _waiting(study)
     yield from _troubles(study)
     yield from _best(study)
@@ -95,15 +95,15 @@ def progress_bar(study: StudyDetail, *, now: datetime) -> RenderableType:
 
 
 def progress_line(study: StudyDetail, *, now: datetime) -> Text:
-    """State, trials done of those planned, running and failed ones, time."""
+    """State, trials done of those planned, running and failed ones, and the time with a driver, as budgets count it."""
     counts, progress = study.trial_counts, study.progress
     planned = "" if progress.trials_planned is None else f"/{progress.trials_planned}"
-    began = study.started_at or study.created_at
+    spent_s = study.elapsed_s + ((now - study.running_since).total_seconds() if study.running_since else 0.0)
     parts = [
         f"{progress.trials_done}{planned} trials done",
         f"{counts.get(TrialState.RUNNING, 0)} running",
         f"{counts.get(TrialState.FAILED, 0)} failed",
-        _duration(((study.finished_at or now) - began).total_seconds()),
+        _duration(spent_s),
     ]
     line = Text.assemble(_state(study), "  ", ", ".join(parts))
     if study.state is StudyState.STOPPING and study.waiting_reason:

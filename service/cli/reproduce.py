@@ -13,7 +13,7 @@ import typer
 
 from service.errors import ServiceUnavailableError
 from service.reproduction import ExperimentName, Scale
-from service.settings import settings
+from service.settings import settings, without_user
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,6 +119,7 @@ def _attach(client: Client, results: StudyResults, files: Mapping[str, bytes]) -
     study = client.study(results.study.id)
     if study.mlflow_run_id is None or study.mlflow_url is None:
         raise ServiceUnavailableError(f"MLflow does not have study {study.id}; see the controller's log")
-    tracking_url, _, _ = study.mlflow_url.partition("/#/")
-    attach(tracking_url, study.mlflow_run_id, files)
+    shown, _, _ = study.mlflow_url.partition("/#/")
+    own = settings().mlflow_url.rstrip("/")  # which may have a password, unlike what the API shows
+    attach(own if without_user(own) == shown else shown, study.mlflow_run_id, files)
     return study.mlflow_url

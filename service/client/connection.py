@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from service.addresses import running_addresses
+from service.addresses import on_this_machine, running_addresses
 from service.answers import STREAM_END, Problem
 from service.errors import (
     FieldProblem,
@@ -26,7 +25,7 @@ from service.errors import (
     UnauthenticatedError,
 )
 from service.event_stream import ServerMessage, server_messages
-from service.settings import settings
+from service.settings import HOW_TO_ESCAPE, settings, without_user
 from service.study import Event
 
 DEFAULT_URL = "http://127.0.0.1:8321"
@@ -42,7 +41,10 @@ Answer = TypeVar("Answer")
 
 
 class Connection:
-    """Where a service is and how it is asked. Requests are tried again for `patience_s` while it does not answer."""
+    """Where a service is and how it is asked. Requests are tried again for `patience_s` while it does not answer.
+
+    `url` is shown in errors and links: without the user name and password that it may have been given with.
+    """
 
     def __init__(
         self,
@@ -52,14 +54,16 @@ class Connection:
         timeout_s: float = 30.0,
         patience_s: float = 2.0,
     ) -> None:
-        self.url = (url or _default_url()).rstrip("/")
+        given = (url or _default_url()).rstrip("/")
+        self.url = without_user(given)
         headers = _key_header(settings().api_key.get_secret_value() if api_key is None else api_key)
         try:
             self._http = httpx.Client(
-                base_url=self.url, headers=headers, timeout=timeout_s, trust_env=not _is_loopback(self.url)
+                base_url=given, headers=headers, timeout=timeout_s, trust_env=not on_this_machine(given)
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise ServiceUnavailableError(f"{self.url!r} is no address of a service: {error}") from error
+            reason = str(error) if self.url == given else HOW_TO_ESCAPE  # the error may quote a part of it
+            raise ServiceUnavailableError(f"{self.url!r} is no address of a service: {reason}") from None
         self.patience_s = patience_s
 
     def __enter__(self) -> Self:
@@ -177,15 +181,6 @@ def quoted(part: str) -> str:
 def _default_url() -> str:
     found = settings().url or running_addresses(settings().home)
     return found if isinstance(found, str) else found.api_url if found else DEFAULT_URL
-
-
-def _is_loopback(url: str) -> bool:
-    """Whether the address is this machine's own, which no proxy stands in front of."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _key_header(api_key: str) -> dict[str, str]:

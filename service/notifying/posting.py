@@ -65,7 +65,7 @@ def post(
             return response.status
     except (httpcore.TimeoutException, TimeoutError) as error:
         raise NotSentError("no answer in time") from error
-    except httpcore.ProtocolError as error:  # whose text would show what it said instead
+    except (httpcore.ProtocolError, httpcore.ReadError, httpcore.WriteError) as error:  # texts may show what it said
         raise NotSentError("it hung up, or answered with something else than HTTP") from error
     except (httpcore.NetworkError, OSError) as error:
         raise NotSentError(str(error) or type(error).__name__) from error

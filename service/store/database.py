@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from service.store.sqlite_file import SqliteFile
 
 _BUSY_TIMEOUT_S = 15
 MAX_CONNECTIONS = 8  # of one process; they are kept, because it takes longer to connect than to ask
+_ANSWER_S = 5.0
 _LIBPQ_OPTIONS = {
     "connect_timeout": 5,  # seconds, the server's greeting included
     "keepalives_idle": 10,  # a peer that is gone is noticed after 10 + 3 · 5 s without a word,
@@ -52,14 +53,24 @@ class Database:
     """
 
     def __init__(
-        self, url: str, *, clock: Callable[[], datetime] = _utc_now, statement_timeout_s: float | None = None
+        self,
+        url: str,
+        *,
+        clock: Callable[[], datetime] = _utc_now,
+        statement_timeout_s: float | None = None,
+        answer_s: float = _ANSWER_S,
     ) -> None:
         """statement_timeout_s: after which PostgreSQL gives up a statement that reads, or to wait for a lock that a
         writer needs; None: never. What writes may take longer, such as the deletion of a large study.
+
+        answer_s: the time that PostgreSQL has to say that it is there, and to give up a statement in; one that has
+        stopped saying anything is unavailable then. Without a statement_timeout_s it is waited for.
         """
         self._statement_timeout_s = statement_timeout_s
         try:
             parsed = make_url(url)
+            if "@" in (parsed.host or ""):  # which is a part of the password, and would be quoted as a host's name
+                raise ArgumentError("an unescaped @")
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
             connect_args = (
                 {"timeout": _BUSY_TIMEOUT_S} if self.is_sqlite else _libpq_arguments(parsed, statement_timeout_s)
@@ -72,12 +83,16 @@ class Database:
                 pool_pre_ping=not self.is_sqlite,
                 connect_args=connect_args,
             )
-        except ArgumentError as error:
-            raise StoreUnavailableError("SAMSTUDY_DATABASE_URL is not a SQLAlchemy URL") from error
+        except (ArgumentError, ValueError):  # which quotes what it takes for a port
+            raise StoreUnavailableError(
+                "SAMSTUDY_DATABASE_URL is not a SQLAlchemy URL; an @ in its password must be written %40"
+            ) from None
         except ImportError as error:
             raise StoreUnavailableError(
                 f"the driver of {parsed.drivername} is not installed ({error.name}); the extra `postgres` has psycopg"
             ) from error
+        if statement_timeout_s is not None and parsed.get_driver_name() == "psycopg":
+            _watch_server(self._engine, statement_timeout_s, answer_s)
         self._clock = clock
         self._writer: Engine = self._engine.execution_options(writes=True)
         self._reader: Engine = self._engine
@@ -187,6 +202,27 @@ def _libpq_arguments(url: URL, statement_timeout_s: float | None) -> dict[str, A
         ours = f"-c statement_timeout={round(1000 * statement_timeout_s)}"
         arguments["options"] = " ".join([ours, *([given] if isinstance(given, str) else given)]).strip()
     return arguments
+
+
+def _watch_server(engine: Engine, statement_timeout_s: float, answer_s: float) -> None:
+    """Has every wait for PostgreSQL end that it does not answer: a ping soon, a transaction's statement later."""
+    from service.store.watched_connection import WatchedConnection  # psycopg is an extra
+
+    def note_unused(connection: Any, *_: object) -> None:
+        if connection is not None:  # it was not closed meanwhile
+            connection.patience_s, connection.may_be_busy = answer_s, False
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, args: Sequence[Any], arguments: dict[str, Any]) -> WatchedConnection:
+        return WatchedConnection.connect(*args, **arguments)
+
+    @event.listens_for(engine, "begin")
+    def note_used(connection: Connection) -> None:
+        watched: Any = connection.connection.dbapi_connection
+        watched.patience_s, watched.may_be_busy = statement_timeout_s + answer_s, True
+
+    event.listen(engine, "connect", note_unused)
+    event.listen(engine, "checkin", note_unused)
 
 
 def _watch_file(engine: Engine, file: SqliteFile) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from service.store import records, tables
 from service.store.database import Database
 from service.store.inserting import insert_configuration, insert_trials, last_number
 from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, EpochReported, Report, TrialEnded
-from service.store.spending import spent_on_attempts
+from service.store.spending import SleepWatch, spent_on_attempts
 from service.store.summaries import summarise_configurations
 from service.study import (
     AttemptState,
@@ -92,12 +93,22 @@ class DrivingStore:
 
     Every write locks the study's row and raises LeaseLostError where the study belongs to another driver by then, has
     ended, or was claimed again: a driver that wakes up late can do no harm.
+
+    stopwatch: seconds that stand still while the machine sleeps, which no budget pays for.
     """
 
-    def __init__(self, database: Database, study_id: str, driver_attempt: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        study_id: str,
+        driver_attempt: int,
+        *,
+        stopwatch: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._study_id = study_id
         self._driver_attempt = driver_attempt
+        self._sleep_watch = SleepWatch(stopwatch)
 
     def heartbeat(self, lease_s: float, waiting_reason: str | None = None) -> Instructions:
         """Extends the lease and tells what is wanted by now.
@@ -108,7 +119,7 @@ class DrivingStore:
             study = self._lock(connection)
             now = self._database.now(connection)
             expires_at = now + timedelta(seconds=lease_s)
-            self._show_life(connection, now, lease_expires_at=expires_at, waiting_reason=waiting_reason)
+            self._show_life(connection, study, now, lease_expires_at=expires_at, waiting_reason=waiting_reason)
             return Instructions(
                 intent=Intent(study.intent),
                 budget=study.spec["budget"],
@@ -210,15 +221,16 @@ class DrivingStore:
     def record(self, reports: Sequence[Report]) -> None:
         """Records what happened, in this order, as one transaction.
 
-        Reports of an attempt that is no longer the trial's current one are left out.
+        Reports of an attempt that is no longer the trial's current one are left out. A new result forgives the study
+        the drivers that it has lost; an epoch done again is none.
         """
         with self._database.writing() as connection:
-            self._lock(connection)
+            study = self._lock(connection)
             now = self._database.now(connection)
-            for report in reports:
-                self._record(connection, report, now)
-            news = any(isinstance(report, (EpochReported, TrialEnded)) for report in reports)
-            records.touch_study(connection, self._study_id, seen_at=now, **({"driver_losses": 0} if news else {}))
+            self._show_life(connection, study, now)
+            news = [self._record(connection, report, now) for report in reports]
+            forgiven = {"driver_losses": 0} if any(news) else {}
+            records.touch_study(connection, self._study_id, **forgiven)
 
     def finish(self, state: StudyState, reason: Reason, error: str | None = None, *, known: Known) -> StudyState:
         """Ends the study, and cancels its trials that have not ended; answers what has become of it.
@@ -242,8 +254,8 @@ class DrivingStore:
     def give_up_lease(self) -> None:
         """Ends the lease at once, so that the next driver need not wait until it runs out."""
         with self._database.writing() as connection:
-            self._lock(connection)
-            self._show_life(connection, self._database.now(connection), lease_expires_at=records.GIVEN_UP)
+            study = self._lock(connection)
+            self._show_life(connection, study, self._database.now(connection), lease_expires_at=records.GIVEN_UP)
 
     def leave(self) -> StudyState:
         """Nothing of the study runs any more as its user wished: it becomes what they want by now; answers that.
@@ -265,7 +277,8 @@ class DrivingStore:
         records.end_open_attempts(connection, trial_id, AttemptState.PAUSED, at=now)
         self._move_trial(connection, trial_id, TrialState.PAUSED, now)
 
-    def _record(self, connection: Connection, report: Report, now: datetime) -> None:
+    def _record(self, connection: Connection, report: Report, now: datetime) -> bool:
+        """Whether the report has brought a new result: an epoch, or the end of a trial."""
         trial = connection.execute(
             select(
                 tables.trials.c.state,
@@ -278,12 +291,12 @@ class DrivingStore:
         if isinstance(report, AttemptStarted):
             if state in (TrialState.PENDING, TrialState.PAUSED) and report.attempt == trial.attempt + 1:
                 self._start_attempt(connection, report, trial.started_at or now, now)
-            return
+            return False
         if report.attempt != trial.attempt or state is not TrialState.RUNNING:
-            return
+            return False
         match report:
             case EpochReported():
-                self._add_result(connection, report, now)
+                return self._add_result(connection, report, now)
             case TrialEnded():
                 check_trial_transition(state, report.state)
                 records.end_open_attempts(
@@ -292,11 +305,13 @@ class DrivingStore:
                 values = {"objective": report.objective, "error": report.error, "note": report.note}
                 self._move_trial(connection, report.trial_id, report.state, now, finished_at=now, **values)
                 summarise_configurations(connection, [trial.configuration_id])
+                return True
             case AttemptPaused():
                 self._pause_trial(connection, report.trial_id, now)
             case AttemptLost():
                 records.end_open_attempts(connection, report.trial_id, AttemptState.LOST, at=now, error=report.error)
                 self._move_trial(connection, report.trial_id, TrialState.PENDING, now)
+        return False
 
     def _start_attempt(
         self, connection: Connection, report: AttemptStarted, started_at: datetime, now: datetime
@@ -314,7 +329,8 @@ class DrivingStore:
         values = {"attempt": report.attempt, "started_at": started_at}
         self._move_trial(connection, report.trial_id, TrialState.RUNNING, now, **values)
 
-    def _add_result(self, connection: Connection, report: EpochReported, now: datetime) -> None:
+    def _add_result(self, connection: Connection, report: EpochReported, now: datetime) -> bool:
+        """Whether the epoch is new to the trial."""
         insert_into = sqlite_insert if self._database.is_sqlite else postgresql_insert
         added = connection.execute(
             insert_into(tables.results)
@@ -328,7 +344,8 @@ class DrivingStore:
             .on_conflict_do_nothing(index_elements=["trial_id", "epoch"])
             .returning(tables.results.c.id)
         )
-        if added.first() is not None:  # rowcount does not say so on PostgreSQL
+        is_new = added.first() is not None  # rowcount does not say so on PostgreSQL
+        if is_new:
             values = {"epochs_done": report.epoch, "metrics": report.metrics}
             records.touch_trial(connection, report.trial_id, **values)
         if report.warning is not None:
@@ -337,6 +354,7 @@ class DrivingStore:
                 .where(tables.attempts.c.trial_id == report.trial_id, tables.attempts.c.number == report.attempt)
                 .values(warning=report.warning)
             )
+        return is_new
 
     def _move_trial(
         self, connection: Connection, trial_id: str, state: TrialState, now: datetime, **values: Any
@@ -345,13 +363,14 @@ class DrivingStore:
 
     def _lock_once_more(self, connection: Connection) -> tuple[Row[Any], datetime]:
         """The study of a driver that ends by itself: its last sign of life is this moment."""
-        self._lock(connection)
+        study = self._lock(connection)
         now = self._database.now(connection)
-        self._show_life(connection, now)
+        self._show_life(connection, study, now)
         return self._lock(connection), now
 
-    def _show_life(self, connection: Connection, now: datetime, **values: Any) -> None:
+    def _show_life(self, connection: Connection, study: Row[Any], now: datetime, **values: Any) -> None:
         """Writes these columns with the driver's sign of life, which is no change that anybody waits for."""
+        self._sleep_watch.note(connection, study, now)
         table = tables.studies
         connection.execute(table.update().where(table.c.id == self._study_id).values(seen_at=now, **values))
 

@@ -124,7 +124,8 @@ class LifecycleStore:
         """Runs the failed trials of a finished study again, from their checkpoints, and whatever its failure cut off.
 
         A study that its user had ended does that and no more, one that has reached its target ends so again; any other
-        goes on as far as its budget lets it. Where that lets nothing run, nothing changes.
+        goes on as far as its budget lets it, one whose drivers failed also where there are no such trials. Where that
+        lets nothing run, nothing changes.
         """
         with self._database.writing() as connection:
             study, state, now = self._locked(connection, study_id)
@@ -139,7 +140,7 @@ class LifecycleStore:
             cut_off = records.trials_in(connection, study_id, [TrialState.CANCELLED])
             if state is not StudyState.FAILED:
                 cut_off = []
-            if not failed and not cut_off:
+            if not failed and not cut_off and study.reason != Reason.DRIVER_FAILED:
                 raise InvalidTransitionError(f"study {study_id!r} has no trial that failed or was lost")
             self._reopen_trials(connection, study_id, [*failed, *cut_off], now)
             by_user = study.reason == Reason.USER

@@ -20,9 +20,12 @@ from service.store import records
 
 Record = TypeVar("Record", bound=BaseModel)
 
+MAX_TOKEN_LENGTH = 1_000
+"""Of any token: the longest has a name of 100 characters, each of 6 bytes at most, and an id, in base64."""
+
 _FINGERPRINT_LENGTH = 16
 _MAX_TEXT = 300
-_MAX_INT = 2**63 - 1
+_MAX_INT = 2**31 - 1  # numbers and flags, which PostgreSQL holds in 4 bytes
 
 
 class PageTokenError(InvalidRequestError):
@@ -90,7 +93,7 @@ class Keyset:
 
     def _token(self, values: Sequence[Any]) -> str:
         plain = [value.isoformat() if isinstance(value, datetime) else value for value in values]
-        text = json.dumps([self._fingerprint, *plain], separators=(",", ":"))
+        text = json.dumps([self._fingerprint, *plain], ensure_ascii=False, separators=(",", ":"))
         return base64.urlsafe_b64encode(text.encode()).decode()
 
     def _values(self, token: str) -> list[Any]:

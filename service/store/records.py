@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -26,7 +27,19 @@ from service.study import (
 GIVEN_UP = datetime(1970, 1, 1, tzinfo=UTC)
 """When the lease of a driver ended that has given it up by itself."""
 
+DRIVER_SLEPT = "driver.slept"
+"""The event of a driver whose machine has slept; its data are `Sleep`'s."""
+
 Record = TypeVar("Record", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """How long the machine of a driver had slept when the driver next showed a sign of life."""
+
+    driver_attempt: int
+    seconds: float
+    woke_at: datetime
 
 
 def as_record(record_type: type[Record], row: Row[Any]) -> Record:
@@ -84,6 +97,21 @@ def last_seen(study: Row[Any], now: datetime) -> datetime:
     return now if study.seen_at is None else min(now, study.seen_at)
 
 
+def sleeps_of(connection: Connection, study_id: str) -> list[Sleep]:
+    """How the machines of a study's drivers have slept."""
+    table = tables.events
+    query = select(table.c.data, table.c.at).where(table.c.study_id == study_id, table.c.kind == DRIVER_SLEPT)
+    return [Sleep(row.data["driver_attempt"], row.data["seconds"], row.at) for row in connection.execute(query)]
+
+
+def awake_s(since: datetime, until: datetime, sleeps: Collection[Sleep], driver_attempt: int) -> float:
+    """The seconds between two times of a driver, both of them its signs of life, in which its machine did not sleep."""
+    slept_s = sum(
+        sleep.seconds for sleep in sleeps if sleep.driver_attempt == driver_attempt and since < sleep.woke_at <= until
+    )
+    return max(0.0, (until - since).total_seconds() - slept_s)
+
+
 def set_study_state(
     connection: Connection,
     study: Row[Any],
@@ -96,15 +124,16 @@ def set_study_state(
 ) -> None:
     """Moves a locked study into another state and says so in an event. Raises InvalidTransitionError.
 
-    A driver that it had has worked on it until `last_seen`.
+    A driver that it had has worked on it until `last_seen`, while its machine was awake.
     """
     old = StudyState(study.state)
     check_study_transition(old, state)
     if state.has_driver and not old.has_driver:
         values |= {"running_since": at, "started_at": study.started_at or at}
     if old.has_driver and not state.has_driver:
-        spent_s = (last_seen(study, at) - study.running_since).total_seconds() if study.running_since else 0.0
-        values |= {"running_since": None, "elapsed_s": study.elapsed_s + max(0.0, spent_s), "slots": None}
+        sleeps, began = sleeps_of(connection, study.id), study.running_since
+        spent_s = awake_s(began, last_seen(study, at), sleeps, study.driver_attempt) if began else 0.0
+        values |= {"running_since": None, "elapsed_s": study.elapsed_s + spent_s, "slots": None}
         values |= {"lease_expires_at": None, "seen_at": None}
     if state.is_final:
         values |= {"finished_at": at, "reason": reason, "error": error, "waiting_reason": None, "untidy": True}

@@ -11,7 +11,9 @@ from typing import Any
 
 import httpx
 
+from service.addresses import on_this_machine
 from service.errors import ServiceUnavailableError
+from service.settings import HOW_TO_ESCAPE, without_user
 from service.shares import Node
 from service.store.reconciling import DriverClaim
 
@@ -33,10 +35,16 @@ class DriverJobs:
     def __init__(
         self, jobs_url: str, *, token: str, command: Sequence[str] = DRIVER_COMMAND, timeout_s: float = _TIMEOUT_S
     ) -> None:
-        self._url = jobs_url
+        self._url = without_user(jobs_url)
         self._command = command
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=jobs_url, headers=headers, timeout=timeout_s)
+        try:
+            self._http = httpx.Client(
+                base_url=jobs_url, headers=headers, timeout=timeout_s, trust_env=not on_this_machine(jobs_url)
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            reason = str(error) if self._url == jobs_url else HOW_TO_ESCAPE  # the error may quote a part of it
+            raise ServiceUnavailableError(f"{self._url!r} is no address of a Ray cluster: {reason}") from None
 
     def check(self) -> None:
         """Raises ServiceUnavailableError where the cluster does not answer."""

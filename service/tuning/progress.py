@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from statistics import fmean
 from typing import Protocol
 
 from search_spaces.parameters import Point, point_key
 from service.analysis.aggregation import most_seeds_first, summarise
+from service.analysis.moments import mean_of
 from service.spec import StudySpec
 from service.spec_sections import Budget
 from service.store.driving import Instructions, Known, NewConfigurationsError, StudySnapshot
@@ -48,8 +48,7 @@ class _TrialProgress:
     attempt: int
     losses: int
     trained_s: float
-    running_since: datetime | None = None
-    began_s: float = 0.0
+    began_s: float | None = None
     seconds_left: float | None = None
     epochs_done: int = 0
     values: dict[int, float] = field(default_factory=dict)
@@ -59,8 +58,8 @@ class _TrialProgress:
 class StudyProgress:
     """One study while a driver runs it, rebuilt from the store's snapshot.
 
-    clock: the time, for the budgets that count it. stopwatch: seconds that stand still while the machine sleeps, for
-    the limit of a trial, as its worker counts it.
+    clock: the time, which tells how long ago the driver was claimed. stopwatch: seconds that stand still while the
+    machine sleeps, for all limits on time, as the workers count them and the store does.
     """
 
     def __init__(
@@ -77,10 +76,11 @@ class StudyProgress:
         self._budget = spec.budget
         self._algorithm = algorithm
         self._log = log
-        self._clock = clock
         self._stopwatch = stopwatch
-        self._elapsed_s = snapshot.study.elapsed_s
-        self._running_since = snapshot.study.running_since or clock()
+        self._began_s = stopwatch()
+        claimed_at = snapshot.study.running_since
+        starting_s = (clock() - claimed_at).total_seconds() if claimed_at else 0.0
+        self._elapsed_s = snapshot.study.elapsed_s + max(0.0, starting_s)
         self._attempts_s = snapshot.attempts_s
         self._intent = snapshot.study.intent
         self._slots = snapshot.study.slots
@@ -141,12 +141,11 @@ class StudyProgress:
                 Reason.TOO_MANY_FAILURES,
                 f"{self._failures} trials failed, and budget.max_failed_trials is {most}",
             )
-        now = self._clock()
         longest = self._budget.max_wallclock_s
-        if longest is not None and self._elapsed_s + (now - self._running_since).total_seconds() > longest:
+        if longest is not None and self._elapsed_s + self._stopwatch() - self._began_s > longest:
             return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
         hours = self._budget.max_gpu_hours
-        if hours is not None and self._gpu_hours(now) > hours:
+        if hours is not None and self._gpu_hours() > hours:
             return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
         waited_for = self._waited_for()
         return Leaving() if waited_for is not None and not waited_for else None
@@ -163,7 +162,6 @@ class StudyProgress:
             return False
         trial.state = TrialState.RUNNING
         trial.attempt = attempt
-        trial.running_since = self._clock()
         trial.began_s = self._stopwatch()
         return True
 
@@ -181,7 +179,7 @@ class StudyProgress:
     def is_overdue(self, trial_id: str, grace_s: float) -> bool:
         """Whether the trial still trains so long after its time has run out."""
         trial = self._trials[trial_id]
-        if trial.seconds_left is None or trial.running_since is None:
+        if trial.seconds_left is None or trial.began_s is None:
             return False
         return self._stopwatch() - trial.began_s > trial.seconds_left + grace_s
 
@@ -391,16 +389,17 @@ class StudyProgress:
     def _end_attempt(self, trial_id: str) -> _TrialProgress:
         trial = self._trials[trial_id]
         self._running.discard(trial_id)
-        if trial.running_since is not None:
-            spent_s = (self._clock() - trial.running_since).total_seconds()
+        if trial.began_s is not None:
+            spent_s = self._stopwatch() - trial.began_s
             trial.trained_s += spent_s
             self._attempts_s += spent_s
-            trial.running_since = None
+            trial.began_s = None
         return trial
 
-    def _gpu_hours(self, now: datetime) -> float:
-        running = [self._trials[trial_id].running_since for trial_id in self._running]
-        running_s = sum((now - since).total_seconds() for since in running if since is not None)
+    def _gpu_hours(self) -> float:
+        now_s = self._stopwatch()
+        began_s = [self._trials[trial_id].began_s for trial_id in self._running]
+        running_s = sum(now_s - began for began in began_s if began is not None)
         return self._spec.resources_per_trial.gpu * (self._attempts_s + running_s) / 3600
 
     def _learn(self, configuration_id: str) -> None:
@@ -410,7 +409,7 @@ class StudyProgress:
             return
         states = {trial.state for trial in trials}
         values = [trial.objective for trial in trials if trial.objective is not None]
-        value = fmean(values) if values else None
+        value = mean_of(values) if values else None
         # What lacks a seed must not look as good as what has all: the lacking one may be the one that diverged.
         outcome: Outcome = "complete" if states == {TrialState.SUCCEEDED} else "pruned"
         if value is None:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
-from service.api.app import Server, create_app
+from service.api.app import create_app, server_of
 from service.settings import Settings
 from service.spec import parse_spec
 from service.store.database import Database
@@ -202,14 +201,15 @@ class RunningApi:
     def start(self) -> None:
         app = create_app(self._database, self._settings)
         self.stopping = app.state.stopping
-        config = uvicorn.Config(
-            app, port=self.port, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=3
-        )
-        self._server = Server(config, self.stopping)
+        self._server = server_of(app, self._settings.model_copy(update={"port": self.port}))
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
         wait_until(lambda: self._server.started or not self._thread.is_alive())
         assert self._server.started
+
+    @property
+    def waiting_requests(self) -> int:
+        return len(self._server.server_state.tasks)
 
     def ask_to_stop(self) -> threading.Thread:
         self.stopping.set()

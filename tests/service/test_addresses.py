@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from service.addresses import Addresses, AlreadyRunningError, holding, publish, running_addresses, withdraw
+from service.addresses import (
+    Addresses,
+    AlreadyRunningError,
+    holding,
+    on_this_machine,
+    publish,
+    running_addresses,
+    withdraw,
+)
 
 
 @pytest.fixture
@@ -41,3 +49,21 @@ def test_a_file_that_says_nothing_is_no_service(tmp_path: Path, content: str) ->
     (tmp_path / "addresses.json").write_text(content)
     with holding(tmp_path):
         assert running_addresses(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "is_here"),
+    [
+        ("http://127.0.0.1:5000", True),
+        ("http://u:p@localhost:5000/x", True),
+        ("http://127.8.8.8", True),
+        ("http://[::1]:80", True),
+        ("http://127.0.0.1.example", False),
+        ("http://127.0.0.1@example", False),
+        ("http://192.0.2.1", False),
+        ("http://[2001:db8::1]", False),
+        ("mlflow", False),
+    ],
+)
+def test_an_address_is_this_machines_own_where_it_is_a_loopback_one(url: str, is_here: bool) -> None:
+    assert on_this_machine(url) is is_here

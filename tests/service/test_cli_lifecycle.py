@@ -93,7 +93,7 @@ def test_failed_trials_are_retried(command: Command, life: Life) -> None:
     driver = life.start(study)
     life.fail(driver, life.propose(driver, {"lambda": 0.0, "rho": 0.1})[0])
     life.succeed(driver)
-    assert command("retry", study.id).startswith(f"study {study.id} runs its failed trials again")
+    assert command("retry", study.id).startswith(f"study {study.id} runs again what failed")
     assert life.studies.get(study.id).state is StudyState.QUEUED
 
 

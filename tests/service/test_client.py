@@ -42,6 +42,7 @@ from service.store.database import Database
 from service.store.studies import StudyFilter
 from service.study import Origin, StudyState, TrialState
 from service.trial_logs import TrialLog
+from tests.service.proxy import proxy_of_the_environment
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi
@@ -517,6 +518,33 @@ def test_the_address_comes_from_the_settings_else_from_the_running_service_else_
     monkeypatch.setenv("SAMSTUDY_URL", "http://api.example/")
     settings.cache_clear()
     assert Client().url == "http://api.example"
+
+
+@pytest.mark.parametrize("password", ["s3cret", "s3/cret", "s3?cret"])
+def test_no_error_and_no_name_of_a_client_shows_a_password(password: str, unused_port: int) -> None:
+    def ask() -> None:
+        with Client(f"http://u:{password}@127.0.0.1:{unused_port}", patience_s=0) as client:
+            assert client.url == f"http://127.0.0.1:{unused_port}"
+            client.check_ready()
+
+    with pytest.raises(ServiceUnavailableError, match=r"127\.0\.0\.1") as caught:
+        ask()
+    assert "s3" not in str(caught.value)
+    assert "cret" not in str(caught.value)
+
+
+def test_the_user_of_an_address_is_sent_to_it_all_the_same(running_api: RunningApi) -> None:
+    with Client(running_api.url.replace("://", "://u:s3cret@")) as client:
+        assert client._http.base_url.userinfo == b"u:s3cret"
+        client.check_ready()
+
+
+def test_a_service_on_this_machine_is_asked_past_every_proxy(
+    running_api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with proxy_of_the_environment(monkeypatch) as asked, Client(running_api.url) as client:
+        client.check_ready()
+    assert asked == []
 
 
 class TestServerMessages:

@@ -523,6 +523,49 @@ def test_an_action_that_fails_is_done_again(wait_until: Callable[..., None]) -> 
     assert not thread.is_alive()
 
 
+@pytest.mark.parametrize(("stood_s", "is_lost"), [(60, False), (0.3, True)])
+def test_drivers_may_renew_their_leases_after_the_controller_stood_still_too(
+    world: World, controller: Controller, stood_s: float, is_lost: bool
+) -> None:
+    study = world.create()
+    controller.reconcile()
+    driver = world.driver(study)
+    driver.heartbeat(10)
+    world.advance(60)
+    controller.stood_still(stood_s)
+    controller.reconcile()
+    assert (world.jobs.stopped == [DriverClaim(study.id, 1)]) is is_lost
+    if not is_lost:
+        driver.heartbeat(10)
+        world.advance(9)
+        controller.reconcile()
+        assert world.jobs.stopped == []
+
+
+def test_a_driver_that_does_not_wake_is_lost_after_the_time_of_a_lease(world: World, controller: Controller) -> None:
+    study = world.create()
+    controller.reconcile()
+    world.driver(study).heartbeat(10)
+    world.advance(60)
+    controller.stood_still(60)
+    controller.reconcile()
+    world.advance(10)
+    controller.reconcile()
+    assert world.jobs.stopped == [DriverClaim(study.id, 1)]
+
+
+def test_an_action_hears_how_long_its_process_stood_still(wait_until: Callable[..., None]) -> None:
+    stopping, seconds, heard = Event(), iter([0.0, 0.25, 10.0, 40.25]), list[float]()
+
+    def hear(stood_s: float) -> None:
+        heard.append(stood_s)
+        if len(heard) == 2:
+            stopping.set()
+
+    _repeat(lambda: None, stopping, 0.25, stood_still=hear, clock=lambda: next(seconds))
+    assert heard == [0.0, 30.0]
+
+
 def test_a_controller_that_could_not_renew_its_lease_in_time_leads_no_longer(world: World) -> None:
     now = 0.0
     store = ReconcilingStore(world.database)

@@ -26,6 +26,7 @@ from service.store.exporting import ExportStore
 from service.store.keys import KeyStore
 from service.store.reconciling import ReconcilingStore
 from service.store.watching import WatchingStore
+from tests.service.proxy import proxy_of_the_environment
 from tests.small_disk import small_disk
 
 if TYPE_CHECKING:
@@ -149,6 +150,48 @@ class TestTheCommand:
         shown = shown_settings(Settings(database_url="postgresql+psycopg://me:s3cret@db:5432/x"))
         assert shown["database_url"] == "postgresql+psycopg://me:***@db:5432/x"
         assert "s3cret" not in str(shown_settings(Settings(RAY_AUTH_TOKEN="s3cret", api_key="s3cret")))
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "postgresql+psycopg://u:s3/cret@h/db",
+            "postgresql+psycopg://u:s3@cret@h/db",
+            "postgresql+psycopg://h/db?user=u&password=s3;cret",
+            "postgresql+psycopg://me@corp:s3'cret@h/db",
+        ],
+    )
+    def test_no_part_of_a_password_is_shown(self, url: str) -> None:
+        shown = str(shown_settings(Settings(database_url=url), only_set=True))
+        assert "s3" not in shown
+        assert "cret" not in shown
+
+    @pytest.mark.parametrize("password", ["s3cret", "s3/cret", "s3@cret", "s3?cret", "s3%2Fcret", "[s3cret]"])
+    def test_no_finding_shows_a_password(self, password: str, unused_port: int) -> None:
+        url = f"http://u:{password}@127.0.0.1:{unused_port}"
+        current = Settings(url=url, ray_jobs_url=url, mlflow_url=url)
+        found = [
+            examining_services.examine_api(current, None),
+            examining_services.examine_mlflow(url, None),
+            *examining_services.examine_ray(current, None),
+            *examining_machine.examine_ports({"MLflow": url}),
+        ]
+        shown = " ".join(line for finding in found for line in lines(finding, width=200))
+        assert shown.count("nothing answers") == 2
+        assert shown.count("127.0.0.1") == 3
+        assert "s3" not in shown
+        assert "cret" not in shown
+
+    def test_what_is_on_this_machine_is_not_asked_through_a_proxy(
+        self, answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mlflow, ray = answering(a_mlflow()), answering(ray_nodes({"CPU": 8}))
+        with proxy_of_the_environment(monkeypatch) as asked:
+            assert examining_services.examine_mlflow(mlflow, None).verdict is Verdict.WELL
+            found = list(examining_services.examine_ray(Settings(ray_jobs_url=ray), None))
+            assert {finding.verdict for finding in found} == {Verdict.WELL}
+            assert asked == []
+            elsewhere = examining_services.examine_mlflow("http://mlflow.invalid", None)
+        assert (elsewhere.verdict, asked[0]) == (Verdict.WELL, "http://mlflow.invalid/health")
 
     @pytest.mark.parametrize("width", [60, 80, 200])
     def test_a_finding_fits_the_terminal(self, width: int) -> None:

@@ -74,8 +74,41 @@ def test_a_storage_without_credentials_is_taken(storage: str) -> None:
     assert Settings(storage=storage).storage_uri == storage
 
 
+@pytest.mark.parametrize("proxies", ["192.0.2.1", "192.0.2.1, 2001:db8::/32,127.0.0.1", ""])
+def test_proxies_are_addresses_and_networks(monkeypatch: pytest.MonkeyPatch, proxies: str) -> None:
+    monkeypatch.setenv("SAMSTUDY_TRUSTED_PROXIES", proxies)
+    assert Settings().trusted_proxies == proxies
+
+
+@pytest.mark.parametrize("proxies", ["*", "proxy.example", "192.0.2.1/24", "192.0.2.1,,192.0.2.2"])
+def test_what_is_no_address_of_a_proxy_is_refused(monkeypatch: pytest.MonkeyPatch, proxies: str) -> None:
+    monkeypatch.setenv("SAMSTUDY_TRUSTED_PROXIES", proxies)
+    with pytest.raises(ValidationError, match="must be addresses or networks"):
+        Settings()
+
+
 @pytest.mark.parametrize("name", ["LEASE_S", "STARTUP_LEASE_S"])
 def test_no_lease_is_longer_than_the_longest(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"SAMSTUDY_{name}", "600.1")
     with pytest.raises(ValidationError, match="600"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://u:s3cret@mlflow.test:5000/at/x?y=1#z", "http://mlflow.test:5000/at/x?y=1#z"),
+        ("https://token@mlflow.test", "https://mlflow.test"),
+        ("https://me@corp:p@ss@mlflow.test", "https://mlflow.test"),
+        ("https://u:pa/ss@mlflow.test/x", "https://mlflow.test/x"),
+        ("https://u:pa?s#s@[2001:db8::1]:80/x", "https://[2001:db8::1]:80/x"),
+        ("http://mlflow.test:5000/of/@team?who=a@b", "http://mlflow.test:5000/of/@team?who=a@b"),
+        ("http://[::1]:5000/@team", "http://[::1]:5000/@team"),
+        ("http://mlflow.test/a:b@c", "http://mlflow.test/a:b@c"),
+    ],
+)
+def test_addresses_that_others_are_shown_have_no_password_and_all_else(url: str, shown: str) -> None:
+    assert Settings(mlflow_url=url).browser_mlflow_url == shown
+    assert Settings(mlflow_public_url=url, mlflow_url="http://mlflow.test").browser_mlflow_url == shown
+    assert Settings(url=url).api_url == shown
+    assert Settings(mlflow_url=url).mlflow_url == url

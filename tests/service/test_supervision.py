@@ -13,6 +13,7 @@ import pytest
 
 from service.errors import ServiceUnavailableError
 from service.supervision import Part
+from tests.service.proxy import proxy_of_the_environment
 
 WAITS = "while :; do sleep 60; done"
 
@@ -169,3 +170,13 @@ def test_a_part_that_never_started_can_be_stopped(a_part: Callable[..., Part]) -
     part = a_part(WAITS)
     part.stop()
     assert not part.restart_if_ended()
+
+
+def test_a_part_on_this_machine_is_asked_past_every_proxy(
+    a_part: Callable[..., Part], answering_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = a_part(WAITS, ready_url=answering_url, token="secret")
+    part.start()
+    with proxy_of_the_environment(monkeypatch) as asked:
+        part.wait_until_ready(threading.Event())
+    assert asked == []

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.analysis.aggregation import ConfigurationResult, aggregate, best, summarise, summary_of
+from service.analysis.aggregation import ConfigurationResult, Summary, aggregate, best, summarise, summary_of
 from service.study import Configuration, Purpose, Trial, TrialState
 from tests.service.analysis.records import configuration, trial
 
@@ -62,6 +62,32 @@ def test_equal_replicates_have_an_interval_of_no_width() -> None:
 def test_equal_replicates_are_their_own_mean_and_have_no_spread(value: float, n: int) -> None:
     summary = summarise([value] * n)
     assert (summary.mean, summary.std, summary.n) == (value, 0.0, n)
+
+
+@pytest.mark.parametrize("exponent", [-900, -300, 300, 600, 1_000])
+def test_a_summary_grows_with_its_values(exponent: int) -> None:
+    values = [1.0, 2.0, 6.0]
+    small, large = summarise(values), summarise([math.ldexp(value, exponent) for value in values])
+    for name in ("mean", "std", "low", "high"):
+        assert getattr(large, name) == math.ldexp(getattr(small, name), exponent)
+
+
+def test_what_no_float_can_hold_is_left_out_of_a_summary() -> None:
+    # std 0.14e308, margin 12.7 · 0.14e308 / √2 = 1.27e308: the upper end would be 2.87e308
+    summary = summarise([1.5e308, 1.7e308])
+    assert (summary.mean, summary.std) == (pytest.approx(1.6e308), pytest.approx(0.1414e308, rel=1e-3))
+    assert (summary.low, summary.high) == (pytest.approx(0.329e308, rel=1e-2), None)
+    opposite = summarise([1.7e308, -1.7e308])
+    assert (opposite.mean, opposite.std, opposite.low, opposite.high, opposite.n) == (0.0, None, None, None, 2)
+    for known in (summary, opposite):
+        assert summary_of(known.mean, known.std, known.n) == known
+        assert Summary.model_validate_json(known.model_dump_json()) == known
+
+
+def test_a_diverged_configuration_ranks_like_any_other() -> None:
+    found = results((1e200, 3e200), (1.7e308, -1.7e308), (2.0, 1.0), (1e308, 1.7e308))
+    assert best(found, "min") == found[1]
+    assert best(found, "max") == found[3]
 
 
 def test_nothing_cannot_be_summarised() -> None:

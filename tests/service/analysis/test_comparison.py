@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -130,3 +132,31 @@ def test_corrected_values_stay_probabilities() -> None:
 
 def test_comparisons_without_a_test_do_not_count() -> None:
     assert holm([0.01, None, 0.02]) == [0.02, None, 0.02]
+
+
+SIDES = {
+    "in pairs": (by_seed([0.5, 0.7, 0.65]), by_seed([0.4, 0.75, 0.5])),
+    "by Welch's test": (by_seed([0.5, 0.7, 0.65]), by_seed([0.4, 0.75, 0.5, 0.45], 100)),
+    "with too few values": (by_seed([0.5]), by_seed([0.4, 0.75], 100)),
+}
+
+
+@pytest.mark.parametrize("exponent", [-900, -300, 300, 600, 1_020])
+@pytest.mark.parametrize("sides", SIDES.values(), ids=SIDES)
+def test_a_comparison_grows_with_its_values(sides: tuple[dict[int, float], dict[int, float]], exponent: int) -> None:
+    large = compare(*({seed: math.ldexp(value, exponent) for seed, value in side.items()} for side in sides))
+    small = compare(*sides)
+    for name in ("difference", "low", "high"):
+        length = getattr(small, name)
+        assert getattr(large, name) == (None if length is None else math.ldexp(length, exponent))
+    assert large.p_value == small.p_value
+    assert (large.test, large.note) == (small.test, small.note)
+
+
+@pytest.mark.parametrize("first", [0, 100], ids=["in pairs", "by Welch's test"])
+def test_a_difference_that_no_float_can_hold_is_tested_all_the_same(first: int) -> None:
+    comparison = compare(by_seed([1.7e308, 1.6e308, 1.65e308]), by_seed([-1.7e308, -1.68e308, -1.6e308], first))
+    assert comparison.difference is None
+    assert comparison.high is None
+    assert comparison.p_value is not None
+    assert comparison.p_value < 0.001

@@ -59,6 +59,33 @@ class TestMeanCurve:
             mean_curve([], label="", colour="")
 
 
+@pytest.mark.parametrize("size", [1e-250, 1e-170, 1e170, 1e249])
+def test_a_band_is_as_wide_at_every_size(size: float) -> None:
+    values = [0.1, 0.9, 1.0, 1.0, 1.0]
+    assert band_edges([size * value for value in values]) == pytest.approx(
+        tuple(size * edge for edge in band_edges(values)), rel=1e-12, abs=0
+    )
+    assert tail_mean({float(place): size * value for place, value in enumerate(values)}, 1.0) == pytest.approx(
+        size * statistics.mean(values), rel=1e-12, abs=0
+    )
+
+
+def test_a_band_ends_where_the_axis_does() -> None:
+    assert band_edges([1.7e308, 1.0]) == (1.0, 1e250)
+    assert band_edges([1.7e308, -1.7e308]) == (-1.7e308, 1e250)  # their spread is no float
+
+
+def test_curves_of_a_training_that_diverged_can_be_drawn_without_a_warning() -> None:
+    runs = [{0.0: 1.0, 9.0: 1e160, 18.0: 2e250, 27.0: 1e300}, {0.0: 1e-3, 9.0: 1e150, 18.0: 1.0, 27.0: 1.7e308}]
+    curve = mean_curve(runs, label="λ", colour="#0072b2")
+    assert (curve.x, curve.mean[-1], curve.high[-1]) == ((0.0, 9.0, 18.0), 1e250, 1e250)
+    figure = CurveFigure("t", (), "steps", "value", (CurvePanel("", (curve,)),))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert curves_png(figure)
+        assert "1e+250" in curves_html(figure)
+
+
 def test_a_run_ends_at_the_mean_of_its_tail() -> None:
     run = {float(place): float(place) for place in range(101)}
     assert tail_mean(run, 0.02) == pytest.approx((98 + 99 + 100) / 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -59,6 +60,28 @@ def test_what_decides_the_objective_is_the_most_important(
     assert sum(found.values()) == pytest.approx(1)
     assert list(found.values()) == sorted(found.values(), reverse=True)
     assert found["rho"] > 0.5
+
+
+@pytest.mark.parametrize("exponent", [-900, -40, 600, 1_024])
+def test_importances_are_the_same_at_every_size(exponent: int) -> None:
+    """A forest by itself splits nothing whose variance is below 1e-16; the squares of large numbers are no floats."""
+
+    def found(exponent: int) -> dict[str, float]:
+        made = results(40, lambda point: math.ldexp(point["rho"] + point["batch_size"] / 1_000, exponent))
+        return importances(made, SPACE, mode="min", method="fanova")[0]
+
+    assert found(exponent) == found(0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("values", [(1e200, 2.0), (1e308, 1.7e308, 5.0), (1.79e308, -1.79e308), (1e300, 0.1, 0.2, 0.3)])
+def test_a_training_that_diverged_does_not_hide_what_matters(
+    method: ImportanceMethod, values: tuple[float, ...]
+) -> None:
+    turn = iter(range(1_000))
+    found, n = importances(results(22, lambda _: values[next(turn) % len(values)]), SPACE, mode="min", method=method)
+    assert n == 22
+    assert sum(found.values()) == pytest.approx(1)
 
 
 def test_words_can_matter_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import struct
@@ -9,6 +10,7 @@ import warnings
 from typing import Any
 
 import pytest
+from matplotlib.image import imread
 
 from service.analysis import colours
 from service.analysis.aggregation import Summary, aggregate
@@ -51,9 +53,59 @@ def test_every_surface_can_be_drawn(shown: Surface) -> None:
     assert "<html>" in heat_map_html(shown, title=HOSTILE, metric="val_accuracy")
 
 
+DIVERGED = {
+    "large": [1e300, 3e305, 2.0, 1e200],
+    "the largest": [1.79e308, 1.7e308, 1.79e308, 1.7e308],
+    "on both sides": [1.79e308, -1.79e308, 1.0, 0.0],
+    "small": [1e-310, 2e-310, 5e-320, 0.0],
+}
+
+
+@pytest.mark.parametrize("values", DIVERGED.values(), ids=DIVERGED)
+@pytest.mark.parametrize("count", [4, 30], ids=["grid", "continuum"])
+def test_every_number_can_be_drawn_without_a_warning(values: list[float], count: int) -> None:
+    configurations = [configuration(number, rho=0.1, **{"lambda": number / 40}) for number in range(1, count + 1)]
+    trials = [
+        trial(of, seed, values[(of.number + seed * (of.number % 3)) % 4]) for of in configurations for seed in (0, 1)
+    ]
+    shown = surface(aggregate(configurations, trials), mode="min")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        size_of(heat_map_png(shown, title="", metric="val_loss"))
+        page = heat_map_html(shown, title="", metric="val_loss")
+    assert "Infinity" not in page[page.rindex("Plotly.newPlot(") :]
+
+
+def test_parameters_of_any_size_can_be_drawn_without_a_warning() -> None:
+    for values in ([10.0**power for power in range(-308, 309, 40)], [5e306 * number for number in range(18)]):
+        shown = surface(results([{"lambda": 0.5, "rho": value} for value in values], [0.5] * len(values)), mode="max")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            heat_map_png(shown, title="", metric="m")
+            heat_map_html(shown, title="", metric="m")
+
+
 def test_a_picture_grows_with_its_grid() -> None:
     one = surface(results([{"lambda": 0.5, "rho": 0.1}], [0.5]), mode="max")
     assert size_of(heat_map_png(a_grid(), title="", metric="m")) > size_of(heat_map_png(one, title="", metric="m"))
+
+
+@pytest.mark.parametrize(
+    ("y", "values"),
+    [
+        ("rho", [0.013111, 0.3262]),
+        ("base_optimizer", ["adamw", "W" * 60]),
+        ("rho", [0.00001 * 1.7**n for n in range(25)]),
+    ],
+    ids=["digits", "words", "a continuum"],
+)
+def test_nothing_is_cut_off_at_the_edges(y: str, values: list[Any]) -> None:
+    shown = surface(
+        results([{"lambda": n, y: value} for n, value in enumerate(values)], [0.5] * len(values)), mode="max", y=y
+    )
+    picture = imread(io.BytesIO(heat_map_png(shown, title="t", metric="m")))[..., :3]
+    edges = (picture[:, :4], picture[:, -4:], picture[:4], picture[-4:])
+    assert all((edge == 1).all() for edge in edges)
 
 
 def test_the_same_surface_gives_the_same_picture() -> None:
@@ -141,6 +193,8 @@ def summary(mean: float, std: float | None) -> Summary:
         ("samples_per_s", 51234.0, 240.0, "51234 ± 240"),
         ("val_loss", 2e-9, 1e-10, "2e-09 ± 1e-10"),
         ("val_loss", 0.5, None, "0.500"),
+        ("val_loss", 1.7e308, 1.2e308, "1.7e+308 ± 1.2e+308"),
+        ("val_loss", 1e300, None, "1e+300"),
     ],
 )
 def test_values_have_the_decimals_that_their_spread_justifies(

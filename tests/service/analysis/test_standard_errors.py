@@ -38,3 +38,14 @@ def test_equal_replicates_on_both_sides_leave_no_unit_to_a_difference() -> None:
 
 def test_one_side_without_spread_is_enough_where_the_other_has_some() -> None:
     assert in_standard_errors(known(1, 0.0), known(0, 3.0, 9)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("size", [1e-250, 1e-100, 1e200, 1e307])
+def test_it_is_the_same_at_every_size(size: float) -> None:
+    # as −2 / √2 above; at 1e307 the difference of the means, 2e308, is no float
+    a, b = known(-10 * size, 3 * size * 2**0.5, 9), known(10 * size, 4 * size * 2**0.5, 16)
+    assert in_standard_errors(a, b) == pytest.approx(-10)
+
+
+def test_a_small_spread_beside_a_large_mean_counts() -> None:
+    assert in_standard_errors(known(2e300, 3e100, 9), known(1e300, 4e100, 16)) == pytest.approx(1e200 / 2**0.5)

@@ -35,6 +35,10 @@ def read_all(api: TestClient, path: str, name: str, meanwhile: Any = lambda: Non
         meanwhile()
 
 
+def forged(values: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode()
+
+
 class TestStudies:
     @pytest.mark.parametrize("order_by", ["-created_at", "created_at", "name", "-name"])
     @pytest.mark.parametrize("page_size", [1, 2, 3, 7])
@@ -97,6 +101,12 @@ class TestStudies:
             assert refusal(answer) == (422, "invalid_request", ["page_token"])
             assert "other filters or another order" in answer.json()["detail"]
 
+    @pytest.mark.parametrize("character", ["\N{GRINNING FACE}", '"', "ß"])
+    def test_the_longest_name_makes_a_token_that_is_taken(self, api: TestClient, life: Life, character: str) -> None:
+        there = [life.create(name=100 * character).id for _ in range(3)]
+        found = read_all(api, "studies", "studies", order_by="name", page_size=1)
+        assert [study["id"] for study in found] == sorted(there)
+
     def test_a_token_that_somebody_changed_is_refused(self, api: TestClient, life: Life) -> None:
         for _ in range(2):
             life.create()
@@ -114,8 +124,7 @@ class TestStudies:
             [["x"] * 16, created_at, study_id],
             {"a": 1, "b": 2, "c": 3},
         ):
-            changed = base64.urlsafe_b64encode(json.dumps(made_up).encode()).decode()
-            answer = api.get("studies", params={"page_token": changed})
+            answer = api.get("studies", params={"page_token": forged(made_up)})
             assert refusal(answer) == (422, "invalid_request", ["page_token"]), made_up
         deep = base64.urlsafe_b64encode(b"[" * 700).decode()
         assert refusal(api.get("studies", params={"page_token": deep})) == (422, "invalid_request", ["page_token"])
@@ -179,6 +188,27 @@ class TestConfigurations:
         assert numbers(origin="USER") == [2]
         assert numbers(complete=True) == [1]
         assert numbers(complete=True, origin="USER") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "order_by"),
+    [("trials", "number"), ("trials", "-number"), ("configurations", "-number"), ("configurations", "objective")],
+)
+def test_no_number_in_a_token_is_one_that_the_store_cannot_hold(
+    api: TestClient, life: Life, path: str, order_by: str
+) -> None:
+    study = life.finished({(0.0, 0.1): (0.9, 0.8), (0.5, 0.1): (0.9, 0.8)})
+    list_ = {"page_size": 1, "order_by": order_by}
+    token = api.get(f"studies/{study.id}/{path}", params=list_).json()["next_page_token"]
+    fingerprint, *values = json.loads(base64.urlsafe_b64decode(token))
+    for index, value in enumerate(values):
+        for number, is_held in ((2**31 - 1, True), (1 - 2**31, True), (2**31, False), (-(2**31), False)):
+            changed = forged([fingerprint, *values[:index], number, *values[index + 1 :]])
+            answer = api.get(f"studies/{study.id}/{path}", params={**list_, "page_token": changed})
+            if is_held or isinstance(value, float):
+                assert answer.status_code == 200, (index, number)
+            else:
+                assert refusal(answer) == (422, "invalid_request", ["page_token"]), (index, number)
 
 
 class TestTrials:

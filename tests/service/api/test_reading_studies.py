@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.api.app import create_app
+from service.settings import Settings
 from service.store.database import Database
 from service.store.exporting import ExportStore
 
@@ -48,6 +50,15 @@ def test_a_study_links_to_its_run_in_mlflow(api: TestClient, life: Life, databas
     study = life.create()
     ExportStore(database).set_study_run(study.id, experiment_id="7", run_id="abc")
     url = api.get(f"studies/{study.id}").json()["mlflow_url"]
+    assert url.startswith("http://mlflow.test/#/experiments/7/runs/abc")
+
+
+def test_the_link_to_mlflow_has_no_password(database: Database, api_settings: Settings, life: Life) -> None:
+    study = life.create()
+    ExportStore(database).set_study_run(study.id, experiment_id="7", run_id="abc")
+    settings = api_settings.model_copy(update={"mlflow_url": "http://u:s3cret@mlflow.test/"})
+    with TestClient(create_app(database, settings)) as client:
+        url = client.get(f"/api/v1/studies/{study.id}").json()["mlflow_url"]
     assert url.startswith("http://mlflow.test/#/experiments/7/runs/abc")
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
 from service.api.app import RefusedToStartError, create_app, serve
 from service.settings import Settings
 from service.store.database import Database
+from tests.service.conftest import RunningApi
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life
@@ -116,6 +122,75 @@ def test_openapi_describes_answers_and_problems(document: dict[str, Any]) -> Non
 def test_the_api_does_not_bind_where_others_reach_it(host: str, tmp_path: Path) -> None:
     with pytest.raises(RefusedToStartError, match="SAMSTUDY_HOST"):
         serve(Settings(home=tmp_path, host=host))
+
+
+class TestWhoAsks:
+    """Of a real server, without keys: an address is counted that nobody can make up."""
+
+    @pytest.fixture
+    def api_settings(self, api_settings: Settings) -> Settings:
+        return api_settings.model_copy(update={"requests_per_minute": 2})
+
+    @pytest.fixture(autouse=True)
+    def _uvicorn_would_believe_anybody(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+        caplog.set_level(logging.INFO)
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+
+    def ask(self, running_api: RunningApi) -> list[int]:
+        """Statuses of four requests, each of which says that it comes from somebody else."""
+        url = f"{running_api.url}/api/v1/models"
+        with httpx.Client(trust_env=False) as client:
+            return [client.get(url, headers={"X-Forwarded-For": f"192.0.2.{n}"}).status_code for n in range(4)]
+
+    def clients(self, caplog: pytest.LogCaptureFixture) -> list[str]:
+        return [vars(line)["client"] for line in caplog.records if line.name == "service.api.access_log"]
+
+    def test_what_a_request_says_of_it_counts_for_nothing(
+        self, running_api: RunningApi, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert self.ask(running_api) == [200, 200, 429, 429]
+        assert set(self.clients(caplog)) == {"127.0.0.1"}
+
+    @pytest.mark.parametrize(("proxies", "is_trusted"), [("192.0.2.1,127.0.0.0/8", True), ("192.0.2.1", False)])
+    def test_a_proxy_is_believed_that_the_settings_name(
+        self,
+        database: Database,
+        api_settings: Settings,
+        stopping_servers: list[threading.Thread],
+        caplog: pytest.LogCaptureFixture,
+        proxies: str,
+        is_trusted: bool,
+    ) -> None:
+        running = RunningApi(database, api_settings.model_copy(update={"trusted_proxies": proxies}))
+        try:
+            assert self.ask(running) == ([200] * 4 if is_trusted else [200, 200, 429, 429])
+        finally:
+            stopping_servers.append(running.ask_to_stop())
+        assert len(set(self.clients(caplog))) == (4 if is_trusted else 1)
+
+
+def test_who_still_waits_when_the_server_stops_is_told_so(
+    database: Database,
+    running_api: RunningApi,
+    a_spec: Any,
+    caplog: pytest.LogCaptureFixture,
+    wait_until: Callable[..., None],
+) -> None:
+    threads = set(threading.enumerate())
+    lock = "SELECT 1" if database.is_sqlite else "LOCK TABLE studies"  # SQLite's one writer locks all
+    with ThreadPoolExecutor(1) as pool:
+        with database.writing() as connection:
+            connection.exec_driver_sql(lock)
+            url = f"{running_api.url}/api/v1/studies"
+            asked = pool.submit(httpx.post, url, json=a_spec, timeout=20, trust_env=False)
+            wait_until(lambda: running_api.waiting_requests == 1)
+            running_api.stop()
+        answer = asked.result(10)
+    assert (answer.status_code, answer.json()["code"]) == (503, "stopping")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert [line for line in caplog.records if line.exc_info] == []
+    wait_until(lambda: threads.issuperset(threading.enumerate()))  # what was asked for is done, and uses the store
 
 
 def test_the_api_imports_neither_torch_nor_ray_nor_mlflow() -> None:

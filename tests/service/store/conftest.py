@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -29,23 +30,29 @@ SPEC: dict[str, Any] = parse_spec(
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that moves when it is told to, and a stopwatch beside it that stands still while the machine sleeps."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.awake_s = 0.0
 
     def __call__(self) -> datetime:
         return self.now
 
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+        self.awake_s += seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
 
 
 class Stores:
     """Every view of one database, and short ways through a study's life."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, stopwatch: Callable[[], float] = time.monotonic) -> None:
         self.database = database
+        self._stopwatch = stopwatch
         self.studies = StudyStore(database)
         self.lifecycle = LifecycleStore(database)
         self.reconciling = ReconcilingStore(database)
@@ -62,7 +69,10 @@ class Stores:
         return claim
 
     def drive(self, study: Study, lease_s: float = 60) -> DrivingStore:
-        return DrivingStore(self.database, study.id, self.claim(study, lease_s).driver_attempt)
+        return self.driver(self.claim(study, lease_s))
+
+    def driver(self, claim: DriverClaim) -> DrivingStore:
+        return DrivingStore(self.database, claim.study_id, claim.driver_attempt, stopwatch=self._stopwatch)
 
     def propose(self, driver: DrivingStore, seeds: Sequence[int] = (0,)) -> list[Trial]:
         point: dict[str, Scalar] = {"rho": float(next(self._points))}
@@ -163,4 +173,4 @@ def stores(database: Database) -> Stores:
 @pytest.fixture
 def timed_stores(open_sqlite: Callable[..., Database], clock: Clock) -> Stores:
     """On SQLite, whose time is `clock`."""
-    return Stores(open_sqlite(clock=clock))
+    return Stores(open_sqlite(clock=clock), stopwatch=lambda: clock.awake_s)

@@ -291,3 +291,11 @@ def test_a_time_without_a_zone_is_refused(database: Database) -> None:
     naive = datetime(2026, 1, 1)  # noqa: DTZ001
     with pytest.raises(Exception, match="aware of its time zone"), database.writing() as connection:
         connection.execute(insert(tables.leases).values(name="n", holder="h", expires_at=naive))
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://u:s3@cret@db/x", "postgresql+psycopg://u:s3@c:ret@db/x"])
+def test_a_password_that_is_not_escaped_is_said_so_and_not_quoted(url: str) -> None:
+    with pytest.raises(StoreUnavailableError, match="must be written %40") as caught:
+        Database(url)
+    assert "s3" not in str(caught.value)
+    assert "ret" not in str(caught.value)

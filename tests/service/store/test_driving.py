@@ -223,6 +223,29 @@ def test_an_error_may_say_anything(stores: Any, said: str, stored: str) -> None:
     assert (event.trial_id, event.data["error"], event.data["note"]) == (failed.id, stored, stored)
 
 
+@pytest.mark.parametrize(
+    ("objectives", "std"),
+    [((1e200, 3e200), 2**0.5 * 1e200), ((1.5e308, 1.7e308), 2**0.5 * 1e307), ((1.7e308, -1.7e308), None)],
+)
+def test_a_trial_that_diverged_is_recorded_and_summarised(
+    stores: Any, objectives: tuple[float, float], std: float | None
+) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    trials = stores.propose(driver, seeds=[0, 1])
+    for trial, value in zip(trials, objectives, strict=True):
+        driver.record([AttemptStarted(trial.id, 1, None), EpochReported(trial.id, 1, 1, {"val_loss": value})])
+        driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, value)])
+    stores.finish(driver)
+    assert [trial.objective for trial in stores.studies.trials(study.id)] == list(objectives)
+    assert [trial.metrics for trial in stores.studies.trials(study.id)] == [{"val_loss": value} for value in objectives]
+    with stores.database.reading() as connection:
+        row = connection.execute(tables.configurations.select()).one()
+    assert row.complete
+    assert row.objective_mean == pytest.approx(objectives[0] / 2 + objectives[1] / 2)
+    assert row.objective_std == pytest.approx(std)
+
+
 def test_a_sign_of_life_is_no_change_to_the_study(stores: Any) -> None:
     study = stores.create()
     driver = stores.drive(study)

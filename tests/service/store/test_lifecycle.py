@@ -21,6 +21,7 @@ from service.spec import accepted_spec, parse_spec
 from service.store import tables
 from service.store.driving import DrivingStore
 from service.store.lifecycle import LifecycleStore, StudyChanges
+from service.store.reconciling import DriverClaim
 from service.store.reports import AttemptPaused, AttemptStarted, TrialEnded
 from service.study import Intent, Origin, Reason, Study, StudyState, TrialState
 from service.tuning.algorithms import algorithm_for
@@ -276,6 +277,25 @@ class TestRetry:
         lifecycle.retry(study.id)
         assert stores.studies.trial(study.id, trial.id).error is None
         assert [attempt.error for attempt in stores.studies.attempts(study.id, trial.id)] == ["Traceback: why"]
+
+    @pytest.mark.parametrize("succeeded", [0, 1])
+    def test_a_study_that_lost_its_drivers_goes_on_although_no_trial_failed(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], succeeded: int
+    ) -> None:
+        study = create()
+        claim = stores.claim(study, lease_s=-1)
+        driver = DrivingStore(stores.database, study.id, claim.driver_attempt)
+        for _ in range(succeeded):
+            stores.succeed(driver, stores.begin(driver))
+        assert stores.lose(claim, max_losses=1).reason is Reason.DRIVER_FAILED
+        retried = lifecycle.retry(study.id)
+        assert (retried.state, retried.intent, retried.reason, retried.error) == (QUEUED, Intent.RUN, None, None)
+        issued = progress_of(
+            DrivingStore(stores.database, study.id, stores.claim(study, -1).driver_attempt)
+        ).next_trial()
+        assert isinstance(issued, IssuedTrial)
+        again = DriverClaim(study.id, claim.driver_attempt + 1)
+        assert stores.lose(again, max_losses=2).state is QUEUED  # the losses before the retry count no more
 
     def test_without_a_failure_there_is_nothing_to_retry(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]

@@ -16,6 +16,8 @@ from service.store.backup import restore_backup, write_backup
 from service.store.database import Database
 from service.store.driving import DrivingStore, StudySnapshot
 from service.store.reconciling import DriverClaim
+from service.store.reports import AttemptStarted
+from service.store.spending import spent_on_attempts
 from service.study import AttemptState, Reason, Study, StudyState, Trial, TrialState
 from service.tuning.algorithms import algorithm_for
 from service.tuning.decisions import IssuedTrial
@@ -60,7 +62,9 @@ def train_for_a_while(stores: Stores, budget: dict[str, float]) -> tuple[DriverC
     return claim, driver
 
 
-def next_driver(stores: Stores) -> tuple[StudySnapshot, StudyProgress]:
+def next_driver(
+    stores: Stores, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> tuple[StudySnapshot, StudyProgress]:
     """What the next driver finds, and makes of it."""
     (overdue,) = stores.reconciling.overdue_drivers()
     assert stores.lose(overdue).state is StudyState.QUEUED
@@ -69,7 +73,7 @@ def next_driver(stores: Stores) -> tuple[StudySnapshot, StudyProgress]:
     driver = DrivingStore(stores.database, claim.study_id, claim.driver_attempt)
     snapshot = driver.snapshot()
     spec = accepted_spec(snapshot.study.spec)
-    progress = StudyProgress(spec, snapshot, algorithm_for(spec, leg=1), driver, clock=lambda: datetime.now(UTC))
+    progress = StudyProgress(spec, snapshot, algorithm_for(spec, leg=1), driver, clock=clock)
     return snapshot, progress
 
 
@@ -113,7 +117,7 @@ def dead_for_a_night(stores: Any, clock: Any) -> tuple[Study, DriverClaim, Trial
     """A study with a trial that trains, whose driver was last seen at that time."""
     study = stores.create()
     claim = stores.claim(study)
-    driver = DrivingStore(stores.database, study.id, 1)
+    driver = stores.driver(claim)
     trial = stores.begin(driver)
     clock.advance(TRAINED_S)
     driver.heartbeat(10)
@@ -136,7 +140,7 @@ def test_a_lost_attempt_ended_with_its_drivers_last_sign_of_life(timed_stores: A
 def test_what_a_driver_records_is_a_sign_of_life_too(timed_stores: Any, clock: Any) -> None:
     study = timed_stores.create()
     claim = timed_stores.claim(study)
-    driver = DrivingStore(timed_stores.database, study.id, 1)
+    driver = timed_stores.driver(claim)
     trial = timed_stores.begin(driver)
     clock.advance(TRAINED_S)
     timed_stores.report(driver, trial, 1)
@@ -186,3 +190,145 @@ def test_a_study_that_ends_with_its_dead_driver_pays_no_more(timed_stores: Any, 
     assert ended.finished_at == clock.now
     assert ended.reason is (Reason.DRIVER_FAILED if how == "failed" else Reason.USER)
     assert stores.studies.trial(study.id, trial.id).state is TrialState.CANCELLED
+
+
+class TestAMachineThatSleeps:
+    """The driver wakes before a controller looks, and trains on."""
+
+    @pytest.fixture
+    def sleep(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+        """The store's clock goes on, whichever it is, and the driver's stopwatch stands still."""
+        slept = timedelta()
+        now = stores.database.now
+        monkeypatch.setattr(stores.database, "now", lambda connection: now(connection) + slept)
+
+        def for_seconds(seconds: float) -> None:
+            nonlocal slept
+            slept += timedelta(seconds=seconds)
+
+        return for_seconds
+
+    def test_a_night_is_recorded_as_such_and_charged_to_nobody(
+        self, stores: Stores, sleep: Callable[[float], None]
+    ) -> None:
+        study = stores.create()
+        driver = stores.drive(study)
+        trial = stores.begin(driver)
+        sleep(NIGHT_S)
+        driver.heartbeat(10)
+        stores.report(driver, trial, 1)
+        (event,) = [event for event in stores.studies.events(study.id) if event.kind == "driver.slept"]
+        assert event.data == {"driver_attempt": 1, "seconds": pytest.approx(NIGHT_S, abs=5)}
+        stores.succeed(driver, trial)
+        stores.finish(driver)
+        (attempt,) = stores.studies.attempts(study.id, trial.id)
+        assert attempt.finished_at is not None
+        assert (attempt.finished_at - attempt.started_at).total_seconds() > NIGHT_S, "the times are true"
+        assert stores.studies.get(study.id).elapsed_s < 10
+        with stores.database.reading() as connection:
+            assert spent_on_attempts(connection, study.id).attempts_s < 10
+
+    @pytest.mark.parametrize("first", ["heartbeat", "record", "finish", "leave", "give_up_lease"])
+    def test_whatever_a_driver_does_first_tells_that_it_has_slept(
+        self, timed_stores: Any, clock: Any, first: str
+    ) -> None:
+        stores = timed_stores
+        study = stores.create()
+        claim = stores.claim(study)
+        driver = stores.driver(claim)
+        trial = stores.begin(driver)
+        clock.advance(TRAINED_S)
+        driver.heartbeat(10)
+        clock.sleep(NIGHT_S)
+        clock.advance(TRAINED_S)
+        match first:
+            case "heartbeat":
+                driver.heartbeat(10)
+            case "record":
+                stores.succeed(driver, trial)
+            case "give_up_lease":
+                driver.give_up_lease()
+        if first in ("heartbeat", "record", "finish"):
+            stores.finish(driver)
+        elif first == "leave":
+            driver.leave()
+        else:
+            stores.lose(claim)
+        assert stores.studies.get(study.id).elapsed_s == 2 * TRAINED_S
+        if first != "leave":
+            with stores.database.reading() as connection:
+                assert spent_on_attempts(connection, study.id).attempts_s == 2 * TRAINED_S
+
+    def test_only_what_ran_meanwhile_gets_the_night_back(self, timed_stores: Any, clock: Any) -> None:
+        stores = timed_stores
+        study = stores.create()
+        driver = stores.drive(study)
+        before, during = stores.begin(driver), stores.begin(driver)
+        clock.advance(TRAINED_S)
+        stores.succeed(driver, before)
+        clock.sleep(NIGHT_S)
+        after = stores.begin(driver)
+        clock.advance(TRAINED_S)
+        stores.succeed(driver, during)
+        stores.succeed(driver, after)
+        with stores.database.reading() as connection:
+            spent = spent_on_attempts(connection, study.id)
+        assert spent.trained_s == {before.id: TRAINED_S, during.id: 2 * TRAINED_S, after.id: TRAINED_S}
+
+    def test_a_night_is_told_once_also_where_the_store_was_away_in_the_morning(
+        self, timed_stores: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stores = timed_stores
+        study = stores.create()
+        driver = stores.drive(study)
+        stores.begin(driver)
+        clock.sleep(NIGHT_S)
+        with monkeypatch.context() as patched:
+            patched.setattr(driver, "_last_number", lambda *_: 1 / 0)  # after the sign of life, before the commit
+            for _ in range(2):
+                with pytest.raises(ZeroDivisionError):
+                    driver.heartbeat(10)
+        for _ in range(2):
+            driver.heartbeat(10)
+        slept = [event.data["seconds"] for event in stores.studies.events(study.id) if event.kind == "driver.slept"]
+        assert slept == [NIGHT_S]
+
+    def test_a_store_that_was_away_is_no_sleep(self, timed_stores: Any, clock: Any) -> None:
+        study = timed_stores.create()
+        driver = timed_stores.drive(study)
+        driver.heartbeat(10)
+        clock.advance(NIGHT_S)
+        driver.heartbeat(10)
+        timed_stores.finish(driver)
+        assert timed_stores.studies.get(study.id).elapsed_s == NIGHT_S
+
+    @pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: next(iter(budget)))
+    def test_the_driver_and_its_successor_count_the_same(
+        self, timed_stores: Any, clock: Any, budget: dict[str, float]
+    ) -> None:
+        stores = timed_stores
+        claim = stores.claim(stores.create(spec=spec_with(budget)))
+        driver = stores.driver(claim)
+        snapshot = driver.snapshot()
+        spec = accepted_spec(snapshot.study.spec)
+        watch = {"clock": clock, "stopwatch": lambda: clock.awake_s}
+        progress = StudyProgress(spec, snapshot, algorithm_for(spec, leg=0), driver, **watch)
+        issued = progress.next_trial()
+        assert isinstance(issued, IssuedTrial)
+        progress.attempt_started(issued.trial_id, 1)
+        driver.record([AttemptStarted(issued.trial_id, 1, None)])
+        clock.advance(TRAINED_S)
+        driver.heartbeat(10)
+        clock.sleep(NIGHT_S)
+        driver.heartbeat(10)
+        assert progress.must_end_now() is None
+        clock.advance(TRAINED_S)
+        progress.attempt_lost(issued.trial_id)
+        driver.give_up_lease()
+        own = progress.next_trial()
+        snapshot, successor = next_driver(stores, clock)
+        after = successor.next_trial()
+        assert (snapshot.study.elapsed_s, snapshot.attempts_s) == (2 * TRAINED_S, 2 * TRAINED_S)
+        assert isinstance(own, IssuedTrial)
+        assert isinstance(after, IssuedTrial)
+        assert (after.trial_id, after.seconds_left) == (own.trial_id, own.seconds_left)

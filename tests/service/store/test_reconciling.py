@@ -8,6 +8,7 @@ import pytest
 from service.errors import LeaseLostError
 from service.store.driving import DrivingStore
 from service.store.reconciling import DriverClaim
+from service.store.reports import AttemptLost, AttemptStarted, EpochReported, TrialEnded
 from service.study import AttemptState, Reason, StudyState, TrialState
 
 
@@ -130,6 +131,39 @@ def test_a_new_result_forgives_the_losses_before(stores: Any) -> None:
     driver = DrivingStore(stores.database, study.id, claim.driver_attempt)
     stores.report(driver, stores.begin(driver), 1)
     assert stores.lose(claim, max_losses=3).state is StudyState.QUEUED
+
+
+def test_an_epoch_done_again_forgives_nothing(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.claim(study, lease_s=-1)
+    trial = stores.begin(DrivingStore(stores.database, study.id, claim.driver_attempt))
+    stores.report(DrivingStore(stores.database, study.id, claim.driver_attempt), trial, 1)
+    for attempt in (2, 3, 4):
+        assert stores.lose(claim, max_losses=4).state is StudyState.QUEUED
+        claim = stores.claim(study, lease_s=-1)
+        driver = DrivingStore(stores.database, study.id, claim.driver_attempt)
+        driver.record([AttemptStarted(trial.id, attempt, None), EpochReported(trial.id, attempt, 1, {"val_loss": 0.5})])
+    assert stores.lose(claim, max_losses=4).state is StudyState.FAILED
+
+
+def test_a_report_that_comes_too_late_forgives_nothing(stores: Any) -> None:
+    study = stores.create()
+    stores.lose(stores.claim(study, lease_s=-1), max_losses=2)
+    claim = stores.claim(study, lease_s=-1)
+    driver = DrivingStore(stores.database, study.id, claim.driver_attempt)
+    trial = stores.begin(driver)
+    driver.record([AttemptLost(trial.id, 1, "the node went away"), AttemptStarted(trial.id, 2, None)])
+    driver.record([EpochReported(trial.id, 1, 1, {}), TrialEnded(trial.id, 1, TrialState.SUCCEEDED, 0.5)])
+    assert stores.lose(claim, max_losses=2).state is StudyState.FAILED
+
+
+def test_the_end_of_a_trial_forgives_the_losses_before(stores: Any) -> None:
+    study = stores.create()
+    stores.lose(stores.claim(study, lease_s=-1), max_losses=2)
+    claim = stores.claim(study, lease_s=-1)
+    driver = DrivingStore(stores.database, study.id, claim.driver_attempt)
+    driver.record([TrialEnded(stores.begin(driver).id, 1, TrialState.FAILED, None, "ValueError: no")])
+    assert stores.lose(claim, max_losses=2).state is StudyState.QUEUED
 
 
 def test_a_begun_attempt_alone_forgives_nothing(stores: Any) -> None:

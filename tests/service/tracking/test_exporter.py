@@ -78,6 +78,28 @@ def test_a_study_is_a_parent_run_with_a_child_run_for_each_trial(
     }
 
 
+def test_a_training_that_diverged_is_exported_as_it_is(
+    life: Life, exporter: Exporter, client: MlflowClient, tmp_path: Path
+) -> None:
+    losses = {0.0: (1e200, 3e200), 0.5: (1.5e308, 1.7e308), 1.0: (1.7e308, -1.7e308)}
+    study = life.create(objective={"metric": "val_loss", "mode": "max"})
+    driver = life.start(study)
+    for lam, values in losses.items():
+        for trial, loss in zip(life.propose(driver, {"lambda": lam, "rho": 0.1}), values, strict=True):
+            life.begin(driver, trial)
+            driver.record([EpochReported(trial.id, 1, 1, {"val_loss": loss})])
+            driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, loss)])
+    life.succeed(driver)
+    assert exporter.export_pending().refused == {}
+    parent, children = parent_of(client, study), children_of(client, study)
+    exported = [history(client, children[trial.id], "val_loss") for trial in life.studies.trials(study.id)]
+    assert exported == [[(1, loss)] for values in losses.values() for loss in values]
+    assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
+    assert parent.data.metrics["objective_mean"] == pytest.approx(1.6e308)
+    table = list(csv.DictReader(artifact(client, parent, "configurations.csv", tmp_path).decode().splitlines()))
+    assert [row["objective_std"] for row in table][2] == ""
+
+
 def test_a_child_run_has_the_whole_training_configuration_and_every_epoch(
     life: Life, exporter: Exporter, client: MlflowClient
 ) -> None:

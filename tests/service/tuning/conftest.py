@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ class RecordedStudy:
         self.trained_s: dict[str, float] = {}
         self.attempts_s = 0.0
         self.elapsed_s = 0.0
+        self.starting_s = 0.0
         self.intent = Intent.RUN
         self.failures: list[Exception] = []
 
@@ -90,7 +91,7 @@ class RecordedStudy:
             finished_at=None,
             archived_at=None,
             elapsed_s=self.elapsed_s,
-            running_since=START,
+            running_since=START - timedelta(seconds=self.starting_s),
             cloned_from=None,
             slots=None,
             version=1,

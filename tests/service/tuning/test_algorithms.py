@@ -143,6 +143,21 @@ def test_any_outcome_is_learned(
     assert algorithm.propose() is not None
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("outcome", ["complete", "pruned"])
+@pytest.mark.parametrize(
+    "values", [(1e200, 3e200, 2.0), (1.7e308, 1e308, 1.79e308, 5.0), (1.79e308, -1.79e308)], ids=["1e200", "1e308", "±"]
+)
+def test_a_training_that_diverged_is_learned_too(
+    spec_of: Callable[..., StudySpec], sampler: str, mode: str, outcome: Any, values: tuple[float, ...]
+) -> None:
+    spec = spec_of(CONDITIONAL, sampler, objective={"metric": "val_loss", "mode": mode})
+    algorithm = algorithm_for(spec, leg=0)
+    for number, point in enumerate(proposals(algorithm, 30)):
+        algorithm.learn(point, outcome, values[number % len(values)])
+    assert all(spec.space.contains(point) for point in proposals(algorithm, 5))
+
+
 def test_a_sum_of_steps_is_written_as_the_grid_has_it(spec_of: Callable[..., StudySpec], sampler: str) -> None:
     algorithm = algorithm_for(spec_of({"rho": FINITE["rho"]}, sampler), leg=0)
     assert sorted(point["rho"] for point in proposals(algorithm)) == [

@@ -15,6 +15,7 @@ import pytest
 from service.errors import ServiceUnavailableError
 from service.store.reconciling import DriverClaim
 from service.tuning.jobs import DriverJobs
+from tests.service.proxy import proxy_of_the_environment
 
 CLAIM = DriverClaim("study", 2)
 
@@ -123,3 +124,17 @@ def test_what_is_no_cluster_is_said_so() -> None:
         for ask in (jobs.check, lambda: jobs.start(CLAIM), lambda: jobs.stop(CLAIM)):
             with pytest.raises(ServiceUnavailableError):
                 ask()
+
+
+def test_the_token_of_a_cluster_on_this_machine_goes_to_no_proxy(api: JobsApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    with proxy_of_the_environment(monkeypatch) as asked:
+        DriverJobs(api.url, token="secret").check()
+    assert (asked, api.asked) == ([], [("GET", "/api/version")])
+
+
+@pytest.mark.parametrize("password", ["s3cret", "s3/cret"])
+def test_no_error_shows_a_password_of_the_clusters_address(password: str) -> None:
+    with pytest.raises(ServiceUnavailableError, match=r"http://ray\.invalid") as caught:
+        DriverJobs(f"http://u:{password}@ray.invalid", token="").check()
+    assert "s3" not in str(caught.value)
+    assert "cret" not in str(caught.value)

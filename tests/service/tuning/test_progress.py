@@ -44,7 +44,15 @@ class Driver:
         self.recorded = recorded
         self.algorithm = FakeAlgorithm(size)
         self.now: datetime = recorded.snapshot().study.started_at
-        self.progress = StudyProgress(spec, recorded.snapshot(), self.algorithm, recorded, clock=lambda: self.now)
+        self.seconds = 0.0
+        self.progress = StudyProgress(
+            spec,
+            recorded.snapshot(),
+            self.algorithm,
+            recorded,
+            clock=lambda: self.now,
+            stopwatch=lambda: self.seconds,
+        )
 
     def issue(self) -> IssuedTrial:
         issued = self.progress.next_trial()
@@ -138,9 +146,9 @@ def test_without_a_limit_only_a_study_of_failures_fails(drive: Callable[..., Dri
 def test_the_wall_clock_ends_the_study(drive: Callable[..., Driver]) -> None:
     driver = drive(budget={"max_wallclock_s": 60})
     driver.issue()
-    driver.now += timedelta(seconds=60)
+    driver.seconds += 60
     assert driver.progress.must_end_now() is None
-    driver.now += timedelta(seconds=1)
+    driver.seconds += 1
     assert driver.progress.next_trial() == succeeded(Reason.BUDGET_EXHAUSTED)
 
 
@@ -258,6 +266,15 @@ def test_the_algorithm_learns_the_mean_once_every_seed_has_ended(drive: Callable
     ((point, outcome, value),) = driver.algorithm.learned
     assert (point, outcome) == ({"rho": 1.0}, "complete")
     assert value == pytest.approx(0.3)
+
+
+def test_the_algorithm_learns_a_mean_whose_sum_is_no_float(drive: Callable[..., Driver]) -> None:
+    driver = drive(replicates={"seeds": [0, 1]}, confirm={"top_k": 1, "seeds": [7]}, budget={"max_trials": 2})
+    for value in (1.5e308, 1.7e308):
+        driver.end(driver.issue(), value)
+    ((_, outcome, value),) = driver.algorithm.learned
+    assert (outcome, value) == ("complete", pytest.approx(1.6e308))
+    assert driver.issue().purpose is Purpose.CONFIRM
 
 
 @pytest.mark.parametrize(
@@ -483,9 +500,9 @@ def test_a_point_enqueued_at_the_very_moment_of_its_proposal_runs_once(
 def test_pauses_do_not_count_for_the_wall_clock(drive: Callable[..., Driver], recorded: Any) -> None:
     recorded.elapsed_s = 50.0  # of drivers before this one
     driver = drive(budget={"max_wallclock_s": 60})
-    driver.now += timedelta(seconds=10)
+    driver.seconds += 10
     assert driver.progress.must_end_now() is None
-    driver.now += timedelta(seconds=1)
+    driver.seconds += 1
     assert driver.progress.must_end_now() == succeeded(Reason.BUDGET_EXHAUSTED)
 
 
@@ -493,12 +510,34 @@ def test_gpu_hours_count_every_attempt_also_the_running_ones(drive: Callable[...
     recorded.attempts_s = 1_800.0  # half an hour on two GPUs, before this driver
     driver = drive(resources_per_trial={"gpu": 2}, budget={"max_gpu_hours": 3})
     first = driver.issue()
-    driver.now += timedelta(hours=0.5)
+    driver.seconds += 1_800
     driver.end(first, 0.5)
     driver.issue()
-    driver.now += timedelta(hours=0.5)
+    driver.seconds += 1_800
     assert driver.progress.must_end_now() is None
-    driver.now += timedelta(seconds=1)
+    driver.seconds += 1
+    assert driver.progress.must_end_now() == succeeded(Reason.BUDGET_EXHAUSTED)
+
+
+@pytest.mark.parametrize("budget", [{"max_wallclock_s": 60}, {"max_gpu_hours": 0.1}, {"max_trial_s": 60}])
+def test_no_budget_pays_for_a_night_in_which_the_machine_slept(
+    drive: Callable[..., Driver], budget: dict[str, float]
+) -> None:
+    driver = drive(resources_per_trial={"gpu": 1}, budget=budget)
+    first = driver.issue()
+    driver.seconds += 20
+    driver.now += timedelta(hours=8)
+    assert driver.progress.must_end_now() is None
+    driver.progress.attempt_lost(first.trial_id)
+    assert driver.issue().seconds_left == (40 if "max_trial_s" in budget else None)
+
+
+def test_a_driver_that_was_long_in_starting_has_spent_that(drive: Callable[..., Driver], recorded: Any) -> None:
+    recorded.starting_s = 30.0
+    driver = drive(budget={"max_wallclock_s": 60})
+    driver.seconds += 30
+    assert driver.progress.must_end_now() is None
+    driver.seconds += 1
     assert driver.progress.must_end_now() == succeeded(Reason.BUDGET_EXHAUSTED)
 
 
@@ -509,7 +548,7 @@ def test_a_trial_knows_how_long_it_may_still_train(drive: Callable[..., Driver],
     driver = drive(budget={"max_trial_s": 60})
     first = driver.issue()
     assert first.seconds_left == 35.0
-    driver.now += timedelta(seconds=20)
+    driver.seconds += 20
     driver.progress.attempt_lost(first.trial_id)
     assert driver.issue().seconds_left == 15.0
     assert driver.issue().seconds_left == 60.0
