@@ -64,11 +64,16 @@ def since_boot_s() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+def asleep_since_boot_s() -> float:
+    """Seconds in which the machine slept, since it was started."""
+    return since_boot_s() - time.monotonic()
+
+
 class Controller:
     """One controller; `holder` names it in the lease by which it leads.
 
     term: how often it has begun to lead; between two terms others may have led. clock: like `since_boot_s`, because a
-    lease runs out while the machine of its holder sleeps.
+    lease runs out while the machine of its holder sleeps. asleep: like `asleep_since_boot_s`.
     """
 
     def __init__(
@@ -79,12 +84,15 @@ class Controller:
         *,
         holder: str,
         clock: Callable[[], float] = since_boot_s,
+        asleep: Callable[[], float] = asleep_since_boot_s,
     ) -> None:
         self._store = store
         self._jobs = jobs
         self._config = config
         self._holder = holder
         self._clock = clock
+        self._asleep = asleep
+        self._asleep_s = asleep()  # when it last judged drivers
         self._leads_until = float("-inf")
         self.term = 0
         self._share_again_at = float("-inf")
@@ -124,7 +132,7 @@ class Controller:
         self._share()
 
     def stood_still(self, seconds: float) -> None:
-        """Hears how much longer than meant the process has just waited: drivers beside it may have been stopped too."""
+        """Hears how long the machine has slept or the process was stopped: drivers beside it may have been, too."""
         if seconds > _STOOD_STILL * self._config.lease_s:
             logger.warning("the controller stood still for %.0f s; drivers have time to renew their leases", seconds)
             self._in_contact_since = None
@@ -144,6 +152,10 @@ class Controller:
             said = {"study_id": claim.study_id, "driver_attempt": claim.driver_attempt}
             message = "study %s: the store's clock went back; driver %d has %.0f s to renew its lease"
             logger.warning(message, claim.study_id, claim.driver_attempt, self._config.lease_s, extra=said)
+        asleep_s = self._asleep()
+        if asleep_s - self._asleep_s > _STOOD_STILL * self._config.lease_s:  # perhaps in the midst of this look
+            self.stood_still(asleep_s - self._asleep_s)
+        self._asleep_s = asleep_s
         since = self._in_contact_since
         just_back = since is None or self._clock() - since < self._config.lease_s
         return self._store.overdue_drivers(given_up=just_back)

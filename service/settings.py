@@ -24,7 +24,7 @@ LONGEST_LEASE_S = 600.0
 URL_PASSWORD = re.compile(r"(://[^:/\s\"]*):[^\s\"]{0,1000}@")
 """A password in a URL, up to the last @: those of AWS and of people have slashes that nobody has escaped.
 
-It has an end, so that no text takes long to look through.
+It has an end, so that no text takes long to look through. A quote may end the URL, as in a line of JSON.
 """
 
 SECRET_PARAMETER = re.compile(

@@ -11,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integers that are as long as an element of so many bytes."""
 
@@ -53,11 +55,11 @@ class RunningStatistics:
 
     def keep(self) -> None:
         """Copies them, for `put_back`. Those that a lazy module has yet to make are left out."""
+        found = (getattr(module, name) for module in self._tracking() for name in _STATISTICS)
         by_type: dict[torch.dtype, list[Tensor]] = {}
-        for module in self._tracking():
-            for statistic in module.buffers(recurse=False):
-                if not is_lazy(statistic):
-                    by_type.setdefault(statistic.dtype, []).append(statistic)
+        for statistic in {id(statistic): statistic for statistic in found}.values():  # modules may share them
+            if statistic is not None and not is_lazy(statistic):
+                by_type.setdefault(statistic.dtype, []).append(statistic)
         self._kept = [(some, list(torch._foreach_mul(some, 1))) for some in by_type.values()]
 
     def put_back(self, is_wanted: bool | Tensor) -> None:

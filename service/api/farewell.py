@@ -1,4 +1,4 @@
-"""Who still waits for an answer when the process has to end is told so: uvicorn would say that it met a defect."""
+"""Who still waits for an answer when the process has to end is told so: uvicorn would say "Internal Server Error"."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class StoppingError(SamstudyError):
 
 
 class Farewell:
-    """ASGI middleware: what uvicorn cancels at the end of its patience ends with an answer, or without the rest of one.
+    """ASGI middleware: what uvicorn cancels at the end of its patience ends with an answer, or without the rest of one,
+    and without a traceback in the log.
 
     What the request has asked for may come to be or not, as when the process is killed.
     """

@@ -48,7 +48,8 @@ def doctor(
 def shown_settings(current: Settings, *, only_set: bool = False) -> dict[str, str]:
     """Every setting, or those that differ from their default; passwords in URLs left out."""
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    return {name: redacted(str(value)) for name, value in current if not (only_set and value == defaults[name])}
+    differing = {name: str(value) for name, value in current if not (only_set and value == defaults[name])}
+    return {name: redacted(value.replace('"', "%22")) for name, value in differing.items()}  # a quote would end a URL
 
 
 def examine(current: Settings) -> Iterator[Finding]:

@@ -63,9 +63,9 @@ def api() -> None:
 
     `samstudy up` starts one by itself.
     """
-    from service.api.app import serve
-
     with _long_lived():
+        from service.api.app import serve  # whose libraries start threads as they are imported
+
         serve(settings())
 
 
@@ -74,9 +74,9 @@ def controller() -> None:
 
     `samstudy up` starts one by itself.
     """
-    from service.controller import run_controller
-
     with _long_lived():
+        from service.controller import run_controller
+
         run_controller(settings())
 
 

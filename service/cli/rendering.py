@@ -95,7 +95,7 @@ def progress_bar(study: StudyDetail, *, now: datetime) -> RenderableType:
 
 
 def progress_line(study: StudyDetail, *, now: datetime) -> Text:
-    """State, trials done of those planned, running and failed ones, and the time with a driver, as budgets count it."""
+    """State, trials done of those planned, running and failed ones, and how long it has had a driver."""
     counts, progress = study.trial_counts, study.progress
     planned = "" if progress.trials_planned is None else f"/{progress.trials_planned}"
     spent_s = study.elapsed_s + ((now - study.running_since).total_seconds() if study.running_since else 0.0)

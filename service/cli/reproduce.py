@@ -120,6 +120,7 @@ def _attach(client: Client, results: StudyResults, files: Mapping[str, bytes]) -
     if study.mlflow_run_id is None or study.mlflow_url is None:
         raise ServiceUnavailableError(f"MLflow does not have study {study.id}; see the controller's log")
     shown, _, _ = study.mlflow_url.partition("/#/")
-    own = settings().mlflow_url.rstrip("/")  # which may have a password, unlike what the API shows
-    attach(own if without_user(own) == shown else shown, study.mlflow_run_id, files)
+    own = (settings().mlflow_url.rstrip("/"), settings().mlflow_public_url.rstrip("/"))
+    with_password = next((url for url in own if without_user(url) == shown), shown)  # the API does not show it
+    attach(with_password, study.mlflow_run_id, files)
     return study.mlflow_url

@@ -27,6 +27,7 @@ from service.store.sqlite_file import SqliteFile
 _BUSY_TIMEOUT_S = 15
 MAX_CONNECTIONS = 8  # of one process; they are kept, because it takes longer to connect than to ask
 _ANSWER_S = 5.0
+_LONGEST_WRITE_S = 600.0  # one statement of an API's; the deletion of a very large study takes minutes
 _LIBPQ_OPTIONS = {
     "connect_timeout": 5,  # seconds, the server's greeting included
     "keepalives_idle": 10,  # a peer that is gone is noticed after 10 + 3 · 5 s without a word,
@@ -210,7 +211,12 @@ def _watch_server(engine: Engine, statement_timeout_s: float, answer_s: float) -
 
     def note_unused(connection: Any, *_: object) -> None:
         if connection is not None:  # it was not closed meanwhile
-            connection.patience_s, connection.may_be_busy = answer_s, False
+            connection.patience_s, connection.busy_s = answer_s, 0.0
+
+    @event.listens_for(engine, "connect")
+    def note_connected(connection: Any, _record: object) -> None:
+        note_unused(connection)
+        connection.note_longest_statement()
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, args: Sequence[Any], arguments: dict[str, Any]) -> WatchedConnection:
@@ -219,9 +225,12 @@ def _watch_server(engine: Engine, statement_timeout_s: float, answer_s: float) -
     @event.listens_for(engine, "begin")
     def note_used(connection: Connection) -> None:
         watched: Any = connection.connection.dbapi_connection
-        watched.patience_s, watched.may_be_busy = statement_timeout_s + answer_s, True
+        longest_s = watched.longest_statement_s
+        if longest_s is None or connection.get_execution_options().get("writes"):
+            watched.patience_s, watched.busy_s = statement_timeout_s + answer_s, _LONGEST_WRITE_S
+        else:
+            watched.patience_s, watched.busy_s = longest_s + answer_s, 0.0
 
-    event.listen(engine, "connect", note_unused)
     event.listen(engine, "checkin", note_unused)
 
 

@@ -18,7 +18,7 @@ from service.store import records, tables
 from service.store.database import Database
 from service.store.inserting import insert_configuration, insert_trials, last_number
 from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, EpochReported, Report, TrialEnded
-from service.store.spending import SleepWatch, spent_on_attempts
+from service.store.spending import Sign, SleepWatch, spent_on_attempts
 from service.store.summaries import summarise_configurations
 from service.study import (
     AttemptState,
@@ -117,9 +117,9 @@ class DrivingStore:
         """
         with self._database.writing() as connection:
             study = self._lock(connection)
-            now = self._database.now(connection)
-            expires_at = now + timedelta(seconds=lease_s)
-            self._show_life(connection, study, now, lease_expires_at=expires_at, waiting_reason=waiting_reason)
+            sign = self._sign(connection)
+            expires_at = sign.at + timedelta(seconds=lease_s)
+            self._show_life(connection, study, sign, lease_expires_at=expires_at, waiting_reason=waiting_reason)
             return Instructions(
                 intent=Intent(study.intent),
                 budget=study.spec["budget"],
@@ -226,9 +226,9 @@ class DrivingStore:
         """
         with self._database.writing() as connection:
             study = self._lock(connection)
-            now = self._database.now(connection)
-            self._show_life(connection, study, now)
-            news = [self._record(connection, report, now) for report in reports]
+            sign = self._sign(connection)
+            self._show_life(connection, study, sign)
+            news = [self._record(connection, report, sign.at) for report in reports]
             forgiven = {"driver_losses": 0} if any(news) else {}
             records.touch_study(connection, self._study_id, **forgiven)
 
@@ -255,7 +255,7 @@ class DrivingStore:
         """Ends the lease at once, so that the next driver need not wait until it runs out."""
         with self._database.writing() as connection:
             study = self._lock(connection)
-            self._show_life(connection, study, self._database.now(connection), lease_expires_at=records.GIVEN_UP)
+            self._show_life(connection, study, self._sign(connection), lease_expires_at=records.GIVEN_UP)
 
     def leave(self) -> StudyState:
         """Nothing of the study runs any more as its user wished: it becomes what they want by now; answers that.
@@ -364,15 +364,18 @@ class DrivingStore:
     def _lock_once_more(self, connection: Connection) -> tuple[Row[Any], datetime]:
         """The study of a driver that ends by itself: its last sign of life is this moment."""
         study = self._lock(connection)
-        now = self._database.now(connection)
-        self._show_life(connection, study, now)
-        return self._lock(connection), now
+        sign = self._sign(connection)
+        self._show_life(connection, study, sign)
+        return self._lock(connection), sign.at
 
-    def _show_life(self, connection: Connection, study: Row[Any], now: datetime, **values: Any) -> None:
+    def _sign(self, connection: Connection) -> Sign:
+        return self._sleep_watch.look(lambda: self._database.now(connection))
+
+    def _show_life(self, connection: Connection, study: Row[Any], sign: Sign, **values: Any) -> None:
         """Writes these columns with the driver's sign of life, which is no change that anybody waits for."""
-        self._sleep_watch.note(connection, study, now)
+        self._sleep_watch.note(connection, study, sign)
         table = tables.studies
-        connection.execute(table.update().where(table.c.id == self._study_id).values(seen_at=now, **values))
+        connection.execute(table.update().where(table.c.id == self._study_id).values(seen_at=sign.at, **values))
 
     def _lock(self, connection: Connection) -> Row[Any]:
         try:

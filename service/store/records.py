@@ -35,9 +35,8 @@ Record = TypeVar("Record", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """How long the machine of a driver had slept when the driver next showed a sign of life."""
+    """How long the machine of a study's driver had slept when the driver next showed a sign of life."""
 
-    driver_attempt: int
     seconds: float
     woke_at: datetime
 
@@ -101,14 +100,15 @@ def sleeps_of(connection: Connection, study_id: str) -> list[Sleep]:
     """How the machines of a study's drivers have slept."""
     table = tables.events
     query = select(table.c.data, table.c.at).where(table.c.study_id == study_id, table.c.kind == DRIVER_SLEPT)
-    return [Sleep(row.data["driver_attempt"], row.data["seconds"], row.at) for row in connection.execute(query)]
+    return [Sleep(row.data["seconds"], row.at) for row in connection.execute(query)]
 
 
-def awake_s(since: datetime, until: datetime, sleeps: Collection[Sleep], driver_attempt: int) -> float:
-    """The seconds between two times of a driver, both of them its signs of life, in which its machine did not sleep."""
-    slept_s = sum(
-        sleep.seconds for sleep in sleeps if sleep.driver_attempt == driver_attempt and since < sleep.woke_at <= until
-    )
+def awake_s(since: datetime, until: datetime, sleeps: Collection[Sleep]) -> float:
+    """The seconds between two signs of life of a driver in which its machine did not sleep. sleeps: of its study.
+
+    A study has one driver at a time, so that what was slept in between is that driver's.
+    """
+    slept_s = sum(sleep.seconds for sleep in sleeps if since < sleep.woke_at <= until)
     return max(0.0, (until - since).total_seconds() - slept_s)
 
 
@@ -132,7 +132,7 @@ def set_study_state(
         values |= {"running_since": at, "started_at": study.started_at or at}
     if old.has_driver and not state.has_driver:
         sleeps, began = sleeps_of(connection, study.id), study.running_since
-        spent_s = awake_s(began, last_seen(study, at), sleeps, study.driver_attempt) if began else 0.0
+        spent_s = awake_s(began, last_seen(study, at), sleeps) if began else 0.0
         values |= {"running_since": None, "elapsed_s": study.elapsed_s + spent_s, "slots": None}
         values |= {"lease_expires_at": None, "seen_at": None}
     if state.is_final:

@@ -79,13 +79,16 @@ class World:
         """The store's clock; the controllers' own know nothing of it."""
         self._now -= timedelta(seconds=seconds)
 
-    def controller(self, holder: str = "a", store: ReconcilingStore | None = None) -> Controller:
+    def controller(
+        self, holder: str = "a", store: ReconcilingStore | None = None, asleep: Callable[[], float] = lambda: 0.0
+    ) -> Controller:
         return Controller(
             store or ReconcilingStore(self.database),
             cast(DriverJobs, self.jobs),
             self.config,
             holder=holder,
             clock=lambda: self._monotonic_s,
+            asleep=asleep,
         )
 
     def create(self, owner: str = "ada") -> Study:
@@ -552,6 +555,29 @@ def test_a_driver_that_does_not_wake_is_lost_after_the_time_of_a_lease(world: Wo
     world.advance(10)
     controller.reconcile()
     assert world.jobs.stopped == [DriverClaim(study.id, 1)]
+
+
+@pytest.mark.parametrize(("slept_s", "is_lost"), [(60.0, False), (0.3, True)])
+def test_a_machine_that_sleeps_in_the_midst_of_a_look_costs_no_driver(
+    world: World, slept_s: float, is_lost: bool
+) -> None:
+    asleep_s = 1_000.0
+    store = ReconcilingStore(world.database)
+    look_up, controller = store.shorten_leases, world.controller(store=store, asleep=lambda: asleep_s)
+
+    def sleep_first(lease_s: float) -> list[DriverClaim]:
+        nonlocal asleep_s
+        world.advance(60)
+        asleep_s += slept_s
+        return look_up(lease_s)
+
+    study = world.create()
+    controller.reconcile()
+    world.driver(study).heartbeat(10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "shorten_leases", sleep_first)
+        controller.reconcile()
+    assert (world.jobs.stopped == [DriverClaim(study.id, 1)]) is is_lost
 
 
 def test_an_action_hears_how_long_its_process_stood_still(wait_until: Callable[..., None]) -> None:

@@ -125,6 +125,20 @@ def test_statistics_are_put_back_if_that_is_wanted(is_wanted: bool, as_tensor: b
         torch.testing.assert_close(after[name], value, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("is_wanted", [False, True])
+def test_what_modules_share_is_put_back_once_and_other_buffers_are_left_alone(is_wanted: bool) -> None:
+    first, second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    second.running_mean = first.running_mean
+    first.register_buffer("mask", torch.tensor([True, False, True]))
+    statistics = RunningStatistics(nn.ModuleList([first, second]))
+    statistics.keep()
+    first(some((16, 3), 1))
+    moved = first.running_mean.clone()
+    statistics.put_back(torch.tensor(is_wanted))
+    assert torch.equal(second.running_mean, torch.zeros(3) if is_wanted else moved)
+    assert first.mask.tolist() == [True, False, True]
+
+
 def test_without_a_model_there_is_nothing_to_keep() -> None:
     statistics = RunningStatistics(None)
     statistics.keep()

@@ -72,9 +72,9 @@ class UnifiedSAM(WrappingOptimizer):
         nor with its `join`, which does not know of the norms that replicas exchange: that waits for ever.
 
     A gradient whose norm is not finite, in either pass, on any replica, skips the step: weights and momentum stay as
-    they are, with `model` the running statistics too, and `skipped_steps` grows by one. After such a first pass there
-    is no ascent: the second one runs at the weights of the first. `trainers.unified_sam.ascent` says which gradients
-    have a norm.
+    they are, in `step` and `step_micro_batches` with a `model` the running statistics too, and `skipped_steps` grows by
+    one. After such a first pass there is no ascent: the second one runs at the weights of the first.
+    `trainers.unified_sam.ascent` says which gradients have a norm.
 
     With fused kernels in all groups of SGD, Adam, AdamW or Adagrad nothing is read back from a device, except one flag
     where SGD's momentum begins. fused=True is the default for these four on CUDA, where the parameters are

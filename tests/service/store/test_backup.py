@@ -129,6 +129,25 @@ def test_a_running_study_goes_on_after_a_restore(stores: Stores, new_store: Data
     assert [attempt.state for attempt in attempts] == [AttemptState.LOST, AttemptState.SUCCEEDED]
 
 
+def test_a_night_before_the_backup_is_charged_to_nobody_after_it(
+    timed_stores: Any, clock: Any, open_url: Callable[..., Database], tmp_path: Path, file: Path
+) -> None:
+    study = timed_stores.create()
+    driver = timed_stores.drive(study)
+    driver.heartbeat(60)
+    clock.advance(100)
+    clock.sleep(28_800)
+    driver.heartbeat(60)
+    write_backup(timed_stores.database, file)
+    new_store = open_url(f"sqlite:///{tmp_path / 'new.db'}", clock=clock)
+    restore_backup(new_store, file)
+    clock.advance(1_000)
+    reconciling = ReconcilingStore(new_store)
+    (overdue,) = reconciling.overdue_drivers()
+    reconciling.lose_driver(overdue, max_losses=5)
+    assert StudyStore(new_store).get(study.id).elapsed_s == 100
+
+
 def test_a_driver_of_the_lost_store_is_refused(stores: Stores, new_store: Database, file: Path) -> None:
     study, _ = a_running_study(stores)
     waiting = stores.create()

@@ -332,3 +332,33 @@ class TestAMachineThatSleeps:
         assert isinstance(own, IssuedTrial)
         assert isinstance(after, IssuedTrial)
         assert (after.trial_id, after.seconds_left) == (own.trial_id, own.seconds_left)
+
+    def test_a_clock_that_is_set_back_and_forth_changes_nothing(self, timed_stores: Any, clock: Any) -> None:
+        study = timed_stores.create()
+        driver = timed_stores.drive(study)
+        driver.heartbeat(10)
+        for step_s in (-60, 60, 60, -60):
+            clock.advance(TRAINED_S)
+            clock.sleep(step_s)
+            driver.heartbeat(10)
+        timed_stores.finish(driver)
+        assert timed_stores.studies.get(study.id).elapsed_s == pytest.approx(4 * TRAINED_S)
+
+    def test_a_store_that_answers_late_is_no_sleep(self, timed_stores: Any, clock: Any, monkeypatch: Any) -> None:
+        study = timed_stores.create()
+        driver = timed_stores.drive(study)
+        driver.heartbeat(10)
+        look = timed_stores.database.now
+
+        def slow(connection: Any) -> Any:
+            now = look(connection)
+            clock.advance(TRAINED_S)
+            return now
+
+        clock.advance(TRAINED_S)
+        with monkeypatch.context() as patch:
+            patch.setattr(timed_stores.database, "now", slow)
+            driver.heartbeat(10)
+        driver.heartbeat(10)
+        timed_stores.finish(driver)
+        assert timed_stores.studies.get(study.id).elapsed_s == 2 * TRAINED_S

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FuturesTimeoutError
 from contextlib import AbstractContextManager, ExitStack
 
+import psutil
 import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
@@ -81,6 +84,27 @@ def test_a_frozen_commit_is_given_up_too(server: PostgresqlServer, database: Dat
     assert ask(database) == 1
 
 
+@pytest.mark.parametrize("how", ["reading", "writing"])
+def test_where_its_own_process_hangs_alone_a_transaction_is_given_up_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The server goes on greeting others. What writes may take longer than what reads."""
+    monkeypatch.setattr("service.store.database._LONGEST_WRITE_S", 4 * (STATEMENT_S + ANSWER_S))
+    transaction: Callable[[], AbstractContextManager[Connection]] = getattr(database, how)
+    with pytest.raises(StoreUnavailableError, match="has said nothing"), transaction() as connection:  # noqa: PT012
+        backend = psutil.Process(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+        backend.suspend()
+        started = time.monotonic()
+        try:
+            one(connection)
+        finally:
+            waited_s = time.monotonic() - started
+            backend.resume()
+    least_s = (4 if how == "writing" else 1) * (STATEMENT_S + ANSWER_S)
+    assert least_s < waited_s < least_s + STATEMENT_S + ANSWER_S + MARGIN_S
+    assert ask(database) == 1
+
+
 def test_a_server_that_is_at_work_may_take_its_time(database: Database) -> None:
     with database.writing() as connection:
         connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": 3 * (STATEMENT_S + ANSWER_S)})
@@ -124,6 +148,11 @@ def test_that_another_server_of_the_url_answers_means_nothing(
 
 
 def test_a_process_that_sets_no_time_waits(server: PostgresqlServer, open_url: Callable[..., Database]) -> None:
-    patient = open_url(server.url())
-    with patient.reading() as connection:
-        assert type(connection.connection.dbapi_connection).__name__ == "Connection"
+    patient = open_url(server.url(), answer_s=ANSWER_S)
+    with patient.reading() as connection, ThreadPoolExecutor(1) as pool:
+        one(connection)
+        with server.frozen():
+            asked = pool.submit(one, connection)
+            with pytest.raises(FuturesTimeoutError):
+                asked.result(STATEMENT_S + 4 * ANSWER_S)
+        assert asked.result(MARGIN_S) == 1
