@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces import scalar_key
-from service.analysis.aggregation import ConfigurationSummary, Summary, best, rank
+from service.analysis.aggregation import ConfigurationSummary, Summary, best
 from service.study import Scalar
 
 MAX_PANELS = 6
@@ -60,7 +60,7 @@ class Surface(BaseModel):
     y_values: list[Scalar]
     panel: str | None = Field(description="the parameter that tells the panels apart")
     panels: list[Panel]
-    best: Cell | None = Field(description="the best complete configuration")
+    best: Cell | None = Field(description="the best configuration; null where none has a result")
     left_out: int = Field(description="configurations that do not have both parameters")
 
 
@@ -75,7 +75,7 @@ def surface(
     """Arranges the results over parameters `x` and `y`.
 
     panel: the parameter to tell panels apart by; None chooses one (see `panel_parameter`), NO_PANELS takes none.
-    Where several configurations lie in one cell, the complete one with the best mean is shown.
+    Where several configurations lie in one cell, the best of them is shown, as the study's best is chosen.
     """
     placed = [result for result in results if x in result.configuration.point and y in result.configuration.point]
     panel = panel_parameter(placed, x=x, y=y) if panel is None else panel or None
@@ -141,7 +141,7 @@ def _cells(results: Iterable[ConfigurationSummary], mode: Literal["max", "min"],
         by_place[scalar_key(point[x]), scalar_key(point[y])].append(result)
     cells = []
     for there in by_place.values():
-        shown = min(there, key=lambda result: rank(result, mode))
+        shown = best(there, mode) or min(there, key=lambda result: result.configuration.number)
         point = shown.configuration.point
         cells.append(
             Cell(

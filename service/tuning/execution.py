@@ -124,11 +124,11 @@ class TrialExecution:
             return
         for checkpoint in found:
             try:
-                state, results = _unpacked(loads(self._checkpoints().read(checkpoint)))
+                state, results = _unpacked(loads(self._checkpoints().read(checkpoint)), self._order.train)
                 self._continue(training, state, results)
             except OSError as error:
                 self._output.say(f"the checkpoint of epoch {checkpoint.epoch} cannot be read: {error}")
-            except (DamagedCheckpointError, _MissingResultsError) as error:
+            except (DamagedCheckpointError, _OtherConfigurationError, _MissingResultsError) as error:
                 self._output.say(f"the checkpoint of epoch {checkpoint.epoch} is of no use: {error}")
                 with suppress(OSError):  # it is not to be kept in place of a better one
                     self._checkpoints().discard(checkpoint)
@@ -157,7 +157,8 @@ class TrialExecution:
         due = every and training.epochs_done // every > since // every
         if not (self._order.keep_last_checkpoint if is_last else due):
             return None
-        content = dumps({"training": training.state_dict(), "results": self._results.state_dict()})
+        state = {"training": training.state_dict(), "results": self._results.state_dict()}
+        content = dumps({**state, "configuration": self._order.train})
         try:
             self._checkpoints().save(training.epochs_done, content)
         except OSError as error:
@@ -197,6 +198,10 @@ class TrialExecution:
         return TrialReport(self._order.trial_id, self._order.attempt, epoch, metrics, is_last, error, warning)
 
 
+class _OtherConfigurationError(Exception):
+    """A restored store gives the ids again that were given out after its backup, and to other configurations."""
+
+
 class _MissingResultsError(Exception):
     """To go on from a checkpoint would leave out results that nobody has."""
 
@@ -232,8 +237,16 @@ class _Results:
         return cls(state["since"], state["lines"].splitlines())
 
 
-def _unpacked(content: dict[str, Any]) -> tuple[dict[str, Any], _Results]:
-    """A checkpoint's state of the training, and its results: earlier versions of the service saved only the state."""
+def _unpacked(content: dict[str, Any], train: dict[str, Any]) -> tuple[dict[str, Any], _Results]:
+    """A checkpoint's state of the training, and its results: earlier versions of the service saved only the state.
+
+    train: the settings of the trial that goes on from it. Raises _OtherConfigurationError where it has others; one that
+    only either of two versions knows does not count.
+    """
     if "training" not in content:
         return content, _Results(since=content["epochs_done"])
+    saved = content.get("configuration", {})
+    for name in sorted(saved.keys() & train.keys()):
+        if saved[name] != train[name]:
+            raise _OtherConfigurationError(f"it is of another configuration, with {name} {saved[name]!r}")
     return content["training"], _Results.from_state_dict(content["results"])

@@ -6,7 +6,7 @@ import pytest
 
 from service.analysis.aggregation import aggregate
 from service.analysis.surface import NO_PANELS, Surface, surface
-from service.study import TrialState
+from service.study import Purpose, TrialState
 from tests.service.analysis.records import configuration, grid, results, trial
 
 
@@ -77,6 +77,20 @@ def test_a_crowded_cell_shows_a_complete_configuration_before_a_better_incomplet
     trials = [trial(first, 0, 0.9), trial(first, 1, None, TrialState.FAILED), trial(second, 0, 0.2)]
     (cell,) = surface(aggregate([first, second], trials), mode="max").panels[0].cells
     assert cell.number == 2
+
+
+def test_a_crowded_cell_shows_the_best_of_the_study_however_that_was_chosen() -> None:
+    """By the most seeds where early stopping has left none complete, and by the means on fresh seeds."""
+    early, fuller = (configuration(number, **{"lambda": 0.0, "rho": 0.1, "lr": number / 7}) for number in (1, 2))
+    stopped = [trial(early, 0, 0.99), trial(early, 1, None, TrialState.EARLY_STOPPED)]
+    stopped += [trial(fuller, 0, 0.97), trial(fuller, 1, 0.96), trial(fuller, 2, None, TrialState.EARLY_STOPPED)]
+    whole = [trial(early, 0, 0.99), trial(fuller, 0, 0.97)]
+    whole += [trial(one, 10, value, purpose=Purpose.CONFIRM) for one, value in ((early, 0.80), (fuller, 0.95))]
+    for trials in (stopped, whole):
+        shown = surface(aggregate([early, fuller], trials), mode="max")
+        (cell,) = shown.panels[0].cells
+        assert (cell.number, cell.configurations) == (2, 2)
+        assert shown.best == cell
 
 
 def test_a_configuration_without_results_is_there_with_an_empty_cell() -> None:
