@@ -83,7 +83,7 @@ def test_a_run_cut_after_any_epoch_and_resumed_equals_the_uninterrupted_one(name
     resumes_exactly(a_small_config(name, sampling))
 
 
-@pytest.mark.parametrize("model", [name for name, choice in FAMILIES.items() if choice is not SMALL])
+@pytest.mark.parametrize("model", ["preact_resnet18", "squeezenet1_1"])  # the small ones have all combinations above
 def test_every_family_of_models_resumes_exactly(model: str) -> None:
     resumes_exactly(a_small_config(model, "loss"))
 
