@@ -98,6 +98,7 @@ class Controller:
         self._share_again_at = float("-inf")
         self._cancel_again_at = float("-inf")
         self._refusals: dict[str, _Refusal] = {}
+        self._starts_unconfirmed = False
         self._in_contact_since: float | None = None
 
     @property
@@ -117,9 +118,11 @@ class Controller:
             self._in_contact_since = self._clock()
         if leads and not self.leads:
             self.term += 1
+            self._starts_unconfirmed = True
         self._leads_until = asked_at + self._config.lease_s if leads else float("-inf")
         if not leads:
             return
+        self._confirm_starts()
         overdue, cancelling = self._overdue_drivers(), self._store.cancelling()
         being_cancelled = {cancel.study_id for cancel in cancelling}
         for claim in overdue:
@@ -141,6 +144,16 @@ class Controller:
         """Gives up the lead, so that another controller can take it at once."""
         self._leads_until = float("-inf")
         self._store.give_up_lead(CONTROLLER_LEASE, self._holder)
+
+    def _confirm_starts(self) -> None:
+        """Tells of drivers that live although the controller which started them could not say so any more."""
+        if not self._starts_unconfirmed:
+            return
+        unconfirmed = self._store.unconfirmed_starts()
+        for start in unconfirmed:
+            if start.lives:
+                self._store.confirm_start(start.claim)
+        self._starts_unconfirmed = bool(unconfirmed)
 
     def _overdue_drivers(self) -> list[DriverClaim]:
         """Drivers whose lease ran out while they could have renewed it.
@@ -222,7 +235,7 @@ class Controller:
             self._store.set_waiting_reason([study.study_id for study in queued], reason)
 
     def _rests(self, study_id: str) -> bool:
-        """Whether the study's last start was refused so lately that another one would only make events."""
+        """Whether the study's last start was refused so lately that another one would only be refused too."""
         refusal = self._refusals.get(study_id)
         return refusal is not None and self._clock() < refusal.again_at
 
@@ -230,6 +243,7 @@ class Controller:
         claim = self._store.claim(study_id, self._config.startup_lease_s)
         if claim is None:
             return False
+        self._starts_unconfirmed = True
         said = {"study_id": study_id, "driver_attempt": claim.driver_attempt}
         try:
             self._jobs.start(claim)
@@ -242,6 +256,7 @@ class Controller:
             logger.warning(message, study_id, claim.driver_attempt, error, pause_s, extra=said)
             return False
         self._refusals.pop(study_id, None)
+        self._store.confirm_start(claim)
         logger.info("study %s: driver %d submitted", study_id, claim.driver_attempt, extra=said)
         return True
 

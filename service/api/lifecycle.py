@@ -113,7 +113,8 @@ def delete_study(
     study_id: StudyId,
     lifecycle: Lifecycle,
     runs: Annotated[
-        Literal["keep", "delete"], Query(description="what becomes of the study's runs in MLflow")
+        Literal["keep", "delete"],
+        Query(description="what becomes of the study's runs in MLflow; they are kept only once all of it is there"),
     ] = "keep",
 ) -> None:
     """Forgets a finished study with all of its results and checkpoints."""

@@ -147,7 +147,10 @@ def unarchive(study_id: StudyArgument) -> None:
 
 def delete(
     study_id: StudyArgument,
-    runs: Annotated[Literal["keep", "delete"], typer.Option(help="What becomes of its runs in MLflow.")] = "keep",
+    runs: Annotated[
+        Literal["keep", "delete"],
+        typer.Option(help="What becomes of its runs in MLflow; they stay once they are all there."),
+    ] = "keep",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
 ) -> None:
     """Delete a finished study with all of its results and checkpoints."""

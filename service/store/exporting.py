@@ -152,13 +152,12 @@ class ExportStore:
     def forget(self, study_id: str) -> None:
         """Resets the study's watermarks, so that the exporter writes everything again into the runs it finds.
 
+        The experiment stays known, because a person may have renamed it: that is where those runs are.
         Revisions grow with it, so that the watermark of an export that is under way does not fit any more.
         """
         trials = tables.trials
         with self._database.writing() as connection:
-            records.touch_study(
-                connection, study_id, exported_revision=0, mlflow_experiment_id=None, mlflow_run_id=None
-            )
+            records.touch_study(connection, study_id, exported_revision=0, mlflow_run_id=None)
             connection.execute(
                 update(trials)
                 .where(trials.c.study_id == study_id)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from search_spaces.parameters import Scalar, point_key
@@ -222,24 +222,32 @@ class LifecycleStore:
             if archived and not state.is_final:
                 raise InvalidTransitionError(f"study {study_id!r} is {state}: only what has ended can be archived")
             if archived != (study.archived_at is not None):
-                at = now if archived else None
-                records.touch_study(connection, study_id, archived_at=at, version=study.version + 1)
+                values = {"archived_at": now if archived else None, "version": study.version + 1}
+                row = tables.studies.c.id == study_id  # its revision stays: MLflow shows nothing of this
+                connection.execute(update(tables.studies).where(row).values(values))
                 records.add_event(connection, study_id, "study.changed", {"archived": archived}, at=now)
             return self._study(connection, study_id)
 
     def delete(self, study_id: str, *, delete_runs: bool) -> None:
         """Forgets a finished study and all of its results; the controller then removes its files.
 
-        delete_runs: its runs in MLflow too.
+        delete_runs: its runs in MLflow too. Runs that stay have to show what the study found: InvalidTransitionError is
+        raised where MLflow lacks some of it.
         """
         with self._database.writing() as connection:
             study, state, now = self._locked(connection, study_id)
             if not state.is_final:
                 raise InvalidTransitionError(f"study {study_id!r} is {state}: cancel it before you delete it")
+            if not delete_runs and study.revision != study.exported_revision:
+                raise InvalidTransitionError(
+                    f"MLflow does not show study {study_id!r} as it is yet: wait until it does, or delete its runs "
+                    "with it (--runs delete), which needs no MLflow"
+                )
+            is_known = study.mlflow_run_id is not None  # else the exporter may be making its runs in another experiment
             connection.execute(
                 insert(tables.removals).values(
                     study_id=study_id,
-                    mlflow_experiment_id=study.mlflow_experiment_id,
+                    mlflow_experiment_id=study.mlflow_experiment_id if is_known else None,
                     delete_runs=delete_runs,
                     requested_at=now,
                 )

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from service.settings import LONGEST_LEASE_S
 from service.shares import Demand
 from service.store import records, tables
 from service.store.database import Database
-from service.study import OPEN_TRIAL_STATES, AttemptState, Intent, Reason, Study, StudyState, TrialState
+from service.store.demands import demands_of
+from service.store.outbox import STUDY_STATE
+from service.study import AttemptState, Intent, Reason, Study, StudyState, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,14 @@ class PendingCancel:
     study_id: str
     driver_attempt: int
     requested_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnconfirmedStart:
+    """A driver of whose start nobody was told. lives: it has shown a sign of life, so that the cluster took it."""
+
+    claim: DriverClaim
+    lives: bool
 
 
 _DRIVEN = [state for state in StudyState if state.has_driver]
@@ -86,21 +95,14 @@ class ReconcilingStore:
 
     def driven(self) -> list[DrivenStudy]:
         """The studies that have a driver, the oldest first, with what they could use."""
-        table, trials = tables.studies, tables.trials
-        final = func.count().filter(trials.c.state.not_in(OPEN_TRIAL_STATES)).label("ended")
+        table = tables.studies
         with self._database.reading() as connection:
             rows = connection.execute(
-                select(table.c.id, table.c.owner, table.c.spec, table.c.slots)
-                .where(table.c.state.in_(_DRIVEN))
-                .order_by(table.c.created_at, table.c.id)
-            ).all()
-            ended = connection.execute(
-                select(trials.c.study_id, final)
-                .where(trials.c.study_id.in_([row.id for row in rows]))
-                .group_by(trials.c.study_id)
+                select(table).where(table.c.state.in_(_DRIVEN)).order_by(table.c.created_at, table.c.id)
             )
-            trials_ended: dict[str, int] = {row.study_id: row.ended for row in ended}
-        return [_driven(row, trials_ended.get(row.id, 0)) for row in rows]
+            studies = rows.all()
+            demands = demands_of(connection, studies)
+        return [DrivenStudy(demand, study.slots) for demand, study in zip(demands, studies, strict=True)]
 
     def set_slots(self, slots: Mapping[str, int | None]) -> None:
         """Says how many trials of each of these studies may train at once; their drivers hear it at a heartbeat."""
@@ -124,7 +126,8 @@ class ReconcilingStore:
     def claim(self, study_id: str, startup_lease_s: float) -> DriverClaim | None:
         """Gives a QUEUED study to a new driver; None where it is no longer QUEUED.
 
-        It is RUNNING then, or STOPPING where its running trials are all that is left to do.
+        It is RUNNING then, or STOPPING where its running trials are all that is left to do. Nobody is told before
+        `confirm_start`, since the cluster may refuse the driver.
         """
         with self._database.writing() as connection:
             study = records.locked_study(connection, study_id)
@@ -132,29 +135,57 @@ class ReconcilingStore:
                 return None
             now = self._database.now(connection)
             driver_attempt = study.driver_attempt + 1
-            records.set_study_state(
+            self._write_untold(
                 connection,
-                study,
-                StudyState.STOPPING if study.intent == Intent.STOP else StudyState.RUNNING,
-                at=now,
+                study_id,
+                state=StudyState.STOPPING if study.intent == Intent.STOP else StudyState.RUNNING,
                 driver_attempt=driver_attempt,
+                running_since=now,
                 lease_expires_at=now + timedelta(seconds=startup_lease_s),
                 seen_at=now,
                 waiting_reason="its driver is starting",
             )
             return DriverClaim(study_id, driver_attempt)
 
+    def confirm_start(self, claim: DriverClaim) -> None:
+        """The cluster has taken the driver: the study has started, and an event tells its state, once."""
+        with self._database.writing() as connection:
+            study = records.locked_study(connection, claim.study_id)
+            if study.driver_attempt != claim.driver_attempt or not StudyState(study.state).has_driver:
+                return
+            records.touch_study(connection, study.id, started_at=study.started_at or study.running_since)
+            self._tell_state(connection, study, StudyState(study.state))
+
+    def unconfirmed_starts(self) -> list[UnconfirmedStart]:
+        """Drivers of whose start no event tells: it is under way, or whoever was to confirm it could not."""
+        table = tables.studies
+        columns = (table.c.id, table.c.driver_attempt, table.c.state, table.c.running_since, table.c.seen_at)
+        with self._database.reading() as connection:
+            rows = connection.execute(select(*columns).where(table.c.state.in_(_DRIVEN)).order_by(table.c.id)).all()
+            return [
+                UnconfirmedStart(
+                    DriverClaim(row.id, row.driver_attempt), row.seen_at is not None and row.seen_at > row.running_since
+                )
+                for row in rows
+                if _told_state(connection, row.id) != row.state
+            ]
+
     def give_back(self, claim: DriverClaim, waiting_reason: str) -> None:
-        """Returns a study whose driver could not be started to the queue, with the reason why it waits."""
+        """Returns a study whose driver could not be started to the queue, with the reason why it waits.
+
+        It has been there all the time, as far as anybody was told.
+        """
         with self._database.writing() as connection:
             study = records.locked_study(connection, claim.study_id)
             if study.driver_attempt != claim.driver_attempt:
                 return
-            now = self._database.now(connection)
             if study.intent in (Intent.PAUSE, Intent.CANCEL):
-                records.end_as_intended(connection, study, at=now)
+                records.end_as_intended(connection, study, at=self._database.now(connection))
             elif StudyState(study.state).has_driver:
-                records.set_study_state(connection, study, StudyState.QUEUED, at=now, waiting_reason=waiting_reason)
+                nobody = {"running_since": None, "lease_expires_at": None, "seen_at": None, "slots": None}
+                values = {"state": StudyState.QUEUED, "waiting_reason": waiting_reason, **nobody}
+                self._write_untold(connection, study.id, **values)
+                self._tell_state(connection, study, StudyState.QUEUED)
 
     def overdue_drivers(self, *, given_up: bool = False) -> list[DriverClaim]:
         """Drivers whose lease has run out; given_up: only those that have given it up themselves."""
@@ -273,25 +304,31 @@ class ReconcilingStore:
                 return False
             return True
 
+    @staticmethod
+    def _write_untold(connection: Connection, study_id: str, **values: Any) -> None:
+        """Writes these columns of a locked study, which is no change that MLflow or anybody else waits for."""
+        connection.execute(update(tables.studies).where(tables.studies.c.id == study_id).values(**values))
+
+    def _tell_state(self, connection: Connection, study: Row[Any], state: StudyState) -> None:
+        """Says in an event that a locked study has this state, unless the last one that tells a state says so."""
+        if _told_state(connection, study.id) != state:
+            data = {"state": state, "intent": study.intent, "reason": None, "error": None}
+            records.add_event(connection, study.id, STUDY_STATE, data, at=self._database.now(connection))
+
     def _lose_attempts(self, connection: Connection, study: Row[Any], now: datetime) -> None:
         for trial_id in records.trials_in(connection, study.id, [TrialState.RUNNING]):
             records.end_open_attempts(connection, trial_id, AttemptState.LOST, at=records.last_seen(study, now))
             records.move_trial(connection, study.id, trial_id, TrialState.PENDING, at=now)
 
 
+def _told_state(connection: Connection, study_id: str) -> str | None:
+    """The state of a study that the last event told."""
+    table = tables.events
+    query = select(table.c.data).where(table.c.study_id == study_id, table.c.kind == STUDY_STATE)
+    data = connection.execute(query.order_by(table.c.id.desc()).limit(1)).scalar_one_or_none()
+    return None if data is None else data["state"]
+
+
 def _latest_end(now: datetime) -> datetime:
     """When a lease ends at the latest that was given by a clock which has not gone back since."""
     return now + timedelta(seconds=LONGEST_LEASE_S)
-
-
-def _driven(study: Any, trials_ended: int) -> DrivenStudy:
-    """The study and what it could train at once: no more than its budget lets it begin, now or later."""
-    budget, resources = study.spec["budget"], study.spec["resources_per_trial"]
-    confirm = study.spec.get("confirm")
-    limits = [budget["max_concurrent_trials"]]
-    if budget["max_trials"] is not None:
-        confirming = confirm["top_k"] * len(confirm["seeds"]) if confirm else 0
-        limits.append(max(1, budget["max_trials"] + confirming - trials_ended))
-    wanted = min((limit for limit in limits if limit is not None), default=math.inf)
-    demand = Demand(study.id, study.owner, float(resources["cpu"]), float(resources["gpu"]), wanted)
-    return DrivenStudy(demand, study.slots)

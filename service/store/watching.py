@@ -42,7 +42,8 @@ class Sight:
     queued: since they became QUEUED, the last time. driver_lease_s: what is left of the lease that runs out first,
     negative since it ran out; None where no study has a driver. controller: None where nobody has ever led, or the last
     leader has left. behind: studies that MLflow does not show as they are; the age is that of the oldest result that
-    it lacks, or of the study's last event where it lacks none. deliveries: of webhooks, neither delivered nor given up.
+    it lacks; where it lacks none, of the study's last event or newest result, whichever came later. deliveries: of
+    webhooks, neither delivered nor given up.
     removals: of deleted studies.
     """
 
@@ -129,7 +130,11 @@ def _queued_since() -> Select[int, Any]:
 
 
 def _behind_since() -> Select[int, Any]:
-    """Since when MLflow lacks something of the studies that it does not show as they are."""
+    """Since when MLflow lacks something of the studies that it does not show as they are.
+
+    Where it has every result, what it lacks is no older than the last event or the newest result: an epoch, which makes
+    no event, leaves the parent run behind until that is due. Trials that do not run have had an event since their last.
+    """
     studies, trials, results, events = tables.studies, tables.trials, tables.results, tables.events
     of_trial = (
         select(results.c.recorded_at)
@@ -153,7 +158,22 @@ def _behind_since() -> Select[int, Any]:
         .correlate(studies)
         .scalar_subquery()
     )
-    each = select(func.coalesce(of_results, last_event, studies.c.created_at).label("since"))
+    newest_of_trial = (
+        select(results.c.recorded_at)
+        .where(results.c.trial_id == trials.c.id)
+        .order_by(results.c.epoch.desc())
+        .limit(1)
+        .correlate(trials)
+        .scalar_subquery()
+    )
+    newest_result = (
+        select(func.max(newest_of_trial))
+        .where(trials.c.study_id == studies.c.id, trials.c.state == TrialState.RUNNING)
+        .correlate(studies)
+        .scalar_subquery()
+    )
+    last_change = case((newest_result > last_event, newest_result), else_=last_event)
+    each = select(func.coalesce(of_results, last_change, studies.c.created_at).label("since"))
     return _count_and_oldest(each.where(studies.c.revision != studies.c.exported_revision))
 
 

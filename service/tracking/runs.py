@@ -20,6 +20,9 @@ from trainers.config import InvalidTrainConfigError
 STUDY_ID, TRIAL_ID = "samstudy.study_id", "samstudy.trial_id"
 """The tags by which a run is known again, whatever the store remembers of it."""
 
+LABEL = "samstudy.label."
+"""What the tag of a label begins with."""
+
 RunStatus = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _STUDY_STATUS: dict[StudyState, RunStatus] = {
@@ -91,7 +94,7 @@ def study_content(study: Study, spec: StudySpec, results: Sequence[Configuration
         "samstudy.metric": spec.objective.metric,
         "samstudy.configurations": str(len(results)),
         **{f"samstudy.trials.{state.value.lower()}": str(count) for state, count in counts.items()},
-        **{f"samstudy.label.{name}": value for name, value in study.labels.items()},
+        **{f"{LABEL}{name}": value for name, value in study.labels.items()},
         "mlflow.note.content": summary(study, spec, results),
     }
     if study.error or study.driver_attempt > 1:  # a run that was reopened may still show what went wrong before
@@ -112,6 +115,11 @@ def trial_params(trial: Trial, configuration: Configuration, spec: StudySpec) ->
     except InvalidTrainConfigError:
         values = {**spec.train, **configuration.point, "seed": trial.seed}
     return {limits.key(name): limits.text(str(value), limits.MAX_PARAM) for name, value in values.items()}
+
+
+def identifying(configuration: Configuration) -> list[str]:
+    """The names among a trial's parameters that tell it from the study's other trials: the point and the seed."""
+    return [limits.key(name) for name in (*configuration.point, "seed")]
 
 
 def trial_content(study: Study, item: TrialBacklog, parent_run_id: str) -> RunContent:

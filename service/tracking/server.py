@@ -45,12 +45,16 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KnownRun:
-    """A run that is there. trial_id: None for a study's parent run. params: the names of those that it has."""
+    """A run that is there. trial_id: None for a study's parent run. params: as MLflow has them, by name.
+
+    tags: the names of those that it has.
+    """
 
     run_id: str
     trial_id: str | None
     status: str
-    params: frozenset[str]
+    params: Mapping[str, str]
+    tags: frozenset[str]
 
 
 class TrackingServer:
@@ -117,8 +121,8 @@ class TrackingServer:
                     page_token=token,
                 )
             for run in page:
-                trial_id, params = run.data.tags.get(TRIAL_ID), frozenset(run.data.params)
-                runs.append(KnownRun(run.info.run_id, trial_id, run.info.status, params))
+                trial_id, params = run.data.tags.get(TRIAL_ID), dict(run.data.params)
+                runs.append(KnownRun(run.info.run_id, trial_id, run.info.status, params, frozenset(run.data.tags)))
             token = page.token
             if not token:
                 return runs
@@ -160,6 +164,11 @@ class TrackingServer:
         """Moves the run to those that are deleted, where it may be already; MLflow can restore it from there."""
         with contextlib.suppress(RunGoneError), self._answers():
             self._client.delete_run(run_id)
+
+    def delete_tag(self, run_id: str, name: str) -> None:
+        """Takes a tag off the run, where it may be off already."""
+        with contextlib.suppress(RunGoneError), self._answers_about(run_id):
+            self._client.delete_tag(run_id, name)
 
     def write_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Writes files beside each other into the run's artifacts. Raises RunGoneError."""

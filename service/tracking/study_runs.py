@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from service.analysis.aggregation import ConfigurationResult
 from service.spec import StudySpec
 from service.store.exporting import ExportStore, TrialBacklog
-from service.study import Study
+from service.study import Configuration, Study
 from service.tracking import files, runs
 from service.tracking.limits import RunContent
 from service.tracking.server import KnownRun, RunGoneError, TrackingServer
@@ -42,15 +42,17 @@ class StudyRuns:
         self._server = server
         self._store = store
         self._statuses: dict[str, str] = {}
-        self._params: dict[str, frozenset[str]] = {}
-        self._experiment_id = study.mlflow_experiment_id or server.open_experiment(study.name)
-        found = server.runs_of([self._experiment_id], study.id)
+        self._params: dict[str, Mapping[str, str]] = {}
+        self._labels: frozenset[str] = frozenset()
+        self._experiment_id, found = self._look(study)
         if study.mlflow_run_id and study.mlflow_run_id not in {run.run_id for run in found}:
             raise RunGoneError(f"run {study.mlflow_run_id} of study {study.id} is gone")
         kept = self._one_each(found, {*trial_run_ids, study.mlflow_run_id})
         for run in kept:
             self._statuses[run.run_id] = run.status
             self._params[run.run_id] = run.params
+            if run.trial_id is None:
+                self._labels = _labels(run.tags)
         self._children = {run.trial_id: run.run_id for run in kept if run.trial_id}
         parent_id = next((run.run_id for run in kept if not run.trial_id), None)
         self._parent_id = parent_id or self._new_parent(study)
@@ -63,6 +65,12 @@ class StudyRuns:
         run_id = self._children.get(trial.id)
         if trial.mlflow_run_id and trial.mlflow_run_id != run_id:
             raise RunGoneError(f"run {trial.mlflow_run_id} of trial {trial.id} is gone")
+        params = runs.trial_params(trial, item.configuration, self.spec)
+        if run_id and trial.mlflow_run_id is None and self._is_of_another(run_id, params, item.configuration):
+            message = "run %s is deleted: it is of a trial that the store has lost, whose id this one has now"
+            logger.warning(message, run_id, extra={"trial_id": trial.id})
+            self._server.delete_run(run_id)
+            run_id = None
         if run_id is None:
             run_id = self._server.create_run(
                 self._experiment_id,
@@ -74,10 +82,10 @@ class StudyRuns:
             self._statuses[run_id] = "RUNNING"
         if trial.mlflow_run_id is None:
             self._store.set_trial_run(trial.id, run_id)
-        params = runs.trial_params(trial, item.configuration, self.spec)
         self._write(run_id, runs.trial_content(study, item, self._parent_id), params)
         if trial.error and trial.state.is_final:
-            self._server.write_files(run_id, {"error.txt": trial.error.encode("utf-8", "replace")})
+            name = f"error-attempt-{trial.attempt}.txt"  # it stays, also where the next attempt succeeds
+            self._server.write_files(run_id, {name: trial.error.encode("utf-8", "replace")})
         self._set_status(run_id, runs.trial_status(trial), trial.finished_at if trial.state.is_final else None)
         epoch = item.results[-1].epoch if item.results else item.exported_epoch
         self._store.trial_exported(trial.id, revision=item.revision, epoch=epoch)
@@ -87,7 +95,12 @@ class StudyRuns:
         params = runs.study_params(self.spec)
         if self._missing(self._parent_id, params):
             self._server.write_files(self._parent_id, files.spec_files(study))
-        self._write(self._parent_id, runs.study_content(study, self.spec, results), params)
+        content = runs.study_content(study, self.spec, results)
+        self._write(self._parent_id, content, params)
+        labels = _labels(content.tags)
+        for name in sorted(self._labels - labels):
+            self._server.delete_tag(self._parent_id, name)
+        self._labels = labels
         is_final = study.state.is_final
         self._set_status(self._parent_id, runs.study_status(study), study.finished_at if is_final else None)
         if is_final:
@@ -102,6 +115,20 @@ class StudyRuns:
         """
         found = self._server.runs_of([self._experiment_id], study.id)
         self._one_each(found, {self._parent_id, *self._children.values()})
+
+    def _look(self, study: Study) -> tuple[str, list[KnownRun]]:
+        """The study's experiment, and its runs there.
+
+        Where the runs are to be written anew, the experiment that the store remembers is the one only if it has runs of
+        the study: its name may be another by now, and on another server its id may be another experiment's.
+        """
+        known_id = study.mlflow_experiment_id
+        if known_id and (study.mlflow_run_id or self._server.has_experiment(known_id)):
+            found = self._server.runs_of([known_id], study.id)
+            if found or study.mlflow_run_id:
+                return known_id, found
+        experiment_id = self._server.open_experiment(study.name)
+        return experiment_id, self._server.runs_of([experiment_id], study.id)
 
     def _new_parent(self, study: Study) -> str:
         run_id = self._server.create_run(
@@ -130,12 +157,21 @@ class StudyRuns:
     def _write(self, run_id: str, content: RunContent, params: dict[str, str]) -> None:
         missing = self._missing(run_id, params)
         self._server.write(run_id, RunContent(params=missing, tags=content.tags, metrics=content.metrics))
-        self._params[run_id] = self._params.get(run_id, frozenset()) | missing.keys()
+        self._params[run_id] = {**self._params.get(run_id, {}), **missing}
 
     def _missing(self, run_id: str, params: dict[str, str]) -> dict[str, str]:
         """The parameters that the run does not have: MLflow refuses to change one, even to how it is written."""
-        known = self._params.get(run_id, frozenset())
+        known = self._params.get(run_id, {})
         return {name: value for name, value in params.items() if name not in known}
+
+    def _is_of_another(self, run_id: str, params: Mapping[str, str], configuration: Configuration) -> bool:
+        """Whether the run has another point or seed than the trial with these parameters.
+
+        A store that was restored gives out the ids of the trials again that it has lost.
+        """
+        known = self._params.get(run_id, {})
+        names = runs.identifying(configuration)
+        return any(known.get(name, value) != value for name, value in params.items() if name in names)
 
     def _set_status(self, run_id: str, status: runs.RunStatus, ended_at: datetime | None) -> None:
         if ended_at is not None:
@@ -143,3 +179,8 @@ class StudyRuns:
         elif self._statuses.get(run_id) != status:
             self._server.set_status(run_id, status)
         self._statuses[run_id] = status
+
+
+def _labels(tags: Iterable[str]) -> frozenset[str]:
+    """The names among these tags that are a label's."""
+    return frozenset(name for name in tags if name.startswith(runs.LABEL))

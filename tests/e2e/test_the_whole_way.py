@@ -109,7 +109,7 @@ def test_a_failing_trial_fails_alone_with_its_traceback(service: Service, client
     tracked = Tracked(service, "failing")
     run = tracked.children()[broken.id]
     assert (run.info.status, run.data.tags["samstudy.state"]) == ("FAILED", "FAILED")
-    assert "error.txt" in tracked.artifacts(run)
+    assert "error-attempt-1.txt" in tracked.artifacts(run)
     assert tracked.children()[sound.id].info.status == "FINISHED"
 
 

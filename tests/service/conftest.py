@@ -139,8 +139,10 @@ class Life:
 
     def start(self, study: Study) -> DrivingStore:
         """Makes it RUNNING."""
-        claim = ReconcilingStore(self._database).claim(study.id, startup_lease_s=60)
+        reconciling = ReconcilingStore(self._database)
+        claim = reconciling.claim(study.id, startup_lease_s=60)
         assert claim is not None
+        reconciling.confirm_start(claim)
         return DrivingStore(self._database, study.id, claim.driver_attempt)
 
     def propose(self, driver: DrivingStore, point: dict[str, Scalar], seeds: tuple[int, ...] = (0, 1)) -> list[Trial]:

@@ -166,7 +166,9 @@ class TestDelete:
         monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
         code, said = command.refused("delete", study.id)
         assert (code, "--yes" in said) == (2, True)
-        assert command("delete", study.id, "--yes") == f"study {study.id} is deleted; its runs in MLflow stay"
+        assert "--runs delete" in command.refused("delete", study.id, "--yes")[1]
+        said = command("delete", study.id, "--yes", "--runs", "delete")
+        assert said == f"study {study.id} is deleted; its runs in MLflow are being deleted"
         assert command.refused("show", study.id)[0] == 2
 
     def test_what_runs_is_not_deleted(self, command: Command, life: Life) -> None:

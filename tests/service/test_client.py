@@ -213,7 +213,9 @@ def test_a_study_is_steered_by_its_handle(client: Client, life: Life) -> None:
     assert client.unarchive(study.id).archived_at is None
     clone = client.clone(study.id, {"name": "clone"})
     assert (clone.submitted.name, clone.submitted.cloned_from) == ("clone", study.id)
-    client.delete(study.id)
+    with pytest.raises(InvalidTransitionError, match="MLflow does not show"):
+        client.delete(study.id)
+    client.delete(study.id, delete_runs=True)
     with pytest.raises(StudyNotFoundError):
         study.detail()
 

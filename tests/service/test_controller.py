@@ -20,6 +20,7 @@ from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import DriverClaim, ReconcilingStore
 from service.store.reports import AttemptStarted
 from service.store.studies import NewStudy, StudyStore
+from service.store.watching import WatchingStore
 from service.study import Intent, Reason, Study, StudyState
 from service.tuning.jobs import DriverJobs
 
@@ -164,7 +165,7 @@ def test_a_cluster_that_refuses_jobs_is_asked_less_and_less_often(world: World, 
     study = world.create()
     world.jobs.takes_jobs = False
     assert attempts_within(world, controller, study, 5) == 3  # after 0, 1 and 3 s
-    assert len(world.studies.events(study.id)) == 7
+    assert len(world.studies.events(study.id)) == 1  # that it was queued
     assert attempts_within(world, controller, study, 58) == 3  # after 7, 15 and 31 s
     assert attempts_within(world, controller, study, 600, every_s=5) == 10  # once a minute
     world.jobs.takes_jobs = True
@@ -181,6 +182,54 @@ def test_a_study_that_the_cluster_refused_does_not_hold_up_the_others(world: Wor
     controller.reconcile()
     assert world.jobs.started == [DriverClaim(other.id, 1)]
     assert world.studies.get(refused.id).waiting_reason == "the Ray cluster does not take jobs"
+
+
+def test_a_study_that_the_cluster_refuses_has_waited_since_it_was_queued(world: World, controller: Controller) -> None:
+    study = world.create()
+    world.jobs.takes_jobs = False
+    attempts_within(world, controller, study, 3600, every_s=20)
+    assert WatchingStore(world.database).look().queued.oldest_s == 3600
+    assert world.studies.get(study.id).started_at is None
+    world.jobs.takes_jobs = True
+    world.advance(60)
+    controller.reconcile()
+    assert [event.data["state"] for event in world.studies.events(study.id)] == ["QUEUED", "RUNNING"]
+    assert world.studies.get(study.id).started_at is not None
+
+
+def test_a_start_that_nobody_carried_out_is_done_again(world: World) -> None:
+    study = world.create()
+    assert ReconcilingStore(world.database).claim(study.id, 60) == DriverClaim(study.id, 1)
+    successor = world.controller("b")
+    successor.reconcile()
+    world.advance(61)
+    successor.reconcile()
+    assert world.jobs.started == [DriverClaim(study.id, 2)]
+    told = [(event.kind, event.data.get("state")) for event in world.studies.events(study.id)]
+    assert told == [
+        ("study.state", "QUEUED"),
+        ("driver.lost", None),
+        *(("study.state", s) for s in ("QUEUED", "RUNNING")),
+    ]
+
+
+def test_a_start_that_its_controller_could_not_tell_is_told_once_the_driver_lives(world: World) -> None:
+    study = world.create()
+
+    class Forgetful(ReconcilingStore):
+        def confirm_start(self, claim: DriverClaim) -> None:
+            raise StoreUnavailableError("the store does not answer")
+
+    with pytest.raises(StoreUnavailableError):
+        world.controller(store=Forgetful(world.database)).reconcile()
+    world.advance(11)
+    successor = world.controller("b")
+    successor.reconcile()
+    assert [event.data["state"] for event in world.studies.events(study.id)] == ["QUEUED"]
+    world.driver(study).heartbeat(10)
+    successor.reconcile()
+    assert [event.data["state"] for event in world.studies.events(study.id)] == ["QUEUED", "RUNNING"]
+    assert world.jobs.started == [DriverClaim(study.id, 1)]
 
 
 @pytest.mark.parametrize("how", ["started", "left the queue"])

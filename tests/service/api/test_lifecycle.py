@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from service.store import tables
 from service.store.database import Database
+from service.store.exporting import ExportStore
 from service.store.lifecycle import LifecycleStore
 from service.study import StudyState
 
@@ -293,6 +294,14 @@ class TestDelete:
         assert problem(api.delete(f"studies/{study.id}")) == (404, "study_not_found")
         assert [found["id"] for found in api.get("studies").json()["studies"]] == [other.id]
 
+    def test_runs_that_stay_have_to_show_the_study_as_it_is(
+        self, api: TestClient, life: Life, database: Database
+    ) -> None:
+        study = life.finished(ACCURACIES)
+        assert problem(api.delete(f"studies/{study.id}")) == (409, "invalid_transition")
+        ExportStore(database).study_exported(study.id, revision=study.revision)
+        assert api.delete(f"studies/{study.id}").status_code == 204
+
     def test_what_becomes_of_its_runs_is_one_of_two_words(self, api: TestClient, life: Life) -> None:
         answer = api.delete(f"studies/{life.finished(ACCURACIES).id}", params={"runs": "burn"})
         assert (*problem(answer), fields(answer)) == (422, "invalid_request", ["runs"])
@@ -300,13 +309,11 @@ class TestDelete:
     def test_a_clone_outlives_its_original(self, api: TestClient, life: Life) -> None:
         original = life.finished(ACCURACIES)
         clone = api.post(f"studies/{original.id}/clone").json()
-        api.delete(f"studies/{original.id}")
+        api.delete(f"studies/{original.id}", params={"runs": "delete"})
         assert api.get(f"studies/{clone['id']}").json()["cloned_from"] == original.id
 
 
 def test_runs_in_mlflow_can_be_written_anew(api: TestClient, life: Life, database: Database) -> None:
-    from service.store.exporting import ExportStore
-
     study, store = life.finished(ACCURACIES), ExportStore(database)
     store.set_study_run(study.id, experiment_id="1", run_id="r")
     store.study_exported(study.id, revision=study.revision)

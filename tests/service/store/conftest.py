@@ -66,6 +66,7 @@ class Stores:
     def claim(self, study: Study, lease_s: float = 60) -> DriverClaim:
         claim = self.reconciling.claim(study.id, lease_s)
         assert claim is not None
+        self.reconciling.confirm_start(claim)
         return claim
 
     def drive(self, study: Study, lease_s: float = 60) -> DrivingStore:

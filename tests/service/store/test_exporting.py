@@ -125,7 +125,8 @@ def test_a_forgotten_study_is_behind_with_everything(stores: Any) -> None:
     stores.exporting.forget(study.id)
     assert stores.exporting.behind() == [study.id]
     assert epochs_behind(stores, study.id) == {trial.id: [1, 2]}
-    assert stores.studies.get(study.id).mlflow_run_id is None
+    forgotten = stores.studies.get(study.id)
+    assert (forgotten.mlflow_experiment_id, forgotten.mlflow_run_id) == ("1", None)
 
 
 @pytest.mark.parametrize("exported_before", [False, True])

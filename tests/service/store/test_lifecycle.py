@@ -483,6 +483,34 @@ class TestArchiveAndDelete:
         assert lifecycle.archive(study.id).archived_at is not None
         assert lifecycle.archive(study.id, archived=False).archived_at is None
 
+    def test_what_is_archived_has_another_version_and_an_event_and_nothing_for_mlflow(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        stores.finish(stores.drive(study))
+        before = stores.studies.get(study.id)
+        stores.exporting.study_exported(study.id, revision=before.revision)
+        for number, archived in enumerate((True, False), 1):
+            after = lifecycle.archive(study.id, archived=archived)
+            assert (after.version, after.revision) == (before.version + number, before.revision)
+            (*_, event) = stores.studies.events(study.id)
+            assert (event.kind, event.data) == ("study.changed", {"archived": archived})
+        assert stores.exporting.behind() == []
+
+    def test_runs_stay_only_where_they_show_the_study_as_it_is(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        kept, removed = create(), create()
+        for study in (kept, removed):
+            stores.finish(stores.drive(study))
+        with pytest.raises(InvalidTransitionError, match=r"MLflow does not show study .*--runs delete"):
+            lifecycle.delete(kept.id, delete_runs=False)
+        stores.exporting.study_exported(kept.id, revision=stores.studies.get(kept.id).revision)
+        lifecycle.delete(kept.id, delete_runs=False)
+        lifecycle.delete(removed.id, delete_runs=True)
+        with pytest.raises(StudyNotFoundError):
+            stores.studies.get(kept.id)
+
     def test_nothing_of_a_deleted_study_stays_but_what_is_to_be_removed(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
     ) -> None:

@@ -7,9 +7,11 @@ import pytest
 
 from service.errors import LeaseLostError
 from service.store.driving import DrivingStore
-from service.store.reconciling import DriverClaim
+from service.store.reconciling import DriverClaim, UnconfirmedStart
 from service.store.reports import AttemptLost, AttemptStarted, EpochReported, TrialEnded
-from service.study import AttemptState, Reason, StudyState, TrialState
+from service.store.watching import WatchingStore
+from service.store.webhooks import WebhookStore
+from service.study import AttemptState, Reason, Study, StudyState, TrialState
 
 
 def test_a_study_is_claimed_once_among_many(stores: Any) -> None:
@@ -246,6 +248,77 @@ def test_a_study_whose_driver_did_not_start_waits_again(stores: Any) -> None:
     assert stores.claim(study).driver_attempt == 2
     stores.reconciling.give_back(claim, "late")
     assert stores.studies.get(study.id).state is StudyState.RUNNING
+
+
+def told_states(stores: Any, study: Study) -> list[str]:
+    return [event.data["state"] for event in stores.studies.events(study.id) if event.kind == "study.state"]
+
+
+def test_a_claim_is_told_once_its_driver_was_taken(timed_stores: Any, clock: Any) -> None:
+    stores = timed_stores
+    study = stores.create()
+    claim = stores.reconciling.claim(study.id, 60)
+    claimed_at = clock.now
+    assert told_states(stores, study) == ["QUEUED"]
+    assert stores.reconciling.unconfirmed_starts() == [UnconfirmedStart(claim, lives=False)]
+    clock.advance(3)
+    for _ in range(2):
+        stores.reconciling.confirm_start(claim)
+    assert told_states(stores, study) == ["QUEUED", "RUNNING"]
+    running = stores.studies.get(study.id)
+    assert (running.started_at, running.revision > running.exported_revision) == (claimed_at, True)
+    assert stores.reconciling.unconfirmed_starts() == []
+
+
+def test_a_start_that_was_refused_leaves_a_study_as_it_was(stores: Any) -> None:
+    study = stores.create()
+    webhook, _ = WebhookStore(stores.database).create("ada", "https://example.org/")
+    for _ in range(3):
+        stores.reconciling.give_back(stores.reconciling.claim(study.id, 60), "no disk")
+    changes = {"waiting_reason": "no disk", "driver_attempt": 3}
+    assert stores.studies.get(study.id) == study.model_copy(update=changes)
+    assert told_states(stores, study) == ["QUEUED"]
+    assert WebhookStore(stores.database).deliveries(webhook.id, limit=9) == []
+
+
+def test_the_age_of_the_queue_goes_on_where_a_start_was_refused(timed_stores: Any, clock: Any) -> None:
+    study = timed_stores.create()
+    clock.advance(3600)
+    timed_stores.reconciling.give_back(timed_stores.reconciling.claim(study.id, 60), "no disk")
+    assert WatchingStore(timed_stores.database).look().queued.oldest_s == 3600
+
+
+def test_a_start_that_its_user_steers_before_it_is_confirmed_is_told_as_it_is(stores: Any) -> None:
+    stopped, paused = stores.create(), stores.create()
+    claims = [stores.reconciling.claim(study.id, 60) for study in (stopped, paused)]
+    stores.begin(DrivingStore(stores.database, stopped.id, 1))
+    stores.lifecycle.stop(stopped.id)
+    stores.lifecycle.pause(paused.id)
+    for claim in claims:
+        stores.reconciling.confirm_start(claim)
+    assert told_states(stores, stopped) == told_states(stores, paused) == ["QUEUED", "STOPPING"]
+    stores.reconciling.give_back(claims[0], "no disk")
+    stores.reconciling.give_back(claims[1], "no disk")
+    assert told_states(stores, stopped) == ["QUEUED", "STOPPING", "QUEUED"]
+    assert told_states(stores, paused) == ["QUEUED", "STOPPING", "PAUSED"]
+
+
+def test_a_start_comes_too_late_to_be_confirmed(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.reconciling.claim(study.id, -1)
+    assert stores.lose(claim).state is StudyState.QUEUED
+    stores.reconciling.confirm_start(claim)
+    stores.reconciling.claim(study.id, 60)
+    stores.reconciling.confirm_start(claim)
+    assert told_states(stores, study) == ["QUEUED", "QUEUED"]
+    assert stores.studies.get(study.id).started_at is None
+
+
+def test_a_driver_shows_that_its_start_was_taken(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.reconciling.claim(study.id, 60)
+    DrivingStore(stores.database, study.id, 1).heartbeat(60)
+    assert stores.reconciling.unconfirmed_starts() == [UnconfirmedStart(claim, lives=True)]
 
 
 def test_a_study_given_back_while_it_is_cancelled_is_cancelled(stores: Any) -> None:

@@ -30,7 +30,7 @@ def test_removals_know_their_age_and_the_oldest_comes_first(timed_stores: Stores
     for _ in range(2):
         study = timed_stores.create()
         timed_stores.lifecycle.cancel(study.id)
-        timed_stores.lifecycle.delete(study.id, delete_runs=False)
+        timed_stores.lifecycle.delete(study.id, delete_runs=True)
         deleted.append(study.id)
         clock.advance(10)
-    assert removals.pending() == [Removal(deleted[0], None, False, 20.0), Removal(deleted[1], None, False, 10.0)]
+    assert removals.pending() == [Removal(deleted[0], None, True, 20.0), Removal(deleted[1], None, True, 10.0)]

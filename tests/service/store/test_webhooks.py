@@ -201,7 +201,7 @@ def test_the_messages_of_a_deleted_study_are_still_sent(
     webhook, _ = webhooks.create("ada", URL, [StudyState.CANCELLED])
     study = stores.create()
     stores.lifecycle.cancel(study.id)
-    stores.lifecycle.delete(study.id, delete_runs=False)
+    stores.lifecycle.delete(study.id, delete_runs=True)
     assert taken(delivering, webhook).payload["data"]["id"] == study.id
 
 

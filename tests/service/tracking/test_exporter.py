@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from service.spec import parse_spec
 from service.store.database import Database
 from service.store.exporting import ExportStore
+from service.store.lifecycle import StudyChanges
 from service.store.reports import EpochReported, TrialEnded
 from service.store.studies import NewStudy, StudyStore
 from service.study import Configuration, Reason, StudyState, TrialState
@@ -198,11 +199,32 @@ def test_every_final_state_can_be_told_apart(
     assert trials[4].id not in children  # it never started
     failed = children[trials[2].id]
     assert failed.data.tags["samstudy.error"] == "ValueError: no"
-    assert artifact(client, failed, "error.txt", tmp_path) == b"ValueError: no"
+    assert artifact(client, failed, "error-attempt-1.txt", tmp_path) == b"ValueError: no"
     parent = parent_of(client, study)
     assert parent.info.status == "FAILED"
     assert parent.data.tags["samstudy.error"] == "2 trials failed"
     assert parent.data.tags["samstudy.trials.cancelled"] == "2"
+
+
+def test_the_error_of_a_trial_that_was_retried_says_which_attempts_it_was(
+    life: Life, exporter: Exporter, client: MlflowClient, clock: Clock
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    (trial,) = life.propose(driver, {"lambda": 0.5, "rho": 0.1}, (0,))
+    life.fail(driver, trial)
+    life.succeed(driver)
+    exporter.export_pending()
+    life.lifecycle.retry(study.id)
+    driver = life.start(study)
+    life.begin(driver, trial, attempt=2)
+    driver.record([TrialEnded(trial.id, 2, TrialState.SUCCEEDED, 0.9)])
+    life.succeed(driver)
+    clock.now = 5.0
+    exporter.export_pending()
+    run = children_of(client, study)[trial.id]
+    assert (run.info.status, run.data.tags["samstudy.error"]) == ("FINISHED", "")
+    assert [found.path for found in client.list_artifacts(run.info.run_id)] == ["error-attempt-1.txt"]
 
 
 def test_a_finished_trial_costs_three_calls(life: Life, exporter: Exporter, calls: Counter[str]) -> None:
@@ -298,6 +320,36 @@ def test_hostile_names_and_values_get_through(life: Life, exporter: Exporter, cl
     assert run.data.tags["samstudy.error"].endswith("boom")
     shown = {value for key, value in parent.data.tags.items() if key.startswith("samstudy.label.")}
     assert shown == set(labels.values())
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_label_that_a_study_has_no_more_is_taken_off_its_run(
+    restarted: bool,
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    store: ExportStore,
+    clock: Clock,
+    mlflow_server: MlflowServer,
+) -> None:
+    study = life.create(labels={"team": "vision", "stage": "draft", "a%b": "y"})
+    life.start(study)
+    exporter.export_pending()
+    client.delete_tag(parent_of(client, study).info.run_id, "samstudy.label.stage")  # a person was quicker
+    client.set_tag(parent_of(client, study).info.run_id, "stage", "a person's own")
+    if restarted:
+        exporter = Exporter(store, life.studies, mlflow_server.url, min_interval_s=2.0)
+    for labels in ({"team": "audio"}, {}):
+        life.lifecycle.patch(study.id, StudyChanges(labels=labels), if_version=None)
+        clock.now += 5.0
+        if restarted:
+            exporter.start_over()
+        exporter.export_pending()
+        tags = parent_of(client, study).data.tags
+        shown = {name: value for name, value in tags.items() if name.startswith("samstudy.label.")}
+        assert shown == {f"samstudy.label.{name}": value for name, value in labels.items()}
+        assert tags["stage"] == "a person's own"
+    assert store.behind() == []
 
 
 def test_a_study_that_cannot_be_exported_is_not_in_the_way_of_others(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
+from service.store.backup import restore_backup, write_backup
 from service.store.database import Database
 from service.store.exporting import ExportStore
+from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported, TrialEnded
 from service.study import TrialState
 from service.tracking.exporter import Exporter
@@ -131,6 +137,83 @@ def test_a_run_whose_creation_timed_out_and_came_true_later_is_deleted(
     assert len(runs_of(client, study, ViewType.DELETED_ONLY)) == 1
 
 
+@pytest.fixture
+def restored(tmp_path: Path) -> Iterator[Database]:
+    """An empty store, for what a backup of the first one has."""
+    database = Database(f"sqlite:///{tmp_path / 'restored.db'}")
+    yield database
+    database.dispose()
+
+
+@pytest.mark.parametrize("rho", [0.2, 0.1])
+def test_a_run_of_a_trial_that_a_restored_store_has_lost_is_not_that_of_the_next_with_its_id(
+    rho: float,
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    database: Database,
+    restored: Database,
+    a_spec: dict[str, Any],
+    mlflow_server: MlflowServer,
+    tmp_path: Path,
+) -> None:
+    """A sampler proposes another point for the same number, or the same one."""
+    study = life.create()
+    driver = life.start(study)
+    life.train(driver, life.propose(driver, {"lambda": 0.5, "rho": 0.3}, (0,))[0], 0.7)
+    write_backup(database, tmp_path / "backup")
+    (lost,) = life.propose(driver, {"lambda": 0.5, "rho": 0.1}, (0,))
+    life.train(driver, lost, 0.9)
+    exporter.export_pending()
+    parent, children = parent_of(client, study), children_of(client, study)
+
+    restore_backup(restored, tmp_path / "backup")
+    life, reconciling = Life(restored, a_spec), ReconcilingStore(restored)
+    for claim in reconciling.overdue_drivers():
+        reconciling.lose_driver(claim, max_losses=5)
+    driver = life.start(study)
+    (trial,) = life.propose(driver, {"lambda": 0.5, "rho": rho}, (0,))
+    assert trial.id == lost.id
+    life.train(driver, trial, 0.6, epochs=2)
+    life.succeed(driver)
+    again = Exporter(ExportStore(restored), life.studies, mlflow_server.url, min_interval_s=2.0)
+    assert again.export_pending().refused == {}
+
+    after, is_other = children_of(client, study), rho != 0.1
+    assert parent_of(client, study).info.run_id == parent.info.run_id
+    assert {trial_id for trial_id in after if after[trial_id].info.run_id != children[trial_id].info.run_id} == (
+        {trial.id} if is_other else set()
+    )
+    shown = after[trial.id]
+    assert (shown.data.params["rho"], shown.data.tags["samstudy.objective"]) == (str(rho), "0.6")
+    assert shown.info.run_name == f"λ=0.5 ρ={rho} seed=0"
+    deleted = [run.info.run_id for run in runs_of(client, study, ViewType.DELETED_ONLY)]
+    assert deleted == ([children[trial.id].info.run_id] if is_other else [])
+    if is_other:
+        assert history(client, shown, "val_accuracy") == [(1, pytest.approx(0.5)), (2, pytest.approx(0.6))]
+
+
+def test_a_run_that_has_another_point_than_its_trial_is_mended_when_runs_are_written_anew(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, mlflow_server: MlflowServer
+) -> None:
+    study = life.finished({(0.5, 0.1): (0.9, 0.8)})
+    exporter.export_pending()
+    before = children_of(client, study)
+    first, second = life.studies.trials(study.id)
+    wrong = before[first.id]
+    client.delete_run(wrong.info.run_id)
+    mixed = doubled(client, wrong)
+    client.log_param(mixed, "rho", "0.3")
+    store.set_trial_run(first.id, mixed)
+    store.forget(study.id)
+    Exporter(store, life.studies, mlflow_server.url, min_interval_s=2.0).export_pending()
+    after = children_of(client, study)
+    assert after[first.id].data.params["rho"] == "0.1"
+    assert [len(history(client, after[trial.id], "val_accuracy")) for trial in (first, second)] == [3, 3]
+    assert after[second.id].info.run_id == before[second.id].info.run_id
+    assert store.behind() == []
+
+
 @pytest.mark.parametrize("deleted", ["child", "parent"])
 def test_a_deleted_run_is_made_anew_once_there_is_something_to_write(
     deleted: str, life: Life, exporter: Exporter, client: MlflowClient, clock: Clock
@@ -181,6 +264,34 @@ def test_an_experiment_deleted_while_its_study_runs_is_followed_by_another(
     assert client.get_experiment(parent_of(client, study).info.experiment_id).name == f"{study.name} (2)"
 
 
+@pytest.mark.parametrize("deleted", ["nothing", "child", "parent"])
+def test_the_runs_of_a_study_stay_in_their_experiment_when_a_person_renames_it(
+    deleted: str, life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, clock: Clock
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.train(driver, first, 0.9)
+    life.begin(driver, second)
+    exporter.export_pending()
+    parent, child = parent_of(client, study), children_of(client, study)[second.id]
+    experiment = parent.info.experiment_id
+    client.rename_experiment(experiment, f"{study.name} (of the old paper)")
+    if deleted == "nothing":
+        store.forget(study.id)
+    else:
+        client.delete_run((parent if deleted == "parent" else child).info.run_id)
+    driver.record([TrialEnded(second.id, 1, TrialState.SUCCEEDED, 0.7)])
+    life.succeed(driver)
+    clock.now = 5.0
+    exporter.export_pending()
+    runs = runs_of(client, study)
+    assert [(run.info.experiment_id, run.info.status) for run in runs] == [(experiment, "FINISHED")] * 3
+    assert life.studies.get(study.id).mlflow_experiment_id == experiment
+    assert client.get_experiment_by_name(study.name) is None
+    assert store.behind() == []
+
+
 def test_a_lost_database_of_mlflow_is_filled_again(
     life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore
 ) -> None:
@@ -190,4 +301,5 @@ def test_a_lost_database_of_mlflow_is_filled_again(
         store.set_trial_run(trial.id, "fedcba9876543210fedcba9876543210")
     exporter.export_pending()
     assert len(children_of(client, study)) == 8
+    assert client.get_experiment(parent_of(client, study).info.experiment_id).name == study.name
     assert store.behind() == []

@@ -1,0 +1,143 @@
+"""How many trials a study could train at once, as its share of the cluster sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.shares import Node, fair_shares
+from service.spec import parse_spec
+from service.store.driving import DrivingStore
+from service.store.lifecycle import StudyChanges
+from service.store.reports import AttemptPaused, AttemptStarted
+from service.study import Purpose, Study, Trial, TrialState
+
+RANDOM: dict[str, Any] = {
+    "name": "s",
+    "search_space": {"rho": {"type": "float", "low": 0.01, "high": 0.5}},
+    "algorithm": {"name": "random"},
+    "objective": {"metric": "val_accuracy", "mode": "max"},
+}
+GRID: dict[str, Any] = {**RANDOM, "search_space": "paper_lambda_rho", "algorithm": {"name": "grid"}}
+GRID_SIZE = 20
+
+
+def create(stores: Any, spec: dict[str, Any], **changes: Any) -> Study:
+    study: Study = stores.create(spec=parse_spec({**spec, **changes}).to_mapping())
+    return study
+
+
+def wanted(stores: Any, study: Study) -> float:
+    (number,) = (one.demand.wanted for one in stores.reconciling.driven() if one.demand.study_id == study.id)
+    return float(number)
+
+
+def succeeded(stores: Any, driver: DrivingStore, number: int) -> None:
+    for _ in range(number):
+        stores.succeed(driver, stores.begin(driver))
+
+
+def confirm(stores: Any, driver: DrivingStore, number: int, *, end: bool) -> list[Trial]:
+    """Trials that confirm this many configurations which have none yet."""
+    snapshot = driver.snapshot()
+    there = {trial.configuration_id for trial in snapshot.trials if trial.purpose is Purpose.CONFIRM}
+    fresh = [one.id for one in snapshot.configurations if one.id not in there][:number]
+    trials = [trial for one in fresh for trial in driver.add_confirming_trials(one, [100, 101])]
+    for trial in trials if end else []:
+        driver.record([AttemptStarted(trial.id, 1, "node-1")])
+        stores.succeed(driver, trial)
+    return trials
+
+
+@pytest.mark.parametrize("budget", [{"max_trials": None}, {"max_trials": GRID_SIZE}, {"max_trials": 500}])
+def test_a_grid_wants_what_is_left_of_it(stores: Any, budget: dict[str, Any]) -> None:
+    study = create(stores, GRID, budget=budget)
+    driver = stores.drive(study)
+    assert wanted(stores, study) == GRID_SIZE
+    succeeded(stores, driver, GRID_SIZE - 2)
+    assert wanted(stores, study) == 2
+    stores.begin(driver)
+    assert wanted(stores, study) == 2
+    succeeded(stores, driver, 1)
+    assert wanted(stores, study) == 1
+
+
+def test_what_the_end_of_a_grid_leaves_the_others_have(stores: Any) -> None:
+    ending, other = create(stores, GRID), create(stores, GRID)
+    driver = stores.drive(ending)
+    stores.drive(other)
+    succeeded(stores, driver, GRID_SIZE - 1)
+    stores.begin(driver)
+    shares = fair_shares([one.demand for one in stores.reconciling.driven()], [Node(8, 0)])
+    assert shares == {ending.id: 1, other.id: 7}
+
+
+def test_each_seed_of_what_is_left_counts(stores: Any) -> None:
+    study = create(stores, RANDOM, replicates={"seeds": [0, 1]}, budget={"max_trials": 8})
+    driver = stores.drive(study)
+    assert wanted(stores, study) == 8
+    stores.propose(driver, seeds=(0, 1))
+    assert wanted(stores, study) == 8
+
+
+def test_no_more_is_wanted_than_may_train_at_once(stores: Any) -> None:
+    study = create(stores, GRID, budget={"max_concurrent_trials": 3})
+    stores.drive(study)
+    assert wanted(stores, study) == 3
+
+
+def test_a_paused_trial_of_a_study_that_goes_on_counts(stores: Any) -> None:
+    study = create(stores, GRID)
+    driver = stores.drive(study)
+    succeeded(stores, driver, GRID_SIZE - 1)
+    driver.record([AttemptPaused(stores.begin(driver).id, 1)])
+    stores.lifecycle.pause(study.id)
+    assert driver.leave() == "PAUSED"
+    stores.lifecycle.resume(study.id)
+    stores.drive(study)
+    assert wanted(stores, study) == 1
+
+
+@pytest.mark.parametrize(("how", "number"), [("pause", 1), ("cancel", 1), ("stop", 2)])
+def test_a_study_on_its_way_to_its_end_wants_only_what_it_waits_for(stores: Any, how: str, number: int) -> None:
+    study = create(stores, GRID)
+    driver = stores.drive(study)
+    stores.begin(driver)
+    driver.record([AttemptPaused(stores.begin(driver).id, 1)])
+    stores.propose(driver)
+    getattr(stores.lifecycle, how)(study.id)
+    assert wanted(stores, study) == number
+
+
+def test_a_stopped_study_of_which_nothing_trains_wants_nothing(stores: Any) -> None:
+    study = create(stores, GRID)
+    driver = stores.drive(study)
+    stores.propose(driver)
+    stores.lifecycle.stop(study.id)
+    assert wanted(stores, study) == 0
+
+
+def test_each_round_of_confirming_counts_its_own_trials(stores: Any) -> None:
+    study = create(stores, RANDOM, budget={"max_trials": 4}, confirm={"top_k": 2, "seeds": [100, 101]})
+    driver = stores.drive(study)
+    assert wanted(stores, study) == 4
+    succeeded(stores, driver, 3)
+    last = stores.begin(driver)
+    assert wanted(stores, study) == 4, "those that confirm come after it"
+    stores.succeed(driver, last)
+    confirm(stores, driver, 2, end=True)
+    stores.finish(driver)
+    stores.lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 6}), if_version=None)
+    driver = stores.drive(study)
+    assert wanted(stores, study) == 4
+    succeeded(stores, driver, 2)
+    confirm(stores, driver, 2, end=False)
+    assert wanted(stores, study) == 4
+    assert stores.studies.trials(study.id)[-1].state is TrialState.PENDING
+
+
+def test_a_driver_with_nothing_to_train_may_find_out_what_comes_next(stores: Any) -> None:
+    study = create(stores, RANDOM, budget={"max_trials": 2})
+    succeeded(stores, stores.drive(study), 2)
+    assert wanted(stores, study) == 1
