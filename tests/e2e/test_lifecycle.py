@@ -78,6 +78,7 @@ def test_a_paused_study_frees_its_workers_and_goes_on_where_it_was(service: Serv
     assert len(tracked.children()) == 2
 
 
+@pytest.mark.soak
 def test_a_stopped_study_lets_its_running_trials_end_and_a_raised_budget_reopens_it(
     service: Service, client: Client
 ) -> None:
@@ -157,6 +158,7 @@ def test_the_best_is_confirmed_on_seeds_that_the_search_never_saw(service: Servi
     assert len(Tracked(service, "confirmed").children()) == len(trials) == 11
 
 
+@pytest.mark.soak
 def test_two_studies_share_the_cluster(client: Client) -> None:
     first = client.submit(spec_for("first-of-two", epochs=150))
     wait_until(lambda: running(client, first.id) == 2, what="the first study has both workers")
@@ -185,6 +187,7 @@ def test_a_failed_trial_is_retried_alone(client: Client) -> None:
     assert (after_broken.attempt, after_broken.state) == (2, TrialState.FAILED)  # the same seed diverges again
 
 
+@pytest.mark.soak
 def test_a_trial_that_trains_too_long_fails_and_the_others_go_on(client: Client) -> None:
     epochs = {"type": "categorical", "choices": [2, 20_000]}
     spec = spec_for("too-long", search_space={"epochs": epochs}, replicates=ONE_SEED, budget={"max_trial_s": 15})

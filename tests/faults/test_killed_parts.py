@@ -141,6 +141,7 @@ def test_trials_do_not_wait_for_an_mlflow_whose_port_refuses_for_a_minute(
     assert {trial.attempt for trial in witness.trials()} == {1}
 
 
+@pytest.mark.soak
 def test_a_study_survives_the_death_of_rays_head_and_mlflow_at_once(
     service: Service, begin: Callable[..., Witness]
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from service.spec import parse_spec
 from service.store.database import Database
 from service.store.driving import DrivingStore
@@ -18,6 +20,7 @@ from tests.postgresql import Databases, PostgresqlServer
 EPOCHS = 40
 
 
+@pytest.mark.soak
 def test_a_driver_loses_no_result_when_postgresql_is_restarted(
     postgresql_server: PostgresqlServer, databases: Databases
 ) -> None:
