@@ -121,6 +121,7 @@ def test_a_stopped_study_lets_its_running_trials_end_and_a_raised_budget_reopens
     assert len(Tracked(service, "stopped").children()) == known + 4
 
 
+@pytest.mark.soak
 def test_an_enqueued_point_reaches_the_running_driver(client: Client) -> None:
     spec = spec_for(
         "enqueued",
@@ -142,6 +143,7 @@ def test_an_enqueued_point_reaches_the_running_driver(client: Client) -> None:
     assert enqueued.configuration.number < 8
 
 
+@pytest.mark.soak
 def test_the_best_is_confirmed_on_seeds_that_the_search_never_saw(service: Service, client: Client) -> None:
     study = client.submit(spec_for("confirmed", confirm={"top_k": 1, "seeds": [10, 11, 12]})).wait(120)
     assert study.state is StudyState.SUCCEEDED

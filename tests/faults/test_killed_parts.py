@@ -36,7 +36,7 @@ def assert_gone_on(witness: Witness, trial: Trial) -> None:
     assert [result.epoch for result in results if result.attempt == 2] == list(of_the_second)
 
 
-@pytest.mark.parametrize("part", ["api", "controller"])
+@pytest.mark.parametrize("part", [pytest.param("api", marks=pytest.mark.soak), "controller"])
 def test_a_study_does_not_notice_the_death_of(part: str, service: Service, begin: Callable[..., Witness]) -> None:
     witness = begin(f"without-{part}")
     witness.wait_for_trials(finished=1)

@@ -96,6 +96,7 @@ def run_under_faults(
         raise
 
 
+@pytest.mark.soak
 def test_a_study_survives_a_few_random_faults(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
     schedule = random_schedule(SEED, QUICK, faults=4, longest_pause_s=3.0)
     with capsys.disabled():

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import pytest
+
 from service.study import AttemptState
 from tests.embedded_service import Service, frozen, wait_until
 from tests.faults.invariants import Witness
 
 
+@pytest.mark.soak
 def test_a_driver_that_wakes_up_late_is_refused_and_ends_itself(
     service: Service, begin: Callable[..., Witness]
 ) -> None:

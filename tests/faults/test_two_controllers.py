@@ -35,6 +35,7 @@ def leader(service: Service) -> int:
         return int(str(holder.scalar_one_or_none() or ":0").rpartition(":")[2])
 
 
+@pytest.mark.soak
 def test_the_second_takes_over_from_a_leader_that_stalls_and_the_first_does_no_harm_when_it_wakes(
     service: Service, begin: Callable[..., Witness], second_controller: subprocess.Popen[bytes]
 ) -> None:
