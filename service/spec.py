@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Self, get_type_hints
 
@@ -161,6 +163,15 @@ def plan(spec: StudySpec) -> Plan:
     configurations = min(bounds)
     confirming = min(spec.confirm.top_k, configurations) * len(spec.confirm.seeds) if spec.confirm else 0
     return Plan(configurations, configurations * len(spec.replicates.seeds) + confirming, confirming)
+
+
+@lru_cache(maxsize=1024)  # the check of a spec takes longer than all else that is asked of a study
+def stored_plan(spec_text: str) -> Plan | None:
+    """The plan of a study from its stored spec, as JSON; None for one of a version with other rules."""
+    try:
+        return plan(accepted_spec(json.loads(spec_text)))
+    except InvalidSpecError:
+        return None
 
 
 def parse_spec(raw: object) -> StudySpec:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from search_spaces import NAMED_SPACES
 from service.analysis.aggregation import ConfigurationResult, aggregate
 from service.analysis.waiting import missing_care, pending_reason, waiting_reason
 from service.answers import (
@@ -18,8 +19,7 @@ from service.answers import (
     TrialList,
     TrialOverview,
 )
-from service.errors import InvalidSpecError
-from service.spec import Objective, accepted_spec, plan
+from service.spec import Objective, stored_plan
 from service.store.contents import Best, ConfigurationPage, StudyStanding, TrialPage
 from service.store.studies import StudyStore
 from service.study import OPEN_TRIAL_STATES, Study
@@ -110,24 +110,18 @@ def _pending_reason(standing: StudyStanding) -> str | None:
 
 
 def _progress(standing: StudyStanding) -> Progress:
-    trials_planned, epochs_planned = _planned(json.dumps(standing.study.spec))
+    planned = stored_plan(json.dumps(standing.study.spec))
     recorded = sum(standing.trial_counts.values())  # more than the plan where the budget was lowered
     return Progress(
         trials_done=sum(count for state, count in standing.trial_counts.items() if state.is_final),
-        trials_planned=max(trials_planned, recorded) if trials_planned is not None else None,
+        trials_planned=max(planned.trials, recorded) if planned else None,
         epochs_done=standing.epochs_done,
-        epochs_planned=epochs_planned,
+        epochs_planned=_epochs(standing.study.spec, planned.trials) if planned else None,
     )
 
 
-@lru_cache(maxsize=1024)  # the check of a spec takes longer than everything else that a study's answer needs
-def _planned(spec_text: str) -> tuple[int | None, int | None]:
-    """The trials and the epochs of a study with this spec; None for what cannot be told."""
-    try:
-        spec = accepted_spec(json.loads(spec_text))
-    except InvalidSpecError:  # accepted by an older version, whose rules were others
-        return None, None
-    trials = plan(spec).trials
-    if "epochs" in spec.space.parameters:
-        return trials, None
-    return trials, trials * int(spec.train.get("epochs", defaults()["epochs"]))
+def _epochs(spec: Mapping[str, Any], trials: int) -> int | None:
+    """Of so many trials together; None where the search space varies them."""
+    space = spec["search_space"]
+    varied = NAMED_SPACES[space].space.parameters if isinstance(space, str) else space
+    return None if "epochs" in varied else trials * int(spec["train"].get("epochs", defaults()["epochs"]))

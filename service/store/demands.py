@@ -6,14 +6,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
-from service.errors import InvalidSpecError
 from service.shares import Demand
-from service.spec import accepted_spec, plan
+from service.spec import stored_plan
 from service.store import tables
 from service.study import OPEN_TRIAL_STATES, Intent, Purpose, StudyState, TrialState
 
@@ -27,14 +25,6 @@ class _Recorded:
     confirming: int = 0
     begun: int = 0
     running: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    """How much the search may come to, and the trials that confirm its best; `inf` where that cannot be told."""
-
-    configurations: float
-    confirming: int
 
 
 def demands_of(connection: Connection, studies: Sequence[Row[Any]]) -> list[Demand]:
@@ -63,20 +53,13 @@ def _wanted(study: Row[Any], recorded: _Recorded) -> float:
     """
     if study.state == StudyState.STOPPING:
         return recorded.begun if study.intent == Intent.STOP else recorded.running
-    planned = _planned(json.dumps(study.spec))
+    planned = stored_plan(json.dumps(study.spec))
+    if planned is None:
+        return math.inf  # an older version has accepted it: nobody can tell
     proposals = max(0, planned.configurations - recorded.configurations)
     unended = recorded.unended + proposals * len(study.spec["replicates"]["seeds"])
     searches = unended > recorded.confirming
-    return max(1, unended, planned.confirming if searches else 0)  # one lets its driver find out what comes next
-
-
-@lru_cache(maxsize=1024)  # the check of a spec takes long, and the shares are looked at every few seconds
-def _planned(spec_text: str) -> _Planned:
-    try:
-        planned = plan(accepted_spec(json.loads(spec_text)))
-    except InvalidSpecError:  # accepted by an older version, whose rules were others
-        return _Planned(math.inf, 0)
-    return _Planned(planned.configurations, planned.confirming_trials)
+    return max(1, unended, planned.confirming_trials if searches else 0)  # one lets its driver find out what comes next
 
 
 def _recorded(connection: Connection, study_ids: Sequence[str]) -> dict[str, _Recorded]:

@@ -18,7 +18,8 @@ from service.store import records, tables
 from service.store.database import Database
 from service.store.inserting import insert_configuration, insert_trials, last_number
 from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, EpochReported, Report, TrialEnded
-from service.store.spending import Sign, SleepWatch, spent_on_attempts
+from service.store.sleeping import DRIVER_SLEPT, Sign, SleepWatch
+from service.store.spending import spent_on_attempts
 from service.store.summaries import summarise_configurations
 from service.study import (
     AttemptState,
@@ -373,7 +374,10 @@ class DrivingStore:
 
     def _show_life(self, connection: Connection, study: Row[Any], sign: Sign, **values: Any) -> None:
         """Writes these columns with the driver's sign of life, which is no change that anybody waits for."""
-        self._sleep_watch.note(connection, study, sign)
+        slept_s = self._sleep_watch.slept_s(study.seen_at, sign)
+        if slept_s:
+            data = {"driver_attempt": self._driver_attempt, "seconds": slept_s}
+            records.add_event(connection, self._study_id, DRIVER_SLEPT, data, at=sign.at)
         table = tables.studies
         connection.execute(table.update().where(table.c.id == self._study_id).values(seen_at=sign.at, **values))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from sqlalchemy import Connection, Row, Table, insert, select, update
 from service.errors import StudyNotFoundError
 from service.store import tables
 from service.store.outbox import STUDY_STATE, put_into_outbox
+from service.store.sleeping import awake_s, sleeps_of
 from service.store.tables import storable_text
 from service.study import (
     OPEN_TRIAL_STATES,
@@ -27,18 +27,7 @@ from service.study import (
 GIVEN_UP = datetime(1970, 1, 1, tzinfo=UTC)
 """When the lease of a driver ended that has given it up by itself."""
 
-DRIVER_SLEPT = "driver.slept"
-"""The event of a driver whose machine has slept; its data are `Sleep`'s."""
-
 Record = TypeVar("Record", bound=BaseModel)
-
-
-@dataclass(frozen=True, slots=True)
-class Sleep:
-    """How long the machine of a study's driver had slept when the driver next showed a sign of life."""
-
-    seconds: float
-    woke_at: datetime
 
 
 def as_record(record_type: type[Record], row: Row[Any]) -> Record:
@@ -94,22 +83,6 @@ def touch_study(connection: Connection, study_id: str, **values: Any) -> None:
 def last_seen(study: Row[Any], now: datetime) -> datetime:
     """The last sign of life of a locked study's driver; the time since then, until somebody notices, is nobody's."""
     return now if study.seen_at is None else min(now, study.seen_at)
-
-
-def sleeps_of(connection: Connection, study_id: str) -> list[Sleep]:
-    """How the machines of a study's drivers have slept."""
-    table = tables.events
-    query = select(table.c.data, table.c.at).where(table.c.study_id == study_id, table.c.kind == DRIVER_SLEPT)
-    return [Sleep(row.data["seconds"], row.at) for row in connection.execute(query)]
-
-
-def awake_s(since: datetime, until: datetime, sleeps: Collection[Sleep]) -> float:
-    """The seconds between two signs of life of a driver in which its machine did not sleep. sleeps: of its study.
-
-    A study has one driver at a time, so that what was slept in between is that driver's.
-    """
-    slept_s = sum(sleep.seconds for sleep in sleeps if since < sleep.woke_at <= until)
-    return max(0.0, (until - since).total_seconds() - slept_s)
 
 
 def set_study_state(
