@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import Connection, Update, case, select, update
+from sqlalchemy import Connection, Update, case, select, tuple_, update
 
 from service.store import records, tables
 from service.store.database import Database
 from service.study import Configuration, Result, Study, Trial
+
+_AT_A_TIME = 500  # results of one query
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,35 @@ class ExportStore:
                     for row in behind
                 ],
             )
+
+    def trials(self, study_id: str) -> list[tuple[Trial, Configuration]]:
+        """All trials of the study with their configurations, in the order of their numbers."""
+        trials, configurations = tables.trials, tables.configurations
+        of_study = select(configurations).where(configurations.c.study_id == study_id)
+        query = (
+            select(*records.columns_of(trials, Trial)).where(trials.c.study_id == study_id).order_by(trials.c.number)
+        )
+        with self._database.reading() as connection:
+            known = {row.id: records.as_record(Configuration, row) for row in connection.execute(of_study)}
+            found = [records.as_record(Trial, row) for row in connection.execute(query)]
+        return [(trial, known[trial.configuration_id]) for trial in found]
+
+    def recorded_at(self, study_id: str, results_of: Collection[tuple[str, int]]) -> dict[tuple[str, int], datetime]:
+        """When results were recorded, by trial and epoch; those that the study does not have are left out."""
+        trials, results = tables.trials, tables.results
+        key = tuple_(results.c.trial_id, results.c.epoch)
+        query = (
+            select(results.c.trial_id, results.c.epoch, results.c.recorded_at)
+            .join(trials, trials.c.id == results.c.trial_id)
+            .where(trials.c.study_id == study_id)
+        )
+        wanted = sorted(results_of)
+        moments: dict[tuple[str, int], datetime] = {}
+        with self._database.reading() as connection:
+            for start in range(0, len(wanted), _AT_A_TIME):
+                some = query.where(key.in_(wanted[start : start + _AT_A_TIME]))
+                moments |= {(row.trial_id, row.epoch): row.recorded_at for row in connection.execute(some)}
+        return moments
 
     def set_study_run(self, study_id: str, *, experiment_id: str, run_id: str) -> None:
         """Remembers the study's experiment and parent run."""

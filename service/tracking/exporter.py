@@ -179,10 +179,7 @@ class Exporter:
             return True
         study = backlog.study
         if progress.runs is None or study.mlflow_run_id is None:  # a user had its runs forgotten
-            run_ids = {trial.mlflow_run_id for trial in self._studies.trials(study.id) if trial.mlflow_run_id}
-            progress.runs = StudyRuns(
-                self._server, self._store, study, accepted_spec(study.spec), trial_run_ids=run_ids
-            )
+            progress.runs = StudyRuns(self._server, self._store, study, accepted_spec(study.spec))
         for item in now.trials:
             if should_stop():
                 return False

@@ -47,7 +47,7 @@ class RefusedError(Exception):
 class KnownRun:
     """A run that is there. trial_id: None for a study's parent run. params: as MLflow has them, by name.
 
-    tags: the names of those that it has.
+    tags: the names of those that it has. latest: of each metric the last point's step and its time in ms since 1970.
     """
 
     run_id: str
@@ -55,6 +55,7 @@ class KnownRun:
     status: str
     params: Mapping[str, str]
     tags: frozenset[str]
+    latest: Mapping[str, tuple[int, int]]
 
 
 class TrackingServer:
@@ -121,8 +122,17 @@ class TrackingServer:
                     page_token=token,
                 )
             for run in page:
-                trial_id, params = run.data.tags.get(TRIAL_ID), dict(run.data.params)
-                runs.append(KnownRun(run.info.run_id, trial_id, run.info.status, params, frozenset(run.data.tags)))
+                known = run.data.to_proto()
+                runs.append(
+                    KnownRun(
+                        run.info.run_id,
+                        run.data.tags.get(TRIAL_ID),
+                        run.info.status,
+                        params=dict(run.data.params),
+                        tags=frozenset(run.data.tags),
+                        latest={metric.key: (metric.step, metric.timestamp) for metric in known.metrics},
+                    )
+                )
             token = page.token
             if not token:
                 return runs

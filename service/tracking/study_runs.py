@@ -9,8 +9,8 @@ from datetime import datetime
 from service.analysis.aggregation import ConfigurationResult
 from service.spec import StudySpec
 from service.store.exporting import ExportStore, TrialBacklog
-from service.study import Configuration, Study
-from service.tracking import files, runs
+from service.study import Configuration, Study, Trial
+from service.tracking import files, limits, runs
 from service.tracking.limits import RunContent
 from service.tracking.server import KnownRun, RunGoneError, TrackingServer
 
@@ -29,13 +29,11 @@ class StudyRuns:
         store: ExportStore,
         study: Study,
         spec: StudySpec,
-        *,
-        trial_run_ids: Collection[str],
     ) -> None:
         """Looks for the runs that the study has in MLflow already, whether or not the store remembers them.
 
         So a run whose id was lost between its creation and its remembering is adopted, not made again, and of several
-        of one trial or of the study one stays. trial_run_ids: the child runs that the store remembers.
+        of one trial or of the study one stays. Runs of what a restored store does not know any more are deleted.
         Raises RunGoneError where MLflow lacks what the store remembers: the study's runs are then to be made anew.
         """
         self.spec = spec
@@ -47,7 +45,9 @@ class StudyRuns:
         self._experiment_id, found = self._look(study)
         if study.mlflow_run_id and study.mlflow_run_id not in {run.run_id for run in found}:
             raise RunGoneError(f"run {study.mlflow_run_id} of study {study.id} is gone")
-        kept = self._one_each(found, {*trial_run_ids, study.mlflow_run_id})
+        trials = store.trials(study.id)  # after the look: each of those runs is of a trial that the store had by then
+        remembered = {trial.mlflow_run_id for trial, _ in trials} | {study.mlflow_run_id}
+        kept = self._one_each(self._without_lost(study, found, trials), remembered)
         for run in kept:
             self._statuses[run.run_id] = run.status
             self._params[run.run_id] = run.params
@@ -65,12 +65,6 @@ class StudyRuns:
         run_id = self._children.get(trial.id)
         if trial.mlflow_run_id and trial.mlflow_run_id != run_id:
             raise RunGoneError(f"run {trial.mlflow_run_id} of trial {trial.id} is gone")
-        params = runs.trial_params(trial, item.configuration, self.spec)
-        if run_id and trial.mlflow_run_id is None and self._is_of_another(run_id, params, item.configuration):
-            message = "run %s is deleted: it is of a trial that the store has lost, whose id this one has now"
-            logger.warning(message, run_id, extra={"trial_id": trial.id})
-            self._server.delete_run(run_id)
-            run_id = None
         if run_id is None:
             run_id = self._server.create_run(
                 self._experiment_id,
@@ -82,6 +76,7 @@ class StudyRuns:
             self._statuses[run_id] = "RUNNING"
         if trial.mlflow_run_id is None:
             self._store.set_trial_run(trial.id, run_id)
+        params = runs.trial_params(trial, item.configuration, self.spec)
         self._write(run_id, runs.trial_content(study, item, self._parent_id), params)
         if trial.error and trial.state.is_final:
             name = f"error-attempt-{trial.attempt}.txt"  # it stays, also where the next attempt succeeds
@@ -130,6 +125,50 @@ class StudyRuns:
         experiment_id = self._server.open_experiment(study.name)
         return experiment_id, self._server.runs_of([experiment_id], study.id)
 
+    def _without_lost(
+        self, study: Study, found: Sequence[KnownRun], trials: Iterable[tuple[Trial, Configuration]]
+    ) -> list[KnownRun]:
+        """Deletes the runs that tell of what the store has lost, and answers the others.
+
+        A store that was restored has lost trials, and gives out their ids again; and epochs, which are trained again.
+        Raises RunGoneError where the store remembers one of those runs.
+        """
+        known = {trial.id: (trial, configuration) for trial, configuration in trials}
+        ends = {run.run_id: self._end(run) for run in found}
+        points = {(run.trial_id, end[0]) for run in found if run.trial_id and (end := ends[run.run_id])}
+        recorded_at = self._store.recorded_at(study.id, points)
+        lost: list[KnownRun] = []
+        for run in found:
+            if not run.trial_id:
+                continue
+            end = ends[run.run_id]
+            moment = recorded_at.get((run.trial_id, end[0])) if end else None
+            if run.trial_id not in known:
+                what = "a trial that the store has lost"
+            elif self._is_of_another(run, *known[run.trial_id]):
+                what = "a trial that the store has lost, whose id another one has now"
+            elif end and (moment is None or runs.milliseconds(moment) != end[1]):
+                what = "epochs that the store has lost"
+            else:
+                continue
+            logger.warning("run %s is deleted: it is of %s", run.run_id, what, extra={"trial_id": run.trial_id})
+            self._server.delete_run(run.run_id)
+            lost.append(run)
+        if {trial.mlflow_run_id for trial, _ in known.values()} & {run.run_id for run in lost}:
+            raise RunGoneError("the store has lost what some of them tell")
+        return [run for run in found if run not in lost]
+
+    def _end(self, run: KnownRun) -> tuple[int, int] | None:
+        """The last epoch in a trial's run, and its time in ms; others may have written metrics of their own there."""
+        names = (limits.key(name) for name in ("train_loss", self.spec.objective.metric))
+        return max((run.latest[name] for name in names if name in run.latest), default=None)
+
+    def _is_of_another(self, run: KnownRun, trial: Trial, configuration: Configuration) -> bool:
+        """Whether the run has another point or seed than the trial."""
+        names = runs.identifying(configuration)
+        params = runs.trial_params(trial, configuration, self.spec)
+        return any(run.params.get(name, value) != value for name, value in params.items() if name in names)
+
     def _new_parent(self, study: Study) -> str:
         run_id = self._server.create_run(
             self._experiment_id,
@@ -163,15 +202,6 @@ class StudyRuns:
         """The parameters that the run does not have: MLflow refuses to change one, even to how it is written."""
         known = self._params.get(run_id, {})
         return {name: value for name, value in params.items() if name not in known}
-
-    def _is_of_another(self, run_id: str, params: Mapping[str, str], configuration: Configuration) -> bool:
-        """Whether the run has another point or seed than the trial with these parameters.
-
-        A store that was restored gives out the ids of the trials again that it has lost.
-        """
-        known = self._params.get(run_id, {})
-        names = runs.identifying(configuration)
-        return any(known.get(name, value) != value for name, value in params.items() if name in names)
 
     def _set_status(self, run_id: str, status: runs.RunStatus, ended_at: datetime | None) -> None:
         if ended_at is not None:

@@ -48,8 +48,8 @@ def test_a_study_does_not_notice_the_death_of(part: str, service: Service, begin
 
 
 def test_a_killed_driver_is_replaced_and_its_trials_go_on(service: Service, begin: Callable[..., Witness]) -> None:
-    witness = begin("killed-driver")
-    witness.wait_for_trials(finished=1, epochs=5)
+    witness = begin("killed-driver", epochs=300)  # long enough that one seen to train does not end before the kill
+    witness.wait_for_trials(finished=1, training=2, epochs=5)
     witness.remember()
     kill(service.drivers(witness.study_id))
     study = witness.check(trials=4)

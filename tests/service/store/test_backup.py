@@ -7,6 +7,7 @@ import json
 import stat
 import threading
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,9 +55,13 @@ def everything(database: Database) -> releases.Contents:
 
 
 def but_for_the_restore(found: releases.Contents) -> releases.Contents:
-    """The contents without the event by which a restore tells of itself."""
+    """The contents without what each restore adds to a study: the event that tells of it, and one revision."""
+    restores = Counter(event["study_id"] for event in found["events"].values() if event["kind"] == "study.restored")
     events = {key: event for key, event in found["events"].items() if event["kind"] != "study.restored"}
-    return {**found, "events": events}
+    studies = {
+        key: {**study, "revision": study["revision"] - restores[study["id"]]} for key, study in found["studies"].items()
+    }
+    return {**found, "events": events, "studies": studies}
 
 
 def a_running_study(stores: Stores) -> tuple[Study, DrivingStore]:

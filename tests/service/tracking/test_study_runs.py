@@ -179,18 +179,88 @@ def test_a_run_of_a_trial_that_a_restored_store_has_lost_is_not_that_of_the_next
     again = Exporter(ExportStore(restored), life.studies, mlflow_server.url, min_interval_s=2.0)
     assert again.export_pending().refused == {}
 
-    after, is_other = children_of(client, study), rho != 0.1
+    after = children_of(client, study)
     assert parent_of(client, study).info.run_id == parent.info.run_id
-    assert {trial_id for trial_id in after if after[trial_id].info.run_id != children[trial_id].info.run_id} == (
-        {trial.id} if is_other else set()
-    )
+    assert {t for t in after if after[t].info.run_id != children[t].info.run_id} == {trial.id}
     shown = after[trial.id]
     assert (shown.data.params["rho"], shown.data.tags["samstudy.objective"]) == (str(rho), "0.6")
     assert shown.info.run_name == f"λ=0.5 ρ={rho} seed=0"
     deleted = [run.info.run_id for run in runs_of(client, study, ViewType.DELETED_ONLY)]
-    assert deleted == ([children[trial.id].info.run_id] if is_other else [])
-    if is_other:
-        assert history(client, shown, "val_accuracy") == [(1, pytest.approx(0.5)), (2, pytest.approx(0.6))]
+    assert deleted == [children[trial.id].info.run_id]
+    assert history(client, shown, "val_accuracy") == [(1, pytest.approx(0.5)), (2, pytest.approx(0.6))]
+
+
+@pytest.mark.parametrize("epochs_done", [2, 3, 5])
+def test_epochs_that_a_restored_store_has_lost_are_in_no_run(
+    epochs_done: int,
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    database: Database,
+    restored: Database,
+    a_spec: dict[str, Any],
+    mlflow_server: MlflowServer,
+    tmp_path: Path,
+) -> None:
+    """Of a trial that ran at the backup, which has come less far again, as far or farther when MLflow is looked at."""
+    study = life.create()
+    driver = life.start(study)
+    ended, running = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.train(driver, ended, 0.7)
+    life.begin(driver, running)
+    driver.record([EpochReported(running.id, 1, 1, {"val_accuracy": 0.1})])
+    exporter.export_pending()
+    write_backup(database, tmp_path / "backup")
+    driver.record([EpochReported(running.id, 1, epoch, {"val_accuracy": 0.2}) for epoch in (2, 3)])
+    driver.record([TrialEnded(running.id, 1, TrialState.SUCCEEDED, 0.2)])
+    life.succeed(driver)
+    Exporter(ExportStore(database), life.studies, mlflow_server.url, min_interval_s=0.0).export_pending()
+    before = children_of(client, study)
+    assert len(history(client, before[running.id], "val_accuracy")) == 3
+    client.log_metric(before[ended.id].info.run_id, "of_my_own", 1.0, step=10**6)
+
+    restore_backup(restored, tmp_path / "backup")
+    life, reconciling = Life(restored, a_spec), ReconcilingStore(restored)
+    for claim in reconciling.overdue_drivers():
+        reconciling.lose_driver(claim, max_losses=5)
+    driver = life.start(study)
+    life.begin(driver, running, attempt=2)
+    driver.record([EpochReported(running.id, 2, epoch, {"val_accuracy": 0.9}) for epoch in range(2, epochs_done + 1)])
+    again = Exporter(ExportStore(restored), life.studies, mlflow_server.url, min_interval_s=0.0)
+    assert again.export_pending().refused == {}
+    after = children_of(client, study)
+    assert history(client, after[running.id], "val_accuracy") == [
+        (1, pytest.approx(0.1)),
+        *((epoch, pytest.approx(0.9)) for epoch in range(2, epochs_done + 1)),
+    ]
+    assert after[running.id].info.status == "RUNNING"
+    assert after[ended.id].info.run_id == before[ended.id].info.run_id
+
+
+def test_runs_of_trials_that_a_restored_store_has_lost_are_deleted_though_their_study_had_ended(
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    database: Database,
+    restored: Database,
+    a_spec: dict[str, Any],
+    mlflow_server: MlflowServer,
+    tmp_path: Path,
+) -> None:
+    study = life.finished({(0.5, 0.1): (0.9, 0.8)})
+    exporter.export_pending()
+    write_backup(database, tmp_path / "backup")
+    before = children_of(client, study)
+    lost = doubled(client, before[life.studies.trials(study.id)[0].id])
+    client.set_tag(lost, "samstudy.trial_id", f"{study.id}-after-the-backup")
+
+    restore_backup(restored, tmp_path / "backup")
+    life = Life(restored, a_spec)
+    Exporter(ExportStore(restored), life.studies, mlflow_server.url, min_interval_s=0.0).export_pending()
+    after = children_of(client, study)
+    assert {t: run.info.run_id for t, run in after.items()} == {t: run.info.run_id for t, run in before.items()}
+    assert [run.info.run_id for run in runs_of(client, study, ViewType.DELETED_ONLY)] == [lost]
+    assert ExportStore(restored).behind() == []
 
 
 def test_a_run_that_has_another_point_than_its_trial_is_mended_when_runs_are_written_anew(
