@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, func, select
 from service.shares import Demand
 from service.spec import stored_plan
 from service.store import tables
-from service.study import OPEN_TRIAL_STATES, Intent, Purpose, StudyState, TrialState
+from service.study import OPEN_TRIAL_STATES, Intent, StudyState, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,6 @@ class _Recorded:
 
     configurations: int = 0
     unended: int = 0
-    confirming: int = 0
     begun: int = 0
     running: int = 0
 
@@ -48,8 +47,8 @@ def _demand(study: Row[Any], recorded: _Recorded) -> Demand:
 def _wanted(study: Row[Any], recorded: _Recorded) -> float:
     """Trials that run or could: recorded ones, and those that its plan has room for.
 
-    One that is on its way to an end begins nothing; stopped by its user, it finishes what has begun. While the search
-    goes on those that will confirm its best count too, instead of it where they are more: they come after it.
+    One that is on its way to an end begins nothing; stopped by its user, it finishes what has begun. Those that will
+    confirm its best count once they are recorded: until then a slot kept for them would idle.
     """
     if study.state == StudyState.STOPPING:
         return recorded.begun if study.intent == Intent.STOP else recorded.running
@@ -58,8 +57,7 @@ def _wanted(study: Row[Any], recorded: _Recorded) -> float:
         return math.inf  # an older version has accepted it: nobody can tell
     proposals = max(0, planned.configurations - recorded.configurations)
     unended = recorded.unended + proposals * len(study.spec["replicates"]["seeds"])
-    searches = unended > recorded.confirming
-    return max(1, unended, planned.confirming_trials if searches else 0)  # one lets its driver find out what comes next
+    return max(1, unended)  # one lets its driver find out what comes next
 
 
 def _recorded(connection: Connection, study_ids: Sequence[str]) -> dict[str, _Recorded]:
@@ -68,7 +66,6 @@ def _recorded(connection: Connection, study_ids: Sequence[str]) -> dict[str, _Re
         select(
             trials.c.study_id,
             func.count().label("unended"),
-            func.count().filter(trials.c.purpose == Purpose.CONFIRM).label("confirming"),
             func.count().filter(trials.c.attempt > 0).label("begun"),
             func.count().filter(trials.c.state == TrialState.RUNNING).label("running"),
         )
@@ -82,7 +79,7 @@ def _recorded(connection: Connection, study_ids: Sequence[str]) -> dict[str, _Re
         .group_by(configurations.c.study_id)
     )
     return {
-        row.study_id: _Recorded(row.number, count.unended, count.confirming, count.begun, count.running)
+        row.study_id: _Recorded(row.number, count.unended, count.begun, count.running)
         if (count := counts.get(row.study_id))
         else _Recorded(row.number)
         for row in of_configurations

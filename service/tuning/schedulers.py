@@ -15,6 +15,8 @@ from service.study import Purpose
 from service.tuning.decisions import IssuedTrial
 from trainers.config import defaults
 
+_LARGEST = 1e300
+
 
 class ReplayedAsha(AsyncHyperBandScheduler):
     """Asynchronous successive halving (arXiv 1810.05934) whose rungs know trials by our ids.
@@ -55,6 +57,9 @@ class ReplayedAsha(AsyncHyperBandScheduler):
         return str(TrialScheduler.STOP if ours.trial_id in self._behind else TrialScheduler.CONTINUE)
 
     def _judge(self, trial: SimpleNamespace, result: dict[str, Any]) -> None:
+        value = result.get(self._metric)
+        if value is not None:  # a training that diverges reports any number there is, and cutoffs lie between two
+            result = {**result, self._metric: min(max(value, -_LARGEST), _LARGEST)}
         if super().on_trial_result(None, trial, result) == TrialScheduler.STOP:
             self._behind[trial.trial_id] = self._comparison(trial.trial_id)
 

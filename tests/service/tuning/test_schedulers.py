@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -152,6 +154,29 @@ def test_where_less_is_better_it_is_above_the_cutoff(asha: Callable[..., StudySp
     for number, value in [(0, 0.1), (1, 0.2), (2, 0.9)]:
         leg.report(number, 1, value)
     assert "val_accuracy 0.9 is above 0.15" in str(why_stopped(leg.scheduler, "s-2"))
+
+
+@pytest.mark.parametrize(("mode", "worst"), [("max", -1), ("min", 1)])
+@pytest.mark.parametrize(
+    ("others", "value", "decision"),
+    [
+        ([math.inf, -0.5], sys.float_info.max, STOP),  # one has diverged before, and another one has not
+        ([sys.float_info.max, -sys.float_info.max], -1.0, CONTINUE),  # the middle is 0
+    ],
+)
+def test_cutoffs_between_values_of_any_size_are_numbers(
+    others: list[float],
+    value: float,
+    decision: str,
+    mode: str,
+    worst: int,
+    asha: Callable[..., StudySpec],
+    recorded: Any,
+) -> None:
+    leg = Leg(asha(mode), recorded, "first")
+    for number, other in enumerate(others):
+        leg.report(number, 1, worst * other)
+    assert leg.report(len(others), 1, worst * value) == decision
 
 
 def test_trials_that_confirm_are_neither_stopped_nor_compared_with(
