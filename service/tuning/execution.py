@@ -98,13 +98,16 @@ class TrialExecution:
         return self._report(result.epoch, result.metrics, is_last=result.is_last, warning=warning)
 
     def _begin(self) -> Training:
-        """The training, continued from the newest checkpoint that is whole and leaves out no result."""
+        """The training, continued from the newest checkpoint that is whole and leaves out no result.
+
+        A first attempt may find some too: of drivers that a store has lost which was restored since.
+        """
         order = self._order
         known = {name: value for name, value in defaults().items() if name not in _ALWAYS_SAID}
         chosen = {name: value for name, value in order.train.items() if value != known.get(name)}
         self._output.say(f"configuration: {json.dumps(chosen, ensure_ascii=False)}, all else by default")
         training = Training(TrainConfig.from_mapping(order.train), threads=order.threads)
-        if order.attempt > 1 and order.checkpoint_every_epochs:
+        if order.checkpoint_every_epochs:
             self._restore(training)
         if not training.epochs_done:
             self._output.say(f"training from the start, {training.config.epochs} epochs")

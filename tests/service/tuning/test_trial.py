@@ -368,16 +368,30 @@ def test_an_attempt_that_was_given_up_costs_the_next_ones_nothing(
     assert numbers(steps(second)) == {epoch: uninterrupted[epoch] for epoch in (3, 4)}
 
 
+@pytest.mark.parametrize("attempt", [1, 2])
 @pytest.mark.parametrize(("name", "value"), [("lr", 0.3), ("seed", 7), ("lambda", "1/t")])
 def test_what_another_configuration_saved_under_the_same_id_is_of_no_use(
-    worker: Worker, uninterrupted: dict[int, Any], name: str, value: Any
+    worker: Worker, uninterrupted: dict[int, Any], name: str, value: Any, attempt: int
 ) -> None:
     """As after a restore, since when the store gives out ids again."""
     steps(worker.trial(train={name: value}))
-    assert numbers(steps(worker.trial(2, 1))) == uninterrupted
+    second = worker.trial(attempt, 0)
+    first_step = steps(second, 1)
+    assert worker.epochs_kept() == [1]
+    assert numbers(first_step + steps(second)) == uninterrupted
     said = f"of no use: it is of another configuration, with {name} {value!r}"
-    assert worker.log(2).count(said) == 2
-    assert "training from the start" in worker.log(2)
+    assert worker.log(attempt).count(said) == 2
+    assert "training from the start" in worker.log(attempt)
+
+
+def test_what_the_same_configuration_saved_before_a_restore_is_gone_on_from(
+    worker: Worker, uninterrupted: dict[int, Any]
+) -> None:
+    steps(worker.trial(), 3)
+    assert numbers(steps(worker.trial())) == uninterrupted
+    assert "continues after epoch 3/4, from the checkpoint of that epoch, which has the results from epoch 1 on" in (
+        worker.log(1)
+    )
 
 
 def test_what_an_earlier_version_saved_is_gone_on_from(worker: Worker, uninterrupted: dict[int, Any]) -> None:
