@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,12 +12,12 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from service.errors import LeaseLostError, SamstudyError, StudyNotFoundError
-from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.database import Database
 from service.store.inserting import insert_configuration, insert_trials, last_number
 from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, EpochReported, Report, TrialEnded
 from service.store.sleeping import DRIVER_SLEPT, Sign, SleepWatch
+from service.store.snapshots import Instructions, Known, StudySnapshot
 from service.store.spending import spent_on_attempts
 from service.store.summaries import summarise_configurations
 from service.study import (
@@ -44,49 +43,6 @@ class NewConfigurationsError(SamstudyError):
     status = 409
     code = "new_configurations"
     title = "The study has new configurations"
-
-
-@dataclass(frozen=True, slots=True)
-class Instructions:
-    """What a driver hears at every heartbeat.
-
-    budget: of the spec, which its user may have changed. slots: how many trials may train at once, None for no limit.
-    last_configuration: number of the study's newest configuration, which a user may have enqueued.
-    """
-
-    intent: Intent
-    budget: Mapping[str, Any]
-    slots: int | None
-    last_configuration: int
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a driver knew of its user's wishes when it decided to end the study."""
-
-    budget: Budget
-    last_configuration: int
-
-
-@dataclass(frozen=True, slots=True)
-class StudySnapshot:
-    """All that a driver needs to go on where the one before stopped.
-
-    results: in the order in which they were recorded. lost_attempts, trained_s, attempts_s: as in `Spent`.
-    """
-
-    study: Study
-    configurations: list[Configuration]
-    trials: list[Trial]
-    results: list[Result]
-    lost_attempts: dict[str, int]
-    trained_s: dict[str, float]
-    attempts_s: float
-
-    @property
-    def known(self) -> Known:
-        """What it says of the user's wishes."""
-        return _known(self.study.spec, max((one.number for one in self.configurations), default=0))
 
 
 class DrivingStore:
@@ -272,7 +228,7 @@ class DrivingStore:
             return StudyState(records.locked_study(connection, self._study_id).state)
 
     def _wanted(self, connection: Connection, study: Row[Any]) -> Known:
-        return _known(study.spec, self._last_number(connection, tables.configurations))
+        return Known.of(study.spec, self._last_number(connection, tables.configurations))
 
     def _pause_trial(self, connection: Connection, trial_id: str, now: datetime) -> None:
         records.end_open_attempts(connection, trial_id, AttemptState.PAUSED, at=now)
@@ -363,10 +319,14 @@ class DrivingStore:
         records.move_trial(connection, self._study_id, trial_id, state, at=now, **values)
 
     def _lock_once_more(self, connection: Connection) -> tuple[Row[Any], datetime]:
-        """The study of a driver that ends by itself: its last sign of life is this moment."""
+        """The study of a driver that ends by itself: its last sign of life is this moment.
+
+        It has started, though whoever was to say so may have died.
+        """
         study = self._lock(connection)
         sign = self._sign(connection)
         self._show_life(connection, study, sign)
+        records.tell_start(connection, study, at=sign.at)
         return self._lock(connection), sign.at
 
     def _sign(self, connection: Connection) -> Sign:
@@ -399,7 +359,3 @@ class DrivingStore:
 
     def _last_number(self, connection: Connection, table: Table) -> int:
         return last_number(connection, table, self._study_id)
-
-
-def _known(spec: Mapping[str, Any], last_configuration: int) -> Known:
-    return Known(Budget.model_validate(spec["budget"]), last_configuration)

@@ -15,7 +15,6 @@ from service.shares import Demand
 from service.store import records, tables
 from service.store.database import Database
 from service.store.demands import demands_of
-from service.store.outbox import STUDY_STATE
 from service.study import AttemptState, Intent, Reason, Study, StudyState, TrialState
 
 
@@ -153,8 +152,7 @@ class ReconcilingStore:
             study = records.locked_study(connection, claim.study_id)
             if study.driver_attempt != claim.driver_attempt or not StudyState(study.state).has_driver:
                 return
-            records.touch_study(connection, study.id, started_at=study.started_at or study.running_since)
-            self._tell_state(connection, study, StudyState(study.state))
+            records.tell_start(connection, study, at=self._database.now(connection))
 
     def unconfirmed_starts(self) -> list[UnconfirmedStart]:
         """Drivers of whose start no event tells: it is under way, or whoever was to confirm it could not."""
@@ -167,7 +165,7 @@ class ReconcilingStore:
                     DriverClaim(row.id, row.driver_attempt), row.seen_at is not None and row.seen_at > row.running_since
                 )
                 for row in rows
-                if _told_state(connection, row.id) != row.state
+                if records.told_state(connection, row.id) != row.state
             ]
 
     def give_back(self, claim: DriverClaim, waiting_reason: str) -> None:
@@ -185,7 +183,7 @@ class ReconcilingStore:
                 nobody = {"running_since": None, "lease_expires_at": None, "seen_at": None, "slots": None}
                 values = {"state": StudyState.QUEUED, "waiting_reason": waiting_reason, **nobody}
                 self._write_untold(connection, study.id, **values)
-                self._tell_state(connection, study, StudyState.QUEUED)
+                records.tell_state(connection, study, StudyState.QUEUED, at=self._database.now(connection))
 
     def overdue_drivers(self, *, given_up: bool = False) -> list[DriverClaim]:
         """Drivers whose lease has run out; given_up: only those that have given it up themselves."""
@@ -309,24 +307,10 @@ class ReconcilingStore:
         """Writes these columns of a locked study, which is no change that MLflow or anybody else waits for."""
         connection.execute(update(tables.studies).where(tables.studies.c.id == study_id).values(**values))
 
-    def _tell_state(self, connection: Connection, study: Row[Any], state: StudyState) -> None:
-        """Says in an event that a locked study has this state, unless the last one that tells a state says so."""
-        if _told_state(connection, study.id) != state:
-            data = {"state": state, "intent": study.intent, "reason": None, "error": None}
-            records.add_event(connection, study.id, STUDY_STATE, data, at=self._database.now(connection))
-
     def _lose_attempts(self, connection: Connection, study: Row[Any], now: datetime) -> None:
         for trial_id in records.trials_in(connection, study.id, [TrialState.RUNNING]):
             records.end_open_attempts(connection, trial_id, AttemptState.LOST, at=records.last_seen(study, now))
             records.move_trial(connection, study.id, trial_id, TrialState.PENDING, at=now)
-
-
-def _told_state(connection: Connection, study_id: str) -> str | None:
-    """The state of a study that the last event told."""
-    table = tables.events
-    query = select(table.c.data).where(table.c.study_id == study_id, table.c.kind == STUDY_STATE)
-    data = connection.execute(query.order_by(table.c.id.desc()).limit(1)).scalar_one_or_none()
-    return None if data is None else data["state"]
 
 
 def _latest_end(now: datetime) -> datetime:

@@ -118,6 +118,27 @@ def set_study_state(
     add_event(connection, study.id, "study.state", data, at=at)
 
 
+def told_state(connection: Connection, study_id: str) -> str | None:
+    """The state of a study that the last event told."""
+    table = tables.events
+    query = select(table.c.data).where(table.c.study_id == study_id, table.c.kind == STUDY_STATE)
+    data = connection.execute(query.order_by(table.c.id.desc()).limit(1)).scalar_one_or_none()
+    return None if data is None else data["state"]
+
+
+def tell_state(connection: Connection, study: Row[Any], state: StudyState, *, at: datetime) -> None:
+    """Says in an event that a locked study has this state, unless the last one that tells a state says so."""
+    if told_state(connection, study.id) != state:
+        data = {"state": state, "intent": study.intent, "reason": None, "error": None}
+        add_event(connection, study.id, STUDY_STATE, data, at=at)
+
+
+def tell_start(connection: Connection, study: Row[Any], *, at: datetime) -> None:
+    """A locked study has started, as the cluster has taken its driver; an event tells its state, once."""
+    touch_study(connection, study.id, started_at=study.started_at or study.running_since)
+    tell_state(connection, study, StudyState(study.state), at=at)
+
+
 def end_as_intended(connection: Connection, study: Row[Any], *, at: datetime) -> None:
     """Brings a locked study, of which nothing runs any more, to where its intent wants it.
 

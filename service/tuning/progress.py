@@ -15,7 +15,8 @@ from service.analysis.aggregation import most_seeds_first, summarise
 from service.analysis.moments import mean_of
 from service.spec import StudySpec
 from service.spec_sections import Budget
-from service.store.driving import Instructions, Known, NewConfigurationsError, StudySnapshot
+from service.store.driving import NewConfigurationsError
+from service.store.snapshots import Instructions, Known, StudySnapshot
 from service.study import Configuration, Intent, Purpose, Reason, StudyState, Trial, TrialState
 from service.tuning.algorithms import Algorithm, Outcome
 from service.tuning.decisions import Ending, IssuedTrial, Leaving

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from service.errors import LeaseLostError, StoreUnavailableError
-from service.store.driving import DrivingStore, Instructions
+from service.store.driving import DrivingStore
 from service.store.reports import Report
+from service.store.snapshots import Instructions
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from service.spec import StudySpec
 from service.spec_sections import AshaScheduler
-from service.store.driving import StudySnapshot
+from service.store.snapshots import StudySnapshot
 from service.study import Purpose
 from service.tuning.decisions import IssuedTrial
 from trainers.config import defaults

@@ -13,8 +13,8 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from service.errors import LeaseLostError, StoreUnavailableError
-from service.store.driving import Instructions
 from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, EpochReported, TrialEnded
+from service.store.snapshots import Instructions
 from service.study import Intent, Reason, StudyState, TrialState
 from service.tuning.decisions import Ending, IssuedTrial, Leaving
 from service.tuning.orders import TrialOrder, TrialReport

@@ -15,11 +15,12 @@ import pytest
 
 from service.spec import parse_spec
 from service.store.database import Database
-from service.store.driving import DrivingStore, Known
+from service.store.driving import DrivingStore
 from service.store.exporting import ExportStore
 from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import DriverClaim, ReconcilingStore
 from service.store.reports import AttemptStarted, EpochReported, TrialEnded
+from service.store.snapshots import Known
 from service.store.studies import NewStudy, StudyStore
 from service.study import Reason, Scalar, Study, StudyState, Trial, TrialState
 from tests.postgresql import Databases

@@ -9,8 +9,9 @@ from sqlalchemy.exc import IntegrityError
 from service.errors import InvalidTransitionError, LeaseLostError
 from service.spec_sections import Budget
 from service.store import tables
-from service.store.driving import DrivingStore, Known
+from service.store.driving import DrivingStore
 from service.store.reports import AttemptLost, AttemptStarted, EpochReported, TrialEnded
+from service.store.snapshots import Known
 from service.study import AttemptState, Intent, Purpose, Reason, StudyState, TrialState
 
 

@@ -14,9 +14,10 @@ from service.spec import accepted_spec, parse_spec
 from service.store import tables
 from service.store.backup import restore_backup, write_backup
 from service.store.database import Database
-from service.store.driving import DrivingStore, StudySnapshot
+from service.store.driving import DrivingStore
 from service.store.reconciling import DriverClaim
 from service.store.reports import AttemptStarted
+from service.store.snapshots import StudySnapshot
 from service.store.spending import spent_on_attempts
 from service.study import AttemptState, Reason, Study, StudyState, Trial, TrialState
 from service.tuning.algorithms import algorithm_for

@@ -353,3 +353,12 @@ def test_a_running_study_is_not_cancelled_unasked(stores: Any) -> None:
     study = stores.create()
     stores.reconciling.cancel_now(stores.claim(study))
     assert stores.studies.get(study.id).state is StudyState.RUNNING
+
+
+def test_a_start_that_nobody_could_confirm_is_told_by_its_driver_as_it_ends(stores: Any) -> None:
+    """The controller died between the start and its confirmation, and the driver ended before there was another one."""
+    study = stores.create()
+    stores.reconciling.claim(study.id, 60)
+    stores.finish(DrivingStore(stores.database, study.id, 1))
+    assert told_states(stores, study) == ["QUEUED", "RUNNING", "SUCCEEDED"]
+    assert stores.studies.get(study.id).started_at is not None

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from service.spec import StudySpec, parse_spec
-from service.store.driving import NewConfigurationsError, StudySnapshot
+from service.store.driving import NewConfigurationsError
+from service.store.snapshots import StudySnapshot
 from service.study import Configuration, Intent, Origin, Purpose, Result, Study, StudyState, Trial, TrialState
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ import pytest
 from search_spaces.parameters import Point
 from service.errors import StoreUnavailableError
 from service.spec import StudySpec
-from service.store.driving import Instructions
+from service.store.snapshots import Instructions
 from service.study import Intent, Purpose, Reason, StudyState, TrialState
 from service.tuning.decisions import Ending, IssuedTrial, Leaving
 from service.tuning.progress import StudyProgress

@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from service.errors import LeaseLostError, StoreUnavailableError
-from service.store.driving import DrivingStore, Instructions
+from service.store.driving import DrivingStore
 from service.store.reports import EpochReported, Report
+from service.store.snapshots import Instructions
 from service.study import Intent
 from service.tuning.recorder import Recorder
 

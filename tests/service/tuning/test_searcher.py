@@ -12,8 +12,8 @@ from typing import Any, cast
 import pytest
 
 from service.spec import StudySpec
-from service.store.driving import Instructions
 from service.store.reports import AttemptLost, AttemptStarted, EpochReported, Report, TrialEnded
+from service.store.snapshots import Instructions
 from service.study import Intent, Reason, StudyState, TrialState
 from service.tuning.decisions import Ending, IssuedTrial, Leaving
 from service.tuning.orders import TrialOrder, TrialReport

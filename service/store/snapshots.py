@@ -1,0 +1,58 @@
+"""What a driver learns from the store: its whole study as it begins, and the user's wishes at every heartbeat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.spec_sections import Budget
+from service.study import Configuration, Intent, Result, Study, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """What a driver hears at every heartbeat.
+
+    budget: of the spec, which its user may have changed. slots: how many trials may train at once, None for no limit.
+    last_configuration: number of the study's newest configuration, which a user may have enqueued.
+    """
+
+    intent: Intent
+    budget: Mapping[str, Any]
+    slots: int | None
+    last_configuration: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a driver knew of its user's wishes when it decided to end the study."""
+
+    budget: Budget
+    last_configuration: int
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any], last_configuration: int) -> Known:
+        """From the study's spec, as it is stored."""
+        return cls(Budget.model_validate(spec["budget"]), last_configuration)
+
+
+@dataclass(frozen=True, slots=True)
+class StudySnapshot:
+    """All that a driver needs to go on where the one before stopped.
+
+    results: in the order in which they were recorded. lost_attempts, trained_s, attempts_s: as in `Spent`.
+    """
+
+    study: Study
+    configurations: list[Configuration]
+    trials: list[Trial]
+    results: list[Result]
+    lost_attempts: dict[str, int]
+    trained_s: dict[str, float]
+    attempts_s: float
+
+    @property
+    def known(self) -> Known:
+        """What it says of the user's wishes."""
+        return Known.of(self.study.spec, max((one.number for one in self.configurations), default=0))
