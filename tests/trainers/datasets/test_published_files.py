@@ -130,7 +130,11 @@ def test_an_incomplete_cache_is_filled_again(tmp_path: Path) -> None:
     assert_unpacked(tmp_path / "cache")
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"other content"), gzip.compress(b"cut short")[:-9]])
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip", gzip.compress(b"other content"), gzip.compress(b"cut short")[:-9]],
+    ids=["no gzip", "other content", "cut short"],  # the bytes have the second in them, and processes must agree
+)
 def test_damaged_files_are_refused_and_never_reach_the_cache(tmp_path: Path, content: bytes) -> None:
     write(tmp_path / "source", {**gzipped(), "raw/labels.gz": content})
     with pytest.raises(DatasetUnavailableError, match=r"labels\.gz is damaged"):
