@@ -116,7 +116,7 @@ class TrialExecution:
     def _restore(self, training: Training) -> None:
         waiting = Retrying(
             retry=retry_if_exception_type(OSError),
-            stop=stop_after_delay(STORAGE_PATIENCE_S),
+            stop=stop_after_delay(STORAGE_PATIENCE_S if self._order.attempt > 1 else 0),
             wait=wait_exponential(multiplier=0.25, max=5),
             reraise=True,
         )
