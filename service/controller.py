@@ -1,54 +1,35 @@
 """The controller: the loop that makes what runs match what the store says. One leads; others wait for its lease.
 
 It starts drivers for queued studies, declares drivers lost whose lease ran out, ends cancelled studies whose driver
-does not, and tells running studies their shares of the cluster. The exporter to MLflow and other slow work run in
-threads of their own, so that none delays the others.
+does not, and tells running studies their shares of the cluster. Its process is in `service.controlling`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import signal
-import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
 from service import logs
-from service.errors import SamstudyError, ServiceUnavailableError, StoreUnavailableError
-from service.notifying.sender import Sender, SenderOptions
-from service.removing import Remover
+from service.errors import ServiceSilentError, ServiceUnavailableError, StoreUnavailableError
 from service.settings import Settings
 from service.shares import fair_shares
-from service.store.database import Database
-from service.store.delivering import DeliveringStore
-from service.store.exporting import ExportStore, Lead
 from service.store.reconciling import DriverClaim, PendingCancel, ReconcilingStore
-from service.store.removals import RemovalStore
-from service.store.studies import StudyStore
-from service.store.tidying import TidyingStore
 from service.store.watching import CONTROLLER_LEASE
-from service.tidying import Tidier
-from service.tracking.exporter import Exporter
-from service.tracking.leftovers import LeftRuns
 from service.tuning.jobs import DriverJobs
 
 logger = logging.getLogger(__name__)
 
 _MAX_DRIVER_LOSSES = 5
-_LONGEST_BACKOFF_S = 15.0
 _FIRST_START_PAUSE_S, _LONGEST_START_PAUSE_S = 1.0, 60.0
 _CANCEL_PAUSE_S, _LONGEST_CANCEL_S = 2.0, 600.0
 """Between two looks at drivers that do not end; after how long one whose lease is over is taken for gone."""
 
 _STOOD_STILL = 0.5  # of a lease: a driver that stood still as long has too little left of its own to be judged by
-
-_STOPPING_S = 4.0  # for what is under way when the process is to end; what does not end in it is done again
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +75,9 @@ class Controller:
         self._asleep = asleep
         self._asleep_s = asleep()  # when it last judged drivers
         self._leads_until = float("-inf")
+        self._leading = threading.Lock()
         self.term = 0
+        self._silence: ServiceSilentError | None = None
         self._share_again_at = float("-inf")
         self._cancel_again_at = float("-inf")
         self._refusals: dict[str, _Refusal] = {}
@@ -106,22 +89,31 @@ class Controller:
         """Whether this controller surely leads: its lease, counted from before it asked for it, has not run out."""
         return self._clock() < self._leads_until
 
+    def keep_lead(self) -> bool:
+        """Takes or renews the lease; whether it leads. Raises StoreUnavailableError.
+
+        From a thread of its own too: while the cluster lets `reconcile` wait, this controller goes on leading.
+        """
+        with self._leading:
+            asked_at = self._clock()
+            try:
+                leads = self._store.lead(CONTROLLER_LEASE, self._holder, self._config.lease_s)
+            except StoreUnavailableError:
+                self._in_contact_since = None
+                raise
+            if self._in_contact_since is None:
+                self._in_contact_since = self._clock()
+            if leads and not self.leads:
+                self.term += 1
+                self._starts_unconfirmed = True
+            self._leads_until = asked_at + self._config.lease_s if leads else float("-inf")
+            return leads
+
     def reconcile(self) -> None:
         """One look at the store. Raises StoreUnavailableError."""
-        asked_at = self._clock()
-        try:
-            leads = self._store.lead(CONTROLLER_LEASE, self._holder, self._config.lease_s)
-        except StoreUnavailableError:
-            self._in_contact_since = None
-            raise
-        if self._in_contact_since is None:
-            self._in_contact_since = self._clock()
-        if leads and not self.leads:
-            self.term += 1
-            self._starts_unconfirmed = True
-        self._leads_until = asked_at + self._config.lease_s if leads else float("-inf")
-        if not leads:
+        if not self.keep_lead():
             return
+        self._silence = None
         self._confirm_starts()
         overdue, cancelling = self._overdue_drivers(), self._store.cancelling()
         being_cancelled = {cancel.study_id for cancel in cancelling}
@@ -176,7 +168,8 @@ class Controller:
     def _replace(self, claim: DriverClaim) -> None:
         """Declares a driver lost; its job is stopped first, in case it is merely silent and holds its workers."""
         try:
-            self._jobs.stop(claim)
+            with self._asking():
+                self._jobs.stop(claim)
         except ServiceUnavailableError as error:
             logger.warning("study %s: %s", claim.study_id, error)
         study = self._store.lose_driver(claim, max_losses=_MAX_DRIVER_LOSSES)
@@ -190,7 +183,6 @@ class Controller:
         """
         if self._clock() < self._cancel_again_at:
             return
-        answers = True
         for cancel in cancelling:
             age_s = (self._store.now() - cancel.requested_at).total_seconds()
             if 0 <= age_s < self._config.cancel_grace_s:
@@ -199,9 +191,9 @@ class Controller:
             said = {"study_id": claim.study_id, "driver_attempt": claim.driver_attempt}
             has_ended = False
             try:
-                has_ended = answers and self._jobs.stop(claim)
+                with self._asking():
+                    has_ended = self._jobs.stop(claim)
             except ServiceUnavailableError as error:
-                answers = False  # nor will it to the next question, and each takes its time
                 logger.warning("study %s cannot be cancelled yet: %s", claim.study_id, error, extra=said)
             if not has_ended:
                 self._cancel_again_at = self._clock() + _CANCEL_PAUSE_S
@@ -220,17 +212,20 @@ class Controller:
         if not queued:
             return
         try:
-            self._jobs.check()
+            with self._asking():
+                self._jobs.check()
         except ServiceUnavailableError as error:
             self._store.set_waiting_reason([study.study_id for study in queued], logs.redacted(str(error)))
             return
         running = Counter(study.demand.owner for study in self._store.driven())
-        while queued and running.total() < self._config.max_running_studies:
+        while queued and running.total() < self._config.max_running_studies and self._silence is None:
             study = min(queued, key=lambda study: running[study.owner])  # of equal ones the oldest
             queued.remove(study)
             if self._start(study.study_id):
                 running[study.owner] += 1
-        if queued:
+        if queued and self._silence is not None:
+            self._store.set_waiting_reason([study.study_id for study in queued], logs.redacted(str(self._silence)))
+        elif queued:
             reason = f"{running.total()} studies run, as many as may at a time; it is among the {len(queued)} that wait"
             self._store.set_waiting_reason([study.study_id for study in queued], reason)
 
@@ -246,9 +241,11 @@ class Controller:
         self._starts_unconfirmed = True
         said = {"study_id": study_id, "driver_attempt": claim.driver_attempt}
         try:
-            self._jobs.start(claim)
+            with self._asking():
+                self._jobs.start(claim)
         except ServiceUnavailableError as error:
-            self._store.give_back(claim, logs.redacted(str(error)))
+            if not self._store.give_back(claim, logs.redacted(str(error))):
+                return True
             before = self._refusals.get(study_id)
             pause_s = min(2 * before.pause_s, _LONGEST_START_PAUSE_S) if before else _FIRST_START_PAUSE_S
             self._refusals[study_id] = _Refusal(self._clock() + pause_s, pause_s)
@@ -260,6 +257,20 @@ class Controller:
         logger.info("study %s: driver %d submitted", study_id, claim.driver_attempt, extra=said)
         return True
 
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Around a call to the cluster: after one that it lets wait in vain, the look asks it nothing more.
+
+        Each call takes its time, and the store's own matters must not wait for them all.
+        """
+        if self._silence is not None:
+            raise self._silence
+        try:
+            yield
+        except ServiceSilentError as error:
+            self._silence = error
+            raise
+
     def _share(self) -> None:
         """Tells the running studies their shares, now and then: the cluster or what they want may have changed."""
         if self._clock() < self._share_again_at:
@@ -269,7 +280,8 @@ class Controller:
         if len(studies) < 2 and all(study.slots is None for study in studies):
             return
         try:
-            nodes = self._jobs.nodes()
+            with self._asking():
+                nodes = self._jobs.nodes()
         except ServiceUnavailableError as error:
             logger.warning("shares stay as they are: %s", error)
             return
@@ -278,116 +290,3 @@ class Controller:
         changed = {study_id: slots for study_id, slots in shares.items() if slots != before[study_id]}
         if changed:
             self._store.set_slots(changed)
-
-
-def run_controller(config: Settings) -> None:
-    """Runs a controller until SIGTERM or SIGINT. Raises StoreUnavailableError where the schema is not current.
-
-    It ends soon after, whoever does not answer: what is under way has `_STOPPING_S`. Where a thread hangs longer the
-    process ends with it, for it must not go on once another controller leads.
-    """
-    database = Database(config.store_url)
-    database.check_schema()
-    # Containers that share the host's network have its name, and each of them may be process 1.
-    holder = f"{socket.gethostname()}-{secrets.token_hex(4)}:{os.getpid()}"
-    jobs = DriverJobs(config.ray_jobs_url, token=config.ray_auth_token.get_secret_value())
-    controller = Controller(ReconcilingStore(database), jobs, config, holder=holder)
-    exporter = Exporter(
-        ExportStore(database, Lead(CONTROLLER_LEASE, holder)),
-        StudyStore(database),
-        config.mlflow_url,
-        min_interval_s=config.export_interval_s,
-    )
-    sender = Sender(
-        DeliveringStore(database),
-        study_url=lambda study_id: f"{config.api_url}/api/v1/studies/{study_id}",
-        options=SenderOptions(allow_private=config.allow_private_webhooks),
-    )
-    remover = Remover(RemovalStore(database), LeftRuns(config.mlflow_url), config.storage_uri)
-    tidier = Tidier(TidyingStore(database), config.storage_uri)
-    stopping = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-
-    def must_stop() -> bool:
-        return stopping.is_set() or not controller.leads
-
-    exporting_since = 0
-
-    def export() -> None:
-        nonlocal exporting_since
-        if controller.leads and controller.term != exporting_since:
-            exporting_since = controller.term
-            exporter.start_over()
-        while controller.leads and exporter.export_pending(must_stop).more:
-            pass
-
-    actions = {
-        "reconciler": controller.reconcile,
-        "exporter": export,
-        "sender": lambda: sender.send_due(must_stop),
-        "remover": lambda: remover.carry_out(must_stop),
-        "tidier": lambda: tidier.tidy(must_stop),
-    }
-    hearing = {"reconciler": {"stood_still": controller.stood_still}}
-    threads = [
-        threading.Thread(
-            target=_repeat, args=(action, stopping, config.poll_s), kwargs=hearing.get(name), name=name, daemon=True
-        )
-        for name, action in actions.items()
-    ]
-    for thread in threads:
-        thread.start()
-    logger.info("controller %s runs", holder)
-    stopping.wait()
-    give_up_at = time.monotonic() + _STOPPING_S
-    for thread in threads:
-        thread.join(max(0.0, give_up_at - time.monotonic()))
-    sender.wait(max(0.0, give_up_at - time.monotonic()))
-    hanging = [thread.name for thread in threads if thread.is_alive()]
-    if hanging:
-        logger.warning("the process ends before what is under way: %s", ", ".join(hanging))
-    resigning = threading.Thread(target=_resign, args=(controller,), daemon=True)  # the store may be silent too
-    resigning.start()
-    resigning.join(_STOPPING_S)
-    if hanging or resigning.is_alive():
-        os._exit(0)
-
-
-def _resign(controller: Controller) -> None:
-    try:
-        controller.resign()
-    except StoreUnavailableError as error:
-        logger.warning("%s", error)
-
-
-def _repeat(
-    action: Callable[[], object],
-    stopping: threading.Event,
-    period_s: float,
-    *,
-    stood_still: Callable[[float], None] = lambda _: None,
-    clock: Callable[[], float] = since_boot_s,
-) -> None:
-    """Does it again and again until told to stop; after an error less and less often, until it works again.
-
-    stood_still: hears after each pause how much longer it was than meant.
-    """
-    pause_s = period_s
-    while not stopping.is_set():
-        try:
-            action()
-            pause_s = period_s
-        except SamstudyError as error:
-            pause_s = min(2 * pause_s, _LONGEST_BACKOFF_S)
-            logger.warning("%s; again in %.1f s", error, pause_s)
-        except Exception:  # the outermost runner: a defect in one round must not end all the others
-            pause_s = min(2 * pause_s, _LONGEST_BACKOFF_S)
-            logger.exception("unexpected; again in %.1f s", pause_s)
-        began = clock()
-        stopping.wait(pause_s)
-        stood_still(clock() - began - pause_s)

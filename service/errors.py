@@ -263,3 +263,7 @@ class ServiceUnavailableError(SamstudyError):
     status = 503
     code = "service_unavailable"
     title = "The service does not answer"
+
+
+class ServiceSilentError(ServiceUnavailableError):
+    """Nobody answers there, or not in time: to ask something else would only take as long again."""

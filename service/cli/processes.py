@@ -75,7 +75,7 @@ def controller() -> None:
     `samstudy up` starts one by itself.
     """
     with _long_lived():
-        from service.controller import run_controller
+        from service.controlling import run_controller
 
         run_controller(settings())
 

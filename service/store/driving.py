@@ -231,7 +231,7 @@ class DrivingStore:
         return Known.of(study.spec, self._last_number(connection, tables.configurations))
 
     def _pause_trial(self, connection: Connection, trial_id: str, now: datetime) -> None:
-        records.end_open_attempts(connection, trial_id, AttemptState.PAUSED, at=now)
+        records.end_open_attempts(connection, [trial_id], AttemptState.PAUSED, at=now)
         self._move_trial(connection, trial_id, TrialState.PAUSED, now)
 
     def _record(self, connection: Connection, report: Report, now: datetime) -> bool:
@@ -257,7 +257,7 @@ class DrivingStore:
             case TrialEnded():
                 check_trial_transition(state, report.state)
                 records.end_open_attempts(
-                    connection, report.trial_id, AttemptState(report.state), at=now, error=report.error
+                    connection, [report.trial_id], AttemptState(report.state), at=now, error=report.error
                 )
                 values = {"objective": report.objective, "error": report.error, "note": report.note}
                 self._move_trial(connection, report.trial_id, report.state, now, finished_at=now, **values)
@@ -266,7 +266,7 @@ class DrivingStore:
             case AttemptPaused():
                 self._pause_trial(connection, report.trial_id, now)
             case AttemptLost():
-                records.end_open_attempts(connection, report.trial_id, AttemptState.LOST, at=now, error=report.error)
+                records.end_open_attempts(connection, [report.trial_id], AttemptState.LOST, at=now, error=report.error)
                 self._move_trial(connection, report.trial_id, TrialState.PENDING, now)
         return False
 
@@ -316,7 +316,7 @@ class DrivingStore:
     def _move_trial(
         self, connection: Connection, trial_id: str, state: TrialState, now: datetime, **values: Any
     ) -> None:
-        records.move_trial(connection, self._study_id, trial_id, state, at=now, **values)
+        records.move_trials(connection, self._study_id, [trial_id], state, at=now, **values)
 
     def _lock_once_more(self, connection: Connection) -> tuple[Row[Any], datetime]:
         """The study of a driver that ends by itself: its last sign of life is this moment.

@@ -178,8 +178,8 @@ class ExportStore:
         """MLflow shows the study and all of its trials as they were at this revision."""
         self._write(update(tables.studies).values(exported_revision=revision), study_id=study_id)
 
-    def study_written(self, study_id: str) -> None:
-        """MLflow shows the study as it was a moment ago, and not all of its trials."""
+    def check_lead(self, study_id: str) -> None:
+        """Raises as what moves a watermark does: asked before runs are deleted, and after a study is left behind."""
         self._write(None, study_id=study_id)
 
     def forget(self, study_id: str) -> None:
@@ -203,7 +203,11 @@ class ExportStore:
         with self._database.writing() as connection:
             if self._leads(connection):
                 row = studies.c.id == study_id if trial_id is None else trials.c.id == trial_id
-                if change is not None and connection.execute(change.where(row)).rowcount == 0:
+                if change is None:
+                    is_there = connection.execute(select(studies.c.id).where(row)).first() is not None
+                else:
+                    is_there = connection.execute(change.where(row)).rowcount > 0
+                if not is_there:
                     raise StudyGoneError
                 return
             if study_id is None:

@@ -272,12 +272,13 @@ class LifecycleStore:
     def _reopen_trials(connection: Connection, study_id: str, trial_ids: list[str], now: datetime) -> None:
         table = tables.trials
         forgotten = {"objective": None, "error": None, "note": None, "finished_at": None}
-        for trial_id in trial_ids:
-            records.move_trial(
-                connection, study_id, trial_id, TrialState.PENDING, at=now, retried_after=table.c.attempt, **forgotten
-            )
-        touched = select(table.c.configuration_id).where(table.c.id.in_(trial_ids)).distinct()
-        summarise_configurations(connection, list(connection.execute(touched).scalars()))
+        records.move_trials(
+            connection, study_id, trial_ids, TrialState.PENDING, at=now, retried_after=table.c.attempt, **forgotten
+        )
+        touched: set[str] = set()
+        for some in records.in_parts(trial_ids):
+            touched.update(connection.execute(select(table.c.configuration_id).where(table.c.id.in_(some))).scalars())
+        summarise_configurations(connection, touched)
 
     @staticmethod
     def _study(connection: Connection, study_id: str) -> Study:

@@ -15,7 +15,7 @@ from service.shares import Demand
 from service.store import records, tables
 from service.store.database import Database
 from service.store.demands import demands_of
-from service.study import AttemptState, Intent, Reason, Study, StudyState, TrialState
+from service.study import Intent, Reason, Study, StudyState
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,33 +157,37 @@ class ReconcilingStore:
     def unconfirmed_starts(self) -> list[UnconfirmedStart]:
         """Drivers of whose start no event tells: it is under way, or whoever was to confirm it could not."""
         table = tables.studies
-        columns = (table.c.id, table.c.driver_attempt, table.c.state, table.c.running_since, table.c.seen_at)
         with self._database.reading() as connection:
-            rows = connection.execute(select(*columns).where(table.c.state.in_(_DRIVEN)).order_by(table.c.id)).all()
+            rows = connection.execute(select(table).where(table.c.state.in_(_DRIVEN)).order_by(table.c.id)).all()
             return [
-                UnconfirmedStart(
-                    DriverClaim(row.id, row.driver_attempt), row.seen_at is not None and row.seen_at > row.running_since
-                )
+                UnconfirmedStart(DriverClaim(row.id, row.driver_attempt), _lives(row))
                 for row in rows
-                if records.told_state(connection, row.id) != row.state
+                if row.started_at is None or records.told_state(connection, row.id) != row.state
             ]
 
-    def give_back(self, claim: DriverClaim, waiting_reason: str) -> None:
+    def give_back(self, claim: DriverClaim, waiting_reason: str) -> bool:
         """Returns a study whose driver could not be started to the queue, with the reason why it waits.
 
-        It has been there all the time, as far as anybody was told.
+        It has been there all the time, as far as anybody was told. False where its driver lives all the same: whoever
+        was to start it answered late.
         """
         with self._database.writing() as connection:
             study = records.locked_study(connection, claim.study_id)
-            if study.driver_attempt != claim.driver_attempt:
-                return
-            if study.intent in (Intent.PAUSE, Intent.CANCEL):
-                records.end_as_intended(connection, study, at=self._database.now(connection))
-            elif StudyState(study.state).has_driver:
+            if study.driver_attempt != claim.driver_attempt or not StudyState(study.state).has_driver:
+                return True
+            now = self._database.now(connection)
+            if _lives(study):
+                records.tell_start(connection, study, at=now)
+                return False
+            stops = study.intent == Intent.STOP and not records.has_begun(connection, study.id)
+            if stops or study.intent in (Intent.PAUSE, Intent.CANCEL):
+                records.end_as_intended(connection, study, at=now)
+            else:
                 nobody = {"running_since": None, "lease_expires_at": None, "seen_at": None, "slots": None}
                 values = {"state": StudyState.QUEUED, "waiting_reason": waiting_reason, **nobody}
                 self._write_untold(connection, study.id, **values)
-                records.tell_state(connection, study, StudyState.QUEUED, at=self._database.now(connection))
+                records.tell_state(connection, study, StudyState.QUEUED, at=now)
+            return True
 
     def overdue_drivers(self, *, given_up: bool = False) -> list[DriverClaim]:
         """Drivers whose lease has run out; given_up: only those that have given it up themselves."""
@@ -225,8 +229,9 @@ class ReconcilingStore:
 
         It ended at its last sign of life: no budget pays for the time since then.
         Its attempts are LOST, their trials PENDING, the study QUEUED for its next driver: unless its user wants it
-        paused, which it then is, or it has lost `max_losses` drivers in a row without a single new result, which FAILS
-        it. One that is being cancelled ends by `cancel_now`, once the driver's job has ended.
+        paused, which it then is, or stopped and no trial has begun, or it has lost `max_losses` drivers in a row
+        without a single new result, which FAILS it. One that is being cancelled ends by `cancel_now`, once the driver's
+        job has ended.
         """
         with self._database.writing() as connection:
             study = records.locked_study(connection, claim.study_id)
@@ -238,8 +243,9 @@ class ReconcilingStore:
                 return None
             data = {"driver_attempt": claim.driver_attempt}
             records.add_event(connection, claim.study_id, "driver.lost", data, at=now)
-            if study.intent == Intent.PAUSE:
-                self._lose_attempts(connection, study, now)
+            stops = study.intent == Intent.STOP and not records.has_begun(connection, study.id)
+            if stops or study.intent == Intent.PAUSE:
+                records.lose_attempts(connection, study, at=now)
                 records.end_as_intended(connection, study, at=now)
             elif study.driver_losses + 1 >= max_losses:
                 error = (
@@ -251,7 +257,7 @@ class ReconcilingStore:
                     connection, study, StudyState.FAILED, at=now, reason=Reason.DRIVER_FAILED, error=error
                 )
             else:
-                self._lose_attempts(connection, study, now)
+                records.lose_attempts(connection, study, at=now)
                 records.set_study_state(
                     connection,
                     study,
@@ -307,10 +313,10 @@ class ReconcilingStore:
         """Writes these columns of a locked study, which is no change that MLflow or anybody else waits for."""
         connection.execute(update(tables.studies).where(tables.studies.c.id == study_id).values(**values))
 
-    def _lose_attempts(self, connection: Connection, study: Row[Any], now: datetime) -> None:
-        for trial_id in records.trials_in(connection, study.id, [TrialState.RUNNING]):
-            records.end_open_attempts(connection, trial_id, AttemptState.LOST, at=records.last_seen(study, now))
-            records.move_trial(connection, study.id, trial_id, TrialState.PENDING, at=now)
+
+def _lives(study: Row[Any]) -> bool:
+    """Whether the study's present driver has shown that it is there."""
+    return study.seen_at is not None and study.seen_at > study.running_since
 
 
 def _latest_end(now: datetime) -> datetime:

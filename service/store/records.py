@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -26,6 +26,8 @@ from service.study import (
 
 GIVEN_UP = datetime(1970, 1, 1, tzinfo=UTC)
 """When the lease of a driver ended that has given it up by itself."""
+
+_IDS_AT_A_TIME = 500
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -65,7 +67,7 @@ def add_event(
     trial_id: str | None = None,
 ) -> None:
     """Records that something happened, for webhooks too; the caller holds the study's lock."""
-    data = {name: storable_text(value) if isinstance(value, str) else value for name, value in data.items()}
+    data = _storable(data)
     connection.execute(insert(tables.events).values(study_id=study_id, trial_id=trial_id, kind=kind, data=data, at=at))
     if kind == STUDY_STATE:
         put_into_outbox(connection, study_id, data, at=at)
@@ -182,14 +184,24 @@ def touch_trial(connection: Connection, trial_id: str, **values: Any) -> None:
     )
 
 
-def move_trial(
-    connection: Connection, study_id: str, trial_id: str, state: TrialState, *, at: datetime, **values: Any
+def move_trials(
+    connection: Connection, study_id: str, trial_ids: Sequence[str], state: TrialState, *, at: datetime, **values: Any
 ) -> None:
-    """Writes a trial's new state with these columns, and says so in an event."""
-    touch_trial(connection, trial_id, state=state, **values)
+    """Writes the new state of these trials with these columns, and says so in an event for each."""
+    table = tables.trials
     told = {name: values[name] for name in ("objective", "error", "note") if values.get(name) is not None}
-    data = {"state": state, **told}
-    add_event(connection, study_id, "trial.state", data, at=at, trial_id=trial_id)
+    data = _storable({"state": state, **told})
+    for some in in_parts(trial_ids):
+        connection.execute(
+            update(table).where(table.c.id.in_(some)).values(revision=table.c.revision + 1, state=state, **values)
+        )
+        event = {"study_id": study_id, "kind": "trial.state", "data": data, "at": at}
+        connection.execute(insert(tables.events), [{**event, "trial_id": trial_id} for trial_id in some])
+
+
+def in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """A few at a time: databases limit the parameters of a statement."""
+    return (ids[start : start + _IDS_AT_A_TIME] for start in range(0, len(ids), _IDS_AT_A_TIME))
 
 
 def trials_in(connection: Connection, study_id: str, states: Collection[TrialState]) -> list[str]:
@@ -200,20 +212,30 @@ def trials_in(connection: Connection, study_id: str, states: Collection[TrialSta
 
 def cancel_open_trials(connection: Connection, study: Row[Any], *, at: datetime) -> None:
     """Cancels every trial of a locked study that has not ended, and its attempt, which its driver has taken along."""
-    for trial_id in trials_in(connection, study.id, OPEN_TRIAL_STATES):
-        end_open_attempts(connection, trial_id, AttemptState.CANCELLED, at=last_seen(study, at))
-        move_trial(connection, study.id, trial_id, TrialState.CANCELLED, at=at, finished_at=at)
+    trial_ids = trials_in(connection, study.id, OPEN_TRIAL_STATES)
+    end_open_attempts(connection, trial_ids, AttemptState.CANCELLED, at=last_seen(study, at))
+    move_trials(connection, study.id, trial_ids, TrialState.CANCELLED, at=at, finished_at=at)
+
+
+def lose_attempts(connection: Connection, study: Row[Any], *, at: datetime) -> None:
+    """Nobody trains a locked study's trials any more: their attempts are LOST, and they wait for the next ones."""
+    trial_ids = trials_in(connection, study.id, [TrialState.RUNNING])
+    end_open_attempts(connection, trial_ids, AttemptState.LOST, at=last_seen(study, at))
+    move_trials(connection, study.id, trial_ids, TrialState.PENDING, at=at)
 
 
 def end_open_attempts(
-    connection: Connection, trial_id: str, state: AttemptState, *, at: datetime, error: str | None = None
+    connection: Connection, trial_ids: Sequence[str], state: AttemptState, *, at: datetime, error: str | None = None
 ) -> None:
-    """Ends the trial's running attempt, where there is one."""
-    connection.execute(
-        update(tables.attempts)
-        .where(tables.attempts.c.trial_id == trial_id, tables.attempts.c.state == AttemptState.RUNNING)
-        .values(state=state, finished_at=at, error=error)
-    )
+    """Ends the running attempts of these trials, where there are any."""
+    table = tables.attempts
+    for some in in_parts(trial_ids):
+        running = (table.c.trial_id.in_(some), table.c.state == AttemptState.RUNNING)
+        connection.execute(update(table).where(*running).values(state=state, finished_at=at, error=error))
+
+
+def _storable(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: storable_text(value) if isinstance(value, str) else value for name, value in data.items()}
 
 
 def _has_result(connection: Connection, study_id: str) -> bool:

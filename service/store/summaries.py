@@ -6,33 +6,38 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from service.analysis.aggregation import summarise
 from service.store import tables
+from service.store.records import in_parts
 from service.study import Purpose, TrialState
 
 
 def summarise_configurations(connection: Connection, configuration_ids: Collection[str]) -> None:
     """Brings these configurations' summaries up to date with their trials; the caller holds the study's lock."""
-    table = tables.trials
+    table, configurations = tables.trials, tables.configurations
     columns = (table.c.configuration_id, table.c.purpose, table.c.state, table.c.objective)
-    rows = connection.execute(
-        select(*columns).where(table.c.configuration_id.in_(configuration_ids)).order_by(table.c.seed)
-    ).all()
-    for configuration_id in configuration_ids:
-        trials = [row for row in rows if row.configuration_id == configuration_id]
-        search = [row for row in trials if row.purpose == Purpose.SEARCH]
-        values = _objectives(search)
+    for some in in_parts(sorted(configuration_ids)):
+        trials: dict[str, list[Any]] = {configuration_id: [] for configuration_id in some}
+        of_these = select(*columns).where(table.c.configuration_id.in_(some))
+        for row in connection.execute(of_these.order_by(table.c.seed)):
+            trials[row.configuration_id].append(row)
+        summaries = [{"id_": configuration_id, **_summary(rows)} for configuration_id, rows in trials.items()]
+        columns_of: dict[str, Any] = {name: bindparam(name) for name in summaries[0] if name != "id_"}
         connection.execute(
-            update(tables.configurations)
-            .where(tables.configurations.c.id == configuration_id)
-            .values(
-                complete=bool(search) and len(values) == len(search),
-                **_columns("objective", values),
-                **_columns("confirmed", _objectives([row for row in trials if row.purpose == Purpose.CONFIRM])),
-            )
+            update(configurations).where(configurations.c.id == bindparam("id_")).values(columns_of), summaries
         )
+
+
+def _summary(trials: Collection[Any]) -> dict[str, Any]:
+    search = [row for row in trials if row.purpose == Purpose.SEARCH]
+    values = _objectives(search)
+    return {
+        "complete": bool(search) and len(values) == len(search),
+        **_columns("objective", values),
+        **_columns("confirmed", _objectives([row for row in trials if row.purpose == Purpose.CONFIRM])),
+    }
 
 
 def _objectives(trials: Collection[Any]) -> list[float]:

@@ -197,7 +197,7 @@ class Exporter:
             progress.runs.write_study(study, results)
             if study.state.is_final:
                 progress.runs.delete_surplus(study)
-            self._store.study_written(study.id)
+            self._store.check_lead(study.id)
             progress.study_written_at = self._clock()
             report.studies += 1
         return True

@@ -46,8 +46,11 @@ class StudyRuns:
         if study.mlflow_run_id and study.mlflow_run_id not in {run.run_id for run in found}:
             raise RunGoneError(f"run {study.mlflow_run_id} of study {study.id} is gone")
         trials = store.trials(study.id)  # after the look: each of those runs is of a trial that the store had by then
-        remembered = {trial.mlflow_run_id for trial, _ in trials} | {study.mlflow_run_id}
-        kept = self._one_each(self._without_lost(study, found, trials), remembered)
+        remembered = {trial.mlflow_run_id for trial, _ in trials if trial.mlflow_run_id}
+        kept = self._one_each(self._without_lost(study, found, trials), {*remembered, study.mlflow_run_id})
+        gone = remembered - {run.run_id for run in kept}
+        if gone:
+            raise RunGoneError(f"runs of {len(gone)} trials of study {study.id} are gone")
         for run in kept:
             self._statuses[run.run_id] = run.status
             self._params[run.run_id] = run.params
@@ -131,7 +134,6 @@ class StudyRuns:
         """Deletes the runs that tell of what the store has lost, and answers the others.
 
         A store that was restored has lost trials, and gives out their ids again; and epochs, which are trained again.
-        Raises RunGoneError where the store remembers one of those runs.
         """
         known = {trial.id: (trial, configuration) for trial, configuration in trials}
         ends = {run.run_id: self._end(run) for run in found}
@@ -151,11 +153,11 @@ class StudyRuns:
                 what = "epochs that the store has lost"
             else:
                 continue
+            if not lost:
+                self._store.check_lead(study.id)  # what another process knows, or of a deleted study, is not to go
             logger.warning("run %s is deleted: it is of %s", run.run_id, what, extra={"trial_id": run.trial_id})
             self._server.delete_run(run.run_id)
             lost.append(run)
-        if {trial.mlflow_run_id for trial, _ in known.values()} & {run.run_id for run in lost}:
-            raise RunGoneError("the store has lost what some of them tell")
         return [run for run in found if run not in lost]
 
     def _end(self, run: KnownRun) -> tuple[int, int] | None:

@@ -106,6 +106,7 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
             ),
         ).fit()
     recorder.close()
+    recorder.settle()
     ending = searcher.ending
     if ending is None:
         raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")

@@ -127,7 +127,8 @@ class TrialExecution:
             return
         for checkpoint in found:
             try:
-                state, results = _unpacked(loads(self._checkpoints().read(checkpoint)), self._order.train)
+                content = loads(self._checkpoints().read(checkpoint))
+                state, results = _unpacked(content, self._order.train, is_first=self._order.attempt == 1)
                 self._continue(training, state, results)
             except OSError as error:
                 self._output.say(f"the checkpoint of epoch {checkpoint.epoch} cannot be read: {error}")
@@ -240,15 +241,19 @@ class _Results:
         return cls(state["since"], state["lines"].splitlines())
 
 
-def _unpacked(content: dict[str, Any], train: dict[str, Any]) -> tuple[dict[str, Any], _Results]:
+def _unpacked(content: dict[str, Any], train: dict[str, Any], *, is_first: bool) -> tuple[dict[str, Any], _Results]:
     """A checkpoint's state of the training, and its results: earlier versions of the service saved only the state.
 
-    train: the settings of the trial that goes on from it. Raises _OtherConfigurationError where it has others; one that
-    only either of two versions knows does not count.
+    train: the settings of the trial that goes on from it. is_first: whether it is in its first attempt, so that the
+    checkpoint was left by drivers that the store does not know. Raises _OtherConfigurationError where it has others;
+    one that only either of two versions knows does not count.
     """
     if "training" not in content:
-        return content, _Results(since=content["epochs_done"])
-    saved = content.get("configuration", {})
+        content = {"training": content, "results": {"since": content["epochs_done"], "lines": ""}}
+    saved = content.get("configuration")
+    if saved is None and is_first:
+        raise _OtherConfigurationError("it does not say of which configuration it is")
+    saved = saved or {}
     for name in sorted(saved.keys() & train.keys()):
         if saved[name] != train[name]:
             raise _OtherConfigurationError(f"it is of another configuration, with {name} {saved[name]!r}")

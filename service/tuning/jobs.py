@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from service.addresses import on_this_machine
-from service.errors import ServiceUnavailableError
+from service.errors import ServiceSilentError, ServiceUnavailableError
 from service.settings import HOW_TO_ESCAPE, without_user
 from service.shares import Node
 from service.store.reconciling import DriverClaim
@@ -27,7 +27,7 @@ class DriverJobs:
     """The drivers of a Ray cluster. A driver's job is named after its study and its number, so it runs at most once.
 
     It needs no CPU of its own: drivers that hold one would deadlock a small cluster. Whatever goes wrong with the
-    cluster is a ServiceUnavailableError.
+    cluster is a ServiceUnavailableError, and a ServiceSilentError where it does not answer at all.
 
     token: of Ray's authentication; empty where that is off.
     """
@@ -99,7 +99,7 @@ class DriverJobs:
             ) from error
         except (httpx.HTTPError, ValueError) as error:
             reason = str(error) or type(error).__name__
-            raise ServiceUnavailableError(f"the Ray cluster at {self._url} does not answer: {reason}") from error
+            raise ServiceSilentError(f"the Ray cluster at {self._url} does not answer: {reason}") from error
 
 
 def _job_id(claim: DriverClaim) -> str:

@@ -119,14 +119,15 @@ class StudyProgress:
             return ending
         if self._newest_configuration > self._last_configuration:
             self._take_over(self._log.configurations_after(self._last_configuration))
-        if self.is_pausing or len(self._running) >= self._most_at_once():
+        has_place = len(self._running) < self._most_at_once()
+        if self.is_pausing or (self._running and not has_place):
             return None
         waiting = self._first_waiting()
         if waiting is None and self._intent is Intent.RUN:
-            self._add_trials()
+            self._add_trials()  # without a place it tells whether anything is left to do
             waiting = self._first_waiting()
         if waiting is not None:
-            return self._issue(waiting)
+            return self._issue(waiting) if has_place else None
         return None if self._running else self._natural_ending()
 
     def must_end_now(self) -> Ending | Leaving | None:

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 from service.errors import LeaseLostError, StoreUnavailableError
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _BATCH_S = 0.05
 _RETRY_S = 0.5
+_AFTERWARDS_S = 10.0
 
 
 class Recorder:
@@ -25,7 +26,8 @@ class Recorder:
 
     While the store does not answer, reports wait here and training goes on. Once the lease is lost nothing is written
     any more, and `has_lost_lease` says so; the same where recording fails for another reason, for without its reports a
-    driver is of no use. `after_commit` of a report is called when the store has it; an OSError there is only logged.
+    driver is of no use. `after_commit` of a report is called once the store has it, in a thread of its own, because a
+    storage that hangs is no reason to lose the lease; an error there is only logged.
 
     waiting_reason: asked at every heartbeat why nothing trains; answers None where something does.
     stuck_after_s: how long the driver's loop may go without a `tick` until its lease is no longer renewed, so that
@@ -53,11 +55,14 @@ class Recorder:
         self._failure: Exception | None = None
         self._instructions: Instructions | None = None
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._afterwards: queue.SimpleQueue[tuple[str, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._follower = threading.Thread(target=self._follow_up, name="afterwards", daemon=True)
 
     def start(self) -> None:
         """Takes over the lease at once. Raises LeaseLostError, StoreUnavailableError."""
         self._instructions = self._store.heartbeat(self._lease_s, self._waiting_reason())
         self._thread.start()
+        self._follower.start()
 
     def tick(self) -> None:
         """The driver's loop goes round."""
@@ -81,10 +86,18 @@ class Recorder:
         """Writes what is left and stops. Raises LeaseLostError where that was refused."""
         self._closing.set()
         self._thread.join()
+        self._afterwards.put(None)
         if self._failure is not None:
             raise RuntimeError("the driver's reports could not be recorded") from self._failure
         if self.has_lost_lease:
             raise LeaseLostError("another driver has taken the study over")
+
+    def settle(self) -> None:
+        """Once closed: waits for what comes after the reports, for `_AFTERWARDS_S` at most.
+
+        Checkpoints that it leaves are tidied up at the study's end.
+        """
+        self._follower.join(_AFTERWARDS_S)
 
     def _run(self) -> None:
         try:
@@ -102,7 +115,9 @@ class Recorder:
             if batch:
                 if not self._written(partial(self._store.record, [report for report, _ in batch])):
                     return
-                _follow_up((report.trial_id, after_commit) for report, after_commit in batch)
+                for report, after_commit in batch:
+                    if after_commit is not None:
+                        self._afterwards.put((report.trial_id, after_commit))
             if time.monotonic() >= next_heartbeat:
                 if not self._is_stuck() and not self._written(self._heartbeat):
                     return
@@ -144,11 +159,12 @@ class Recorder:
                 self._lost.set()
                 return False
 
-
-def _follow_up(actions: Iterable[tuple[str, Callable[[], None] | None]]) -> None:
-    for trial_id, action in actions:
-        try:
-            if action is not None:
+    def _follow_up(self) -> None:
+        while (item := self._afterwards.get()) is not None:
+            trial_id, action = item
+            try:
                 action()
-        except OSError as error:  # storage that does not do its part is no reason to lose a report
-            logger.warning("after recording a trial's end: %s", error, extra={"trial_id": trial_id})
+            except OSError as error:
+                logger.warning("after recording a trial's end: %s", error, extra={"trial_id": trial_id})
+            except Exception:  # the outermost runner of this thread: what comes after others is still to be done
+                logger.exception("unexpected, after recording a trial's end", extra={"trial_id": trial_id})

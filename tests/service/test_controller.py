@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from service.controller import Controller, _repeat
-from service.errors import ServiceUnavailableError, StoreUnavailableError
+from service.controller import Controller
+from service.controlling import repeat
+from service.errors import ServiceSilentError, ServiceUnavailableError, StoreUnavailableError
 from service.settings import Settings
 from service.shares import Node
 from service.spec import parse_spec
@@ -46,7 +47,7 @@ class FakeJobs:
 
     def check(self) -> None:
         if self.is_down:
-            raise ServiceUnavailableError("the Ray cluster does not answer")
+            raise ServiceSilentError("the Ray cluster does not answer")
 
     def start(self, claim: DriverClaim) -> None:
         self.check()
@@ -408,7 +409,7 @@ def test_a_cluster_that_does_not_answer_is_asked_about_one_cancel_and_now_and_th
 
     def hang(claim: DriverClaim) -> bool:
         asked.append(claim)
-        raise ServiceUnavailableError("the Ray cluster does not answer")
+        raise ServiceSilentError("the Ray cluster does not answer")
 
     world.jobs.stop = hang  # type: ignore[method-assign]
     for _ in range(8):  # looks at the store, a quarter of a second apart
@@ -418,6 +419,69 @@ def test_a_cluster_that_does_not_answer_is_asked_about_one_cancel_and_now_and_th
     world.advance(2)
     controller.reconcile()
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("silent", ["check", "start", "stop", "nodes"])
+def test_a_cluster_that_says_nothing_is_asked_once_a_look(
+    world: World, controller: Controller, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    """Each question takes the time of the controller's lease: the store's own matters must not wait for all of them."""
+    cancelled = cancelled_studies(world, controller, 2)
+    lost = [world.create() for _ in range(3)]
+    controller.reconcile()
+    world.advance(100)
+    controller.keep_lead()
+    world.advance(11)
+    waiting = [world.create() for _ in range(3)]
+    asked: list[str] = []
+
+    def hangs(name: str) -> Callable[..., Any]:
+        answer = getattr(world.jobs, name)
+
+        def ask(*arguments: Any) -> Any:
+            asked.append(name)
+            if name == silent:
+                world.advance(10)
+                raise ServiceSilentError("the Ray cluster does not answer: timed out")
+            return answer(*arguments)
+
+        return ask
+
+    for name in ("check", "start", "stop", "nodes"):
+        monkeypatch.setattr(world.jobs, name, hangs(name))
+    controller.reconcile()
+    assert asked.index(silent) == len(asked) - 1
+    states = {study.state for study in map(world.studies.get, [one.id for one in lost])}
+    assert states <= {StudyState.QUEUED, StudyState.RUNNING}
+    assert all(world.studies.get(study.id).waiting_reason for study in waiting)
+    assert {world.studies.get(study.id).state for study in cancelled} <= {StudyState.STOPPING, StudyState.CANCELLED}
+
+
+def test_a_start_that_is_answered_too_late_leaves_its_driver_the_study(world: World, controller: Controller) -> None:
+    study = world.create()
+
+    def late(claim: DriverClaim) -> None:
+        world.advance(1)
+        world.driver(study, claim.driver_attempt).heartbeat(10)
+        world.advance(9)
+        raise ServiceSilentError("the Ray cluster does not answer: timed out")
+
+    world.jobs.start = late  # type: ignore[method-assign]
+    controller.reconcile()
+    assert world.studies.get(study.id).state is StudyState.RUNNING
+    assert world.studies.get(study.id).started_at is not None
+    world.driver(study).heartbeat(10)
+
+
+def test_the_lead_is_kept_while_the_cluster_lets_the_reconciler_wait(world: World, controller: Controller) -> None:
+    other = world.controller("b")
+    controller.reconcile()
+    for _ in range(5):
+        world.advance(5)
+        assert controller.keep_lead()
+        other.reconcile()
+        assert (controller.leads, other.leads) == (True, False)
+    assert controller.term == 1
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -567,7 +631,7 @@ def test_an_action_that_fails_is_done_again(wait_until: Callable[..., None]) -> 
         if len(calls) < 3:
             raise (StoreUnavailableError("down") if len(calls) == 1 else RuntimeError("a defect"))
 
-    thread = Thread(target=_repeat, args=(action, stopping, 0.001))
+    thread = Thread(target=repeat, args=(action, stopping, 0.001))
     thread.start()
     wait_until(lambda: len(calls) >= 5)
     stopping.set()
@@ -637,7 +701,7 @@ def test_an_action_hears_how_long_its_process_stood_still(wait_until: Callable[.
         if len(heard) == 2:
             stopping.set()
 
-    _repeat(lambda: None, stopping, 0.25, stood_still=hear, clock=lambda: next(seconds))
+    repeat(lambda: None, stopping, 0.25, stood_still=hear, clock=lambda: next(seconds))
     assert heard == [0.0, 30.0]
 
 

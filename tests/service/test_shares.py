@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.shares import Demand, Node, fair_shares
+from service.shares import MOST_SLOTS, Demand, Node, fair_shares
 
 ENDLESS = float("inf")
 
@@ -47,6 +49,14 @@ def test_a_trial_that_fits_on_no_node_has_no_share() -> None:
 def test_with_more_studies_than_slots_the_later_ones_wait() -> None:
     shares = fair_shares([demand(name) for name in "abc"], [Node(2, 0)])
     assert shares == {"a": 1, "b": 1, "c": 0}
+
+
+def test_trials_of_any_size_are_shared_out_at_once() -> None:
+    tiny = [demand(str(number), f"owner {number % 3}", cpu=0.0001) for number in range(20)]
+    began = time.process_time()
+    shares = fair_shares(tiny, [Node(256, 0)])
+    assert set(shares.values()) == {MOST_SLOTS}
+    assert time.process_time() - began < 5  # of a lease of 10 s, and it took minutes
 
 
 @given(

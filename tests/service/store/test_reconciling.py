@@ -291,16 +291,47 @@ def test_the_age_of_the_queue_goes_on_where_a_start_was_refused(timed_stores: An
 def test_a_start_that_its_user_steers_before_it_is_confirmed_is_told_as_it_is(stores: Any) -> None:
     stopped, paused = stores.create(), stores.create()
     claims = [stores.reconciling.claim(study.id, 60) for study in (stopped, paused)]
-    stores.begin(DrivingStore(stores.database, stopped.id, 1))
     stores.lifecycle.stop(stopped.id)
     stores.lifecycle.pause(paused.id)
     for claim in claims:
         stores.reconciling.confirm_start(claim)
     assert told_states(stores, stopped) == told_states(stores, paused) == ["QUEUED", "STOPPING"]
-    stores.reconciling.give_back(claims[0], "no disk")
-    stores.reconciling.give_back(claims[1], "no disk")
-    assert told_states(stores, stopped) == ["QUEUED", "STOPPING", "QUEUED"]
+    for claim in claims:
+        assert stores.reconciling.give_back(claim, "no disk")
+    assert told_states(stores, stopped) == ["QUEUED", "STOPPING", "CANCELLED"]
     assert told_states(stores, paused) == ["QUEUED", "STOPPING", "PAUSED"]
+
+
+@pytest.mark.parametrize("verb", ["", "pause", "stop"])
+def test_a_driver_that_lives_keeps_its_study_though_its_start_was_not_answered_in_time(verb: str, stores: Any) -> None:
+    study = stores.create()
+    claim = stores.reconciling.claim(study.id, 60)
+    driver = DrivingStore(stores.database, study.id, 1)
+    driver.heartbeat(60)
+    trial = stores.begin(driver)
+    if verb:
+        getattr(stores.lifecycle, verb)(study.id)
+    assert not stores.reconciling.give_back(claim, "the Ray cluster does not answer: timed out")
+    assert told_states(stores, study) == ["QUEUED", "STOPPING" if verb else "RUNNING"]
+    assert stores.reconciling.unconfirmed_starts() == []
+    stores.succeed(driver, trial)
+    assert stores.studies.trials(study.id)[0].state is TrialState.SUCCEEDED
+
+
+def test_what_a_driver_without_trials_was_to_stop_ends_with_it(timed_stores: Any, clock: Any) -> None:
+    study = timed_stores.create()
+    claim = timed_stores.claim(study)
+    timed_stores.lifecycle.stop(study.id)
+    clock.advance(3600)
+    assert timed_stores.reconciling.lose_driver(claim, max_losses=5).state is StudyState.CANCELLED
+
+
+def test_a_start_that_its_user_has_steered_is_unconfirmed_until_the_study_has_started(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.reconciling.claim(study.id, 60)
+    stores.lifecycle.pause(study.id)
+    stores.lifecycle.resume(study.id)
+    assert stores.reconciling.unconfirmed_starts() == [UnconfirmedStart(claim, lives=False)]
 
 
 def test_a_start_comes_too_late_to_be_confirmed(stores: Any) -> None:

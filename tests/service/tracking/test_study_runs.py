@@ -14,6 +14,7 @@ from mlflow.entities import Run, ViewType
 from service.store.backup import restore_backup, write_backup
 from service.store.database import Database
 from service.store.exporting import ExportStore
+from service.store.lifecycle import StudyChanges
 from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported, TrialEnded
 from service.study import TrialState
@@ -306,6 +307,24 @@ def test_a_deleted_run_is_made_anew_once_there_is_something_to_write(
     assert {child.data.tags["mlflow.parentRunId"] for child in children.values()} == {parent.info.run_id}
     assert [len(history(client, children[trial.id], "val_accuracy")) for trial in (first, second)] == [3, 1]
     assert parent.info.status == "FINISHED"
+
+
+def test_a_deleted_run_is_made_anew_although_nothing_of_its_trial_is_to_be_written(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, mlflow_server: MlflowServer
+) -> None:
+    """As where the process ended after it had deleted runs that tell too much, and before it wrote them anew."""
+    study = life.finished({(0.5, 0.1): (0.9, 0.8)})
+    exporter.export_pending()
+    first, second = life.studies.trials(study.id)
+    before = children_of(client, study)
+    client.delete_run(before[first.id].info.run_id)
+    life.lifecycle.patch(study.id, StudyChanges(labels={"paper": "yes"}), if_version=None)
+    Exporter(store, life.studies, mlflow_server.url, min_interval_s=2.0).export_pending()
+    after = children_of(client, study)
+    assert [len(history(client, after[trial.id], "val_accuracy")) for trial in (first, second)] == [3, 3]
+    assert after[first.id].info.run_id != before[first.id].info.run_id
+    assert after[second.id].info.run_id == before[second.id].info.run_id
+    assert store.behind() == []
 
 
 def test_a_deleted_experiment_stays_deleted(life: Life, exporter: Exporter, client: MlflowClient) -> None:

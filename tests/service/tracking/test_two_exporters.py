@@ -99,6 +99,35 @@ def test_a_late_call_neither_doubles_a_run_nor_leaves_one_running(
     everything_is_right(life, client, study, trials=2)
 
 
+def test_a_late_look_deletes_no_run_of_a_study_that_was_deleted_since(
+    life: Life,
+    exporter_of: Callable[[str], Exporter],
+    client: MlflowClient,
+    network: Network,
+    database: Database,
+) -> None:
+    """Its user wanted the runs to stay. The late one does not find its trials in the store, but their runs."""
+    study = life.finished({(0.5, 0.1): (0.9, 0.8)})
+    stalled = threading.Event()
+
+    def stall(path: str, body: str, send: Send) -> requests.Response:
+        if path != "search" or study.id not in body or stalled.is_set():
+            return send()
+        stalled.set()
+        other = exporter_of("other")
+        while other.export_pending().more or not life.studies.get(study.id).is_exported:
+            pass
+        life.lifecycle.delete(study.id, delete_runs=False)
+        return send()
+
+    late = exporter_of("late")
+    network.append(stall)
+    late.export_pending()
+    assert stalled.is_set()
+    network.clear()
+    assert len(runs_of(client, study)) == 3
+
+
 def test_watermarks_are_refused_to_one_that_does_not_lead(life: Life, database: Database) -> None:
     study = life.finished({(0.5, 0.1): (0.9,)})
     (trial,) = life.studies.trials(study.id)
@@ -109,7 +138,7 @@ def test_watermarks_are_refused_to_one_that_does_not_lead(life: Life, database: 
         lambda: late.set_trial_run(trial.id, "r"),
         lambda: late.trial_exported(trial.id, revision=1, epoch=3),
         lambda: late.study_exported(study.id, revision=1),
-        lambda: late.study_written(study.id),
+        lambda: late.check_lead(study.id),
     ):
         before = life.studies.get(study.id)
         with pytest.raises(LeadLostError):

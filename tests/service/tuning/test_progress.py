@@ -467,6 +467,26 @@ def test_a_share_limits_what_runs_at_once_and_may_change(drive: Callable[..., Dr
     assert driver.progress.next_trial() is None
 
 
+def test_without_a_share_a_study_ends_once_it_has_nothing_left_to_do(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_trials": 1})
+    only = driver.issue()
+    wanted(driver, slots=0, max_trials=1)
+    driver.end(only, 0.5)
+    assert driver.progress.next_trial() == succeeded(Reason.MAX_TRIALS)
+
+
+def test_without_a_share_what_is_left_to_do_waits(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_trials": 2})
+    first = driver.issue()
+    wanted(driver, slots=0, max_trials=2)
+    driver.end(first, 0.5)
+    assert [driver.progress.next_trial() for _ in range(3)] == [None] * 3
+    assert len(driver.algorithm.known_points) == 2
+    wanted(driver, slots=1, max_trials=2)
+    driver.end(driver.issue(), 0.5)
+    assert driver.progress.next_trial() == succeeded(Reason.MAX_TRIALS)
+
+
 def test_a_raised_budget_reaches_a_running_driver(drive: Callable[..., Driver]) -> None:
     driver = drive(budget={"max_trials": 1})
     driver.end(driver.issue(), 0.5)

@@ -170,19 +170,39 @@ def test_what_follows_a_report_comes_after_its_commit(recorder: Recorder, store:
     recorder.record(epoch(1), after_commit=lambda: seen.append(list(store.epochs)))
     recorder.record(epoch(2))
     recorder.close()
+    recorder.settle()
     assert len(seen) == 1
     assert 1 in seen[0]
 
 
-def test_storage_that_fails_afterwards_loses_no_report(recorder: Recorder, store: FakeStore) -> None:
+@pytest.mark.parametrize("error", [OSError("the bucket does not answer"), KeyError("a defect")])
+def test_what_fails_afterwards_loses_no_report(recorder: Recorder, store: FakeStore, error: Exception) -> None:
     def fail() -> None:
-        raise OSError("the bucket does not answer")
+        raise error
 
+    seen: list[int] = []
     recorder.start()
     recorder.record(epoch(1), after_commit=fail)
-    recorder.record(epoch(2))
+    recorder.record(epoch(2), after_commit=lambda: seen.append(2))
     recorder.close()
-    assert store.epochs == [1, 2]
+    recorder.settle()
+    assert (store.epochs, seen) == ([1, 2], [2])
+
+
+def test_what_hangs_afterwards_holds_up_neither_reports_nor_heartbeats(
+    recorder: Recorder, store: FakeStore, wait_until: Callable[..., None]
+) -> None:
+    answers = threading.Event()
+    recorder.start()
+    recorder.record(epoch(1), after_commit=answers.wait)
+    wait_until(lambda: store.epochs == [1])
+    beats = len(store.heartbeats)
+    wait_until(lambda: len(store.heartbeats) > beats + 1)
+    recorder.record(epoch(2))
+    wait_until(lambda: store.epochs == [1, 2])
+    recorder.close()
+    answers.set()
+    recorder.settle()
 
 
 def test_a_recorder_that_fails_does_not_let_the_study_succeed(

@@ -394,6 +394,15 @@ def test_what_the_same_configuration_saved_before_a_restore_is_gone_on_from(
     )
 
 
+def test_what_an_earlier_version_saved_says_no_configuration_and_is_of_no_use_to_a_first_attempt(
+    worker: Worker, uninterrupted: dict[int, Any]
+) -> None:
+    steps(worker.trial(train={"lr": 0.3}), 3)
+    worker.as_before()
+    assert numbers(steps(worker.trial())) == uninterrupted
+    assert "of no use: it does not say of which configuration it is" in worker.log(1)
+
+
 def test_what_an_earlier_version_saved_is_gone_on_from(worker: Worker, uninterrupted: dict[int, Any]) -> None:
     steps(worker.trial(), 3)
     worker.as_before()
