@@ -267,3 +267,11 @@ class ServiceUnavailableError(SamstudyError):
 
 class ServiceSilentError(ServiceUnavailableError):
     """Nobody answers there, or not in time: to ask something else would only take as long again."""
+
+
+class StoppingError(SamstudyError):
+    """The process that was asked ends before the answer is there; another one, or the next, can be asked."""
+
+    status = 503
+    code = "stopping"
+    title = "The service is being stopped"

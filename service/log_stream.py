@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import httpx
 
-from service.errors import ServiceUnavailableError, StorageUnavailableError, StoreUnavailableError
+from service.errors import ServiceUnavailableError, StoppingError, StorageUnavailableError, StoreUnavailableError
 
 LOG_ATTEMPT_HEADER = "Samstudy-Attempt"
 """Which attempt of the trial a log is of."""
@@ -50,7 +50,7 @@ def log_text(
                     yield decoder.decode(block)
             yield decoder.decode(b"", final=True)
             return
-        except (ServiceUnavailableError, StorageUnavailableError, StoreUnavailableError):
+        except (ServiceUnavailableError, StoppingError, StorageUnavailableError, StoreUnavailableError):
             now = time.monotonic()
             away_since = now if away_since is None else away_since
             if now - away_since > patience_s:

@@ -28,6 +28,9 @@ MAX_FOR_A_FOREST = 300
 
 _SEED = 0
 
+_NOTHING_TO_TELL = "Target and region quantiles select the same set of trials"
+"""With this warning ped_anova answers equal importances, which say nothing."""
+
 
 def importances(
     results: Sequence[ConfigurationSummary],
@@ -62,7 +65,9 @@ def importances(
         names = [name for name in names if all(name in point for point, _ in told)]
     if not names:
         raise NotEnoughResultsError("no parameter is in every point: method ped_anova can tell something of them")
-    return _evaluated(_of_one_size(told), {name: parameters[name] for name in names}, mode, method), len(told)
+    varied = [name for name in names if len({repr(point.get(name)) for point, _ in told}) > 1]
+    found = _evaluated(_of_one_size(told), {name: parameters[name] for name in varied}, mode, method) if varied else {}
+    return {**found, **{name: 0.0 for name in names if name not in varied}}, len(told)
 
 
 def _of_one_size(told: Sequence[tuple[Mapping[str, Any], float]]) -> list[tuple[Mapping[str, Any], float]]:
@@ -87,6 +92,7 @@ def _evaluated(
     distributions = {name: distribution(parameter) for name, parameter in parameters.items()}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", "Some regimes for parameter")  # n says how much there is to go by
+    warnings.filterwarnings("error", _NOTHING_TO_TELL)
     study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
     for point, mean in told:
         known = {name: value for name, value in point.items() if name in distributions}
@@ -96,7 +102,13 @@ def _evaluated(
             )
         )
     evaluator = FanovaImportanceEvaluator(seed=_SEED) if method == "fanova" else PedAnovaImportanceEvaluator()
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(parameters))
+    try:
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(parameters))
+    except UserWarning as warning:
+        raise NotEnoughResultsError(
+            f"too many of the {len(told)} complete configurations have the same objective to tell the best tenth of "
+            "them from the others: method fanova can tell more"
+        ) from warning
     sound = {name: float(value) if math.isfinite(value) else 0.0 for name, value in found.items()}
     return dict(sorted(sound.items(), key=lambda pair: -pair[1]))
 

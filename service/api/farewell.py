@@ -8,15 +8,7 @@ import threading
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import problems
-from service.errors import SamstudyError
-
-
-class StoppingError(SamstudyError):
-    """The process ends before the answer is there."""
-
-    status = 503
-    code = "stopping"
-    title = "The service is being stopped"
+from service.errors import StoppingError
 
 
 class Farewell:

@@ -153,7 +153,9 @@ def clone_study(
     spec = parse_spec({**original.spec, **body} if isinstance(body, dict) else body)
     if validate_only:
         return _planned(spec)
-    digest = _digest({"cloned_from": study_id, "spec": spec.to_mapping()})
+    digest = _digest(
+        {"cloned_from": study_id, "changes": body or {}}
+    )  # the original may change until it is asked again
     return _recorded(request, studies, _new(spec, principal.owner, digest, idempotency_key, cloned_from=study_id))
 
 
@@ -167,7 +169,8 @@ def list_studies(
     ] = None,
     name: Annotated[str | None, Query(max_length=200, pattern=NO_NUL)] = None,
     name_contains: Annotated[
-        str | None, Query(max_length=200, pattern=NO_NUL, description="a part of the name, in whatever case")
+        str | None,
+        Query(max_length=200, pattern=NO_NUL, description="a part of the name; ASCII letters in whatever case"),
     ] = None,
     owner: Annotated[str | None, Query(max_length=100, pattern=NO_NUL, description="for admins, who see all")] = None,
     archived: Annotated[bool, Query(description="those that were put out of sight, instead of the others")] = False,

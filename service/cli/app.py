@@ -64,4 +64,4 @@ def print_error(error: SamstudyError) -> None:
         return
     print(f"error: {error.title[:1].lower()}{error.title[1:]}", file=sys.stderr)
     for problem in error.problems:
-        print(f"  {problem.field}: {problem.message}", file=sys.stderr)
+        print(f"  {problem.field}: {redacted(problem.message)}", file=sys.stderr)

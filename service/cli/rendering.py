@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
@@ -40,7 +42,19 @@ SYMBOLS = {"lambda": "λ", "rho": "ρ"}
 def console() -> Console:
     """The standard output; wide enough for a table where it is not a terminal, unless COLUMNS says otherwise."""
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=_PLAIN_WIDTH if wide else None, highlight=False)
+    return _PlainConsole(width=_PLAIN_WIDTH if wide else None, highlight=False, markup=False, emoji=False)
+
+
+class _PlainConsole(Console):
+    """Shows what users and trainings have written as it is: no text is markup, none commands the terminal."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str("".join(map(_visible, text)), **options)
+
+
+def _visible(character: str) -> str:
+    is_control = unicodedata.category(character) == "Cc" and character not in "\n\t"
+    return "\N{REPLACEMENT CHARACTER}" if is_control else character
 
 
 def objective_of(study: StudyDetail) -> Objective:

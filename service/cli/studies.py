@@ -43,7 +43,10 @@ def submit(
         spec = parse_spec({**spec.to_mapping(), "name": name})
     planned = plan(spec)
     seeds = len(spec.replicates.seeds)
-    size = f"{planned.configurations} configurations × {seeds} seed{'s' * (seeds > 1)} = {planned.trials} trials"
+    searching, confirming = planned.trials - planned.confirming_trials, planned.confirming_trials
+    size = f"{planned.configurations} configurations × {seeds} seed{'s' * (seeds > 1)} = {searching} trials"
+    if confirming:
+        size += f", and {confirming} that confirm the best,"
     if validate_only:
         typer.echo(f"the spec is valid: {size} at most")
         return

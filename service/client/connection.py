@@ -20,6 +20,7 @@ from service.errors import (
     FieldProblem,
     SamstudyError,
     ServiceUnavailableError,
+    StoppingError,
     StoreUnavailableError,
     TooManyRequestsError,
     UnauthenticatedError,
@@ -35,7 +36,13 @@ _EVENT_STREAM = "text/event-stream"
 _SILENCE_S = 40.0  # the service writes something into an event stream every 15 s
 _RECONNECT_S = 60.0
 _SETTLED_S = 1.0  # a connection that lasted as long was to the service; others may be cut off by what is in between
-_UNANSWERED = (httpx.TransportError, ServiceUnavailableError, StoreUnavailableError, TooManyRequestsError)
+_UNANSWERED = (
+    httpx.TransportError,
+    ServiceUnavailableError,
+    StoppingError,
+    StoreUnavailableError,
+    TooManyRequestsError,
+)
 
 Answer = TypeVar("Answer")
 

@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
@@ -38,7 +38,7 @@ _LIBPQ_OPTIONS = {
 """So that a server that went away without a word is an error and not a wait without end."""
 _MIGRATION_LOCK = 0x5A75D1  # any number that is the same in every process
 _UNKNOWN_TABLE_OR_COLUMN = ("42P01", "42703")  # PostgreSQL's SQLSTATE
-_READ_ONLY = "25006"
+_REFUSED = ("25006", "42501")  # read-only; no privilege for it
 
 
 def _utc_now() -> datetime:
@@ -265,9 +265,12 @@ def _translated_errors() -> Iterator[None]:
     except PoolTimeoutError as error:
         raise StoreUnavailableError(f"the study store has no connection left: {error}") from error
     except DBAPIError as error:
-        if error.connection_invalidated or type(error).__name__ in ("OperationalError", "InterfaceError"):
+        if type(error) is DatabaseError:  # SQLite's word for a file that is damaged or none of its own
+            raise StoreUnavailableError(f"the study store cannot be read: {error.orig}") from error
+        is_connecting = error.statement is None  # such as with an option in the URL that there is not
+        if error.connection_invalidated or is_connecting or isinstance(error, (OperationalError, InterfaceError)):
             raise StoreUnavailableError(f"the study store does not answer: {error.orig}") from error
-        if getattr(error.orig, "sqlstate", None) == _READ_ONLY:  # an OperationalError on SQLite
+        if getattr(error.orig, "sqlstate", None) in _REFUSED:  # an OperationalError on SQLite
             raise StoreUnavailableError(f"the study store takes nothing: {error.orig}") from error
         if getattr(error.orig, "sqlstate", None) in _UNKNOWN_TABLE_OR_COLUMN:  # an OperationalError on SQLite
             raise StoreUnavailableError(f"the study store needs `samstudy migrate`: {error.orig}") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from search_spaces.parameters import Scalar, point_key
@@ -18,7 +18,7 @@ from service.errors import (
     InvalidTransitionError,
     VersionConflictError,
 )
-from service.spec import StudySpec, accepted_spec
+from service.spec import Plan, StudySpec, accepted_spec, plan
 from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.database import Database
@@ -29,6 +29,7 @@ from service.study import (
     Configuration,
     Intent,
     Origin,
+    Purpose,
     Reason,
     Study,
     StudyState,
@@ -171,7 +172,7 @@ class LifecycleStore:
                     f"study {study_id!r} has reached objective.target: a clone with another target can go on"
                 )
             if state.is_final and raised:
-                _check_going_on(connection, study, spec.budget)
+                _check_going_on(connection, study, spec)
             values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
             records.touch_study(connection, study_id, version=study.version + 1, **values)
             data = {
@@ -241,7 +242,7 @@ class LifecycleStore:
             if not delete_runs and study.revision != study.exported_revision:
                 raise InvalidTransitionError(
                     f"MLflow does not show study {study_id!r} as it is yet: wait until it does, or delete its runs "
-                    "with it (--runs delete), which needs no MLflow"
+                    "with it (runs=delete), which needs no MLflow"
                 )
             is_known = study.mlflow_run_id is not None  # else the exporter may be making its runs in another experiment
             connection.execute(
@@ -308,16 +309,36 @@ def _raised_limits(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [name for name in _LIMITS if old.get(name) is not None and (new[name] is None or new[name] > old[name])]
 
 
-def _check_going_on(connection: Connection, study: Row[Any], budget: Budget) -> None:
+def _check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> None:
+    """Raises InvalidTransitionError where the next driver of a study that has ended would only end it again."""
+    budget = spec.budget
     limit = used_up(connection, study, budget)
     if limit is not None:
         raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit} as well: raise that too")
+    planned, tried = plan(spec), last_number(connection, tables.configurations, study.id)
+    if tried >= planned.configurations and not _has_more_trials(connection, study.id, planned):
+        size = spec.space.size()
+        why = (
+            f"its whole search space, {size} configurations: no budget gives it more"
+            if size is not None and tried >= size
+            else f"{tried} configurations, as many as budget.max_trials allows: raise that for it to go on"
+        )
+        raise InvalidTransitionError(f"study {study.id!r} has tried {why}")
     failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
     if budget.max_failed_trials is not None and failures > budget.max_failed_trials:
         raise InvalidTransitionError(
             f"study {study.id!r} has {failures} failed trials, more than budget.max_failed_trials allows, "
             f"{budget.max_failed_trials}: raise that too, or retry them"
         )
+
+
+def _has_more_trials(connection: Connection, study_id: str, planned: Plan) -> bool:
+    """Whether trials were cut off, or the best have not all been confirmed."""
+    if records.trials_in(connection, study_id, [TrialState.CANCELLED]):
+        return True
+    table = tables.trials
+    confirming = select(func.count()).where(table.c.study_id == study_id, table.c.purpose == Purpose.CONFIRM)
+    return bool(connection.execute(confirming).scalar_one() < planned.confirming_trials)
 
 
 def _check_point(spec: StudySpec, point: Mapping[str, Scalar]) -> None:

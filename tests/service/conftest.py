@@ -165,9 +165,9 @@ class Life:
     def lose(self, driver: DrivingStore, trial: Trial, attempt: int = 1) -> None:
         driver.record([AttemptLost(trial.id, attempt, "the node went away")])
 
-    def fail(self, driver: DrivingStore, trial: Trial) -> None:
+    def fail(self, driver: DrivingStore, trial: Trial, error: str = "ValueError: no") -> None:
         self.begin(driver, trial)
-        driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None, "ValueError: no")])
+        driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None, error)])
 
     def succeed(self, driver: DrivingStore) -> None:
         driver.finish(StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED, known=driver.snapshot().known)

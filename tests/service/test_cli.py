@@ -63,6 +63,30 @@ def spec_file(tmp_path: Path, a_spec: dict[str, Any]) -> Path:
     return path
 
 
+@pytest.mark.parametrize("text", ["[/red] [bold]x[/bold]", "nothing in [/data/x]", ":smiley:"])
+def test_text_of_users_is_shown_as_it_is(
+    text: str, served: RunningApi, life: Life, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    study = life.create(name=f"fine {text.replace('/', '')}", labels={"team": text})
+    driver = life.start(study)
+    life.fail(driver, life.propose(driver, {"lambda": 0.5, "rho": 0.1})[0], text)
+    for command in (["list"], ["show", study.id], ["trials", study.id]):
+        assert main(command) == 0
+        assert text in capsys.readouterr().out
+
+
+def test_no_text_commands_the_terminal(served: RunningApi, life: Life, capsys: pytest.CaptureFixture[str]) -> None:
+    study = life.create()
+    driver = life.start(study)
+    life.fail(driver, life.propose(driver, {"lambda": 0.5, "rho": 0.1})[0], "\x1b]0;owned\x07 \x9b2J")
+    for command in (["show", study.id], ["trials", study.id]):
+        assert main(command) == 0
+        shown = capsys.readouterr().out
+        assert not {"\x1b", "\x07", "\x9b"} & set(shown)
+    assert "owned" in shown
+
+
 class TestSubmit:
     def test_a_file_becomes_a_study(
         self, served: RunningApi, spec_file: Path, capsys: pytest.CaptureFixture[str]

@@ -166,7 +166,7 @@ class TestDelete:
         monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
         code, said = command.refused("delete", study.id)
         assert (code, "--yes" in said) == (2, True)
-        assert "--runs delete" in command.refused("delete", study.id, "--yes")[1]
+        assert "runs=delete" in command.refused("delete", study.id, "--yes")[1]
         said = command("delete", study.id, "--yes", "--runs", "delete")
         assert said == f"study {study.id} is deleted; its runs in MLflow are being deleted"
         assert command.refused("show", study.id)[0] == 2

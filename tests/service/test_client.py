@@ -339,6 +339,32 @@ def test_a_store_that_does_not_answer_is_said_as_that(running_api: RunningApi, d
         client.study("x")
 
 
+def test_a_service_that_is_being_stopped_is_asked_again(unused_port: int) -> None:
+    """As a rolling restart lets one process go and another one come."""
+    content = json.dumps(
+        {"type": "t", "title": "t", "status": 503, "detail": "d", "code": "stopping", "errors": []}
+    ).encode()
+    gone = json.dumps(
+        {"type": "t", "title": "t", "status": 404, "detail": "d", "code": "study_not_found", "errors": []}
+    ).encode()
+    answers = [(503, content), (503, content), (404, gone)]
+
+    def serve() -> None:
+        with socket.create_server(("127.0.0.1", unused_port)) as server:
+            for status, body in answers:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
+                    connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with Client(f"http://127.0.0.1:{unused_port}", patience_s=20) as client, pytest.raises(StudyNotFoundError):
+        client.study("x")
+    thread.join(10)
+
+
 def test_another_service_on_the_port_is_noticed(unused_port: int) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
 

@@ -97,6 +97,33 @@ def test_a_forest_says_nothing_of_parameters_that_are_not_in_every_point() -> No
     assert "presample_factor" in importances(made, SPACE, mode="max", method="ped_anova")[0]
 
 
+@pytest.mark.parametrize(("n", "better"), [(12, 1), (30, 2)])
+def test_where_most_objectives_are_the_same_ped_anova_has_nothing_to_go_by(n: int, better: int) -> None:
+    made = results(n, lambda point: 0.1)
+    told = [
+        one.model_copy(update={"objective": summarise([0.9 - 0.1 * index])}) for index, one in enumerate(made[:better])
+    ] + made[better:]
+    with pytest.raises(NotEnoughResultsError, match=r"the best tenth of them .*: method fanova"):
+        importances(told, SPACE, mode="max", method="ped_anova")
+    found, _ = importances(told, SPACE, mode="max", method="fanova")
+    assert len(set(found.values())) > 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_the_same_in_all_points_explains_nothing(method: ImportanceMethod) -> None:
+    told = [
+        one.model_copy(
+            update={
+                "configuration": one.configuration.model_copy(update={"point": {**one.configuration.point, "rho": 0.1}})
+            }
+        )
+        for one in results(30, lambda point: float(point["batch_size"]))
+    ]
+    found, _ = importances(told, SPACE, mode="max", method=method)
+    assert found["rho"] == 0
+    assert max(found, key=lambda name: found[name]) == "batch_size"
+
+
 def test_the_same_results_have_the_same_importances() -> None:
     made = results(30, lambda point: point["rho"])
     first, again = (importances(made, SPACE, mode="max", method="fanova") for _ in range(2))

@@ -228,6 +228,16 @@ class TestClone:
         assert first.json()["id"] == again.json()["id"]
         assert problem(api.post("studies", json=a_spec, headers=headers)) == (409, "idempotency_conflict")
 
+    def test_a_key_makes_one_clone_though_the_original_has_changed_since(self, api: TestClient, life: Life) -> None:
+        original, request = life.create(), {"headers": {"Idempotency-Key": "k"}, "json": {"name": "again"}}
+        first = api.post(f"studies/{original.id}/clone", **request)
+        api.patch(f"studies/{original.id}", json={"labels": {"new": "label"}}, headers={"If-Match": "*"})
+        again = api.post(f"studies/{original.id}/clone", **request)
+        assert (first.status_code, again.status_code) == (201, 200)
+        assert first.json()["id"] == again.json()["id"]
+        other = api.post(f"studies/{original.id}/clone", **{**request, "json": {"name": "other"}})
+        assert problem(other) == (409, "idempotency_conflict")
+
     def test_a_clone_can_be_planned(self, api: TestClient, life: Life) -> None:
         original = life.create()
         changes = {"confirm": {"top_k": 2, "seeds": [7, 8, 9]}}

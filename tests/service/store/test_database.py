@@ -287,6 +287,26 @@ def test_times_come_back_aware_and_in_utc(stores: Any) -> None:
     assert abs((datetime.now(UTC) - created_at).total_seconds()) < 60
 
 
+@pytest.mark.parametrize("damage", ["no database", "malformed"])
+def test_a_damaged_file_is_no_defect_of_ours(damage: str, migrated_store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "samstudy.db"
+    content = migrated_store.read_bytes()
+    file.write_bytes(b"\x93" * 8192 if damage == "no database" else content[:4096] + b"\x93" * (len(content) - 4096))
+    database = Database(f"sqlite:///{file}")
+    with pytest.raises(StoreUnavailableError, match=r"the study store cannot be read: .*(not a database|malformed)"):
+        database.check_schema()
+    database.dispose()
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://u:geheim@127.0.0.1:1/db?conect_timeout=10"])
+def test_an_option_that_there_is_not_is_said_without_the_password(url: str) -> None:
+    database = Database(url)
+    with pytest.raises(StoreUnavailableError, match="conect_timeout") as caught:
+        database.check_schema()
+    assert "geheim" not in str(caught.value)
+    database.dispose()
+
+
 def test_a_time_without_a_zone_is_refused(database: Database) -> None:
     naive = datetime(2026, 1, 1)  # noqa: DTZ001
     with pytest.raises(Exception, match="aware of its time zone"), database.writing() as connection:

@@ -38,6 +38,9 @@ def lifecycle(stores: Any) -> LifecycleStore:
     return LifecycleStore(stores.database)
 
 
+ONE_SEED = {"seeds": [0]}
+
+
 @pytest.fixture
 def create(stores: Any) -> Callable[..., Study]:
     """A study of 20 configurations with 2 seeds each; its spec changed in these sections."""
@@ -345,6 +348,58 @@ class TestPatch:
         changed = lifecycle.patch(study.id, StudyChanges(budget={"max_trials": new}), if_version=None)
         assert changed.state is (QUEUED if reopens else SUCCEEDED)
 
+    @pytest.mark.parametrize("limit", [{"max_wallclock_s": 2000}, {"max_failed_trials": 10}])
+    def test_another_limit_than_the_one_that_ended_a_study_does_not_reopen_it(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], limit: dict[str, int]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 2, "max_wallclock_s": 1000, "max_failed_trials": 1})
+        driver = stores.drive(study)
+        for _ in range(2):
+            stores.succeed(driver, stores.begin(driver))
+        stores.finish(driver)
+        before = stores.studies.get(study.id)
+        with pytest.raises(InvalidTransitionError, match=r"has tried 2 configurations, as many as budget\.max_trials"):
+            lifecycle.patch(study.id, StudyChanges(budget=limit), if_version=None)
+        assert stores.studies.get(study.id) == before
+        changed = lifecycle.patch(study.id, StudyChanges(budget={**limit, "max_trials": 3}), if_version=None)
+        assert changed.state is QUEUED
+
+    def test_no_budget_reopens_a_study_that_has_tried_its_whole_space(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        space = {"rho": {"type": "categorical", "choices": [0.1, 0.2]}}
+        study = create(search_space=space, replicates=ONE_SEED, budget={"max_trials": 2})
+        driver = stores.drive(study)
+        for _ in range(2):
+            stores.succeed(driver, stores.begin(driver))
+        stores.finish(driver)
+        with pytest.raises(InvalidTransitionError, match="its whole search space, 2 configurations: no budget"):
+            lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 9}), if_version=None)
+
+    @pytest.mark.parametrize("confirmed", [False, True])
+    def test_a_study_whose_time_was_up_before_its_best_were_confirmed_goes_on_with_more(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], confirmed: bool
+    ) -> None:
+        study = create(
+            replicates=ONE_SEED,
+            budget={"max_trials": 2, "max_wallclock_s": 1000},
+            confirm={"top_k": 1, "seeds": [100]},
+        )
+        driver = stores.drive(study)
+        for _ in range(2):
+            stores.succeed(driver, stores.begin(driver))
+        if confirmed:
+            (trial,) = driver.add_confirming_trials(driver.snapshot().configurations[0].id, [100])
+            driver.record([AttemptStarted(trial.id, 1, "node-1")])
+            stores.succeed(driver, trial)
+        stores.finish(driver)
+        changes = StudyChanges(budget={"max_wallclock_s": 2000})
+        if confirmed:
+            with pytest.raises(InvalidTransitionError, match=r"raise that for it to go on"):
+                lifecycle.patch(study.id, changes, if_version=None)
+        else:
+            assert lifecycle.patch(study.id, changes, if_version=None).state is QUEUED
+
     @pytest.mark.parametrize("pausing", [False, True])
     def test_a_budget_raised_while_the_driver_ends_is_not_lost(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], pausing: bool
@@ -503,7 +558,7 @@ class TestArchiveAndDelete:
         kept, removed = create(), create()
         for study in (kept, removed):
             stores.finish(stores.drive(study))
-        with pytest.raises(InvalidTransitionError, match=r"MLflow does not show study .*--runs delete"):
+        with pytest.raises(InvalidTransitionError, match=r"MLflow does not show study .*runs=delete"):
             lifecycle.delete(kept.id, delete_runs=False)
         stores.exporting.study_exported(kept.id, revision=stores.studies.get(kept.id).revision)
         lifecycle.delete(kept.id, delete_runs=False)
