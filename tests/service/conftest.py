@@ -26,6 +26,7 @@ from service.store.reports import AttemptLost, AttemptStarted, EpochReported, Tr
 from service.store.studies import NewStudy, StudyStore
 from service.study import Reason, Scalar, Study, StudyState, Trial, TrialState
 from tests.postgresql import Databases, EmptyStores, PostgresqlMissingError, PostgresqlServer
+from tests.service.mlflow_server import MlflowServer
 
 POSTGRESQL_URL = os.environ.get("SAMSTUDY_TEST_POSTGRESQL_URL", "")
 
@@ -76,6 +77,18 @@ def postgresql() -> Iterator[Databases]:
 def postgresql_stores(postgresql: Databases) -> Iterator[EmptyStores]:
     with closing(EmptyStores(postgresql)) as stores:
         yield stores
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """One for all, as it takes seconds to start: every test has experiments of its own there.
+
+    Who kills it starts it again.
+    """
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture

@@ -293,7 +293,7 @@ NEAR_JSON = JSON | WORDS | st.dictionaries(KEYS, JSON | WORDS | st.dictionaries(
 
 
 @given(st.dictionaries(st.sampled_from([*StudySpec.model_fields, "x"]), NEAR_JSON))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_json_is_a_spec_or_a_list_of_problems(changes: dict[str, Any]) -> None:
     try:
         spec = parse_spec(raw_spec(**changes))

@@ -83,9 +83,9 @@ def test_a_run_cut_after_any_epoch_and_resumed_equals_the_uninterrupted_one(name
     resumes_exactly(a_small_config(name, sampling))
 
 
-@pytest.mark.parametrize("model", ["preact_resnet18", "squeezenet1_1"])  # the small ones have all combinations above
-def test_every_family_of_models_resumes_exactly(model: str) -> None:
-    resumes_exactly(a_small_config(model, "loss"))
+def test_a_model_with_dropout_resumes_exactly() -> None:
+    """The small models have all combinations above, and the deep ones in soak tests."""
+    resumes_exactly(a_small_config("squeezenet1_1", "loss"))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_every_family_of_models_resumes_exactly(model: str) -> None:
         {"micro_batch_size": 10, "perturbation": "adaptive", "max_perturbation": 0.05, "gradient_clip": 0.5},
         {"lambda": 0.9, "lambda_schedule": "cosine", "rho_schedule": "linear", "rho_warmup_epochs": 1, "rho_end": 0.3},
         {"t_counts": "epochs", "lr_schedule": "step", "lr_warmup_epochs": 2},
-        {"epochs": 5, "report_every_epochs": 2, "landscape": "every_epoch", "landscape_rho": 0.1},
+        {"epochs": 3, "report_every_epochs": 2, "landscape": "every_epoch", "landscape_rho": 0.1},
     ],
     ids=lambda choice: next(iter(choice)),
 )
@@ -105,8 +105,8 @@ def test_every_option_resumes_exactly(choice: dict[str, object]) -> None:
 
 
 def test_sampling_by_the_gradients_norms_resumes_exactly_while_it_is_on() -> None:
-    config = a_config(sampling="gradient_norm", batch_size=32, presample_factor=2, epochs=6)
-    assert [result.metrics["importance_share"] for result in train(config)][-2:] == [1, 1]
+    config = a_config(sampling="gradient_norm", batch_size=32, presample_factor=2, epochs=4, train_examples=400)
+    assert [result.metrics["importance_share"] for result in train(config)] == [0, 0, 1, 1]
     resumes_exactly(config)
 
 
@@ -188,9 +188,11 @@ def test_initialisation_and_sampling_do_not_share_a_random_stream() -> None:
     assert not torch.equal(training.state_dict()["sampler"]["generator"], initial)
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("model", ["linear", "mlp", "small_cnn"])
-def test_every_sampling_learns_the_digits(model: str, sampling: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "sampling"),
+    [*(("mlp", one) for one in SAMPLINGS), ("linear", "lipschitz"), ("small_cnn", "gradient_norm")],
+)
+def test_every_sampling_and_every_small_model_learns_the_digits(model: str, sampling: str) -> None:
     last = list(train(a_config(model=model, sampling=sampling, batch_size=32, epochs=5)))[-1]
     assert last.metrics["val_accuracy"] > 0.85
     assert last.metrics["test_accuracy"] > 0.85
@@ -320,7 +322,7 @@ def test_importance_sampling_comes_closer_on_ridge_when_each_sampling_takes_a_st
     bounds = {"uniform": float(ridge.smoothness.max()), "lipschitz": float(ridge.smoothness.mean())}
     gaps = {}
     for sampling, bound in bounds.items():
-        choice = {"dataset": "ridge", "model": "linear", "sampling": sampling, "batch_size": 1, "epochs": 20}
+        choice = {"dataset": "ridge", "model": "linear", "sampling": sampling, "batch_size": 1, "epochs": 10}
         config = a_config(**choice, momentum=0, rho=1e-3, lr=0.05 / bound)
         gaps[sampling] = list(train(config))[-1].metrics["val_loss"] - best
     assert 0 < gaps["lipschitz"] < 0.7 * gaps["uniform"]
@@ -373,9 +375,13 @@ def point_of(training: Training) -> Array:
     return weights.detach().flatten().cpu().numpy().copy()
 
 
-@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("dataset", ["ridge", "logistic"])
+@pytest.mark.parametrize(
+    ("dataset", "batch_size", "lam"),
+    [
+        *(("ridge", 1, 0.0), ("ridge", 4, 0.5), ("ridge", 1, 1.0)),
+        *(("logistic", 4, 0.0), ("logistic", 1, 0.5), ("logistic", 4, 1.0)),
+    ],
+)
 def test_decreasing_steps_of_theory_are_those_of_the_simulation_and_stay_under_their_bound(
     dataset: str, batch_size: int, lam: float
 ) -> None:

@@ -123,7 +123,8 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
-        command = [sys.executable, "-m", "trainers", *QUICK, "--json"]
+        settings = ["dataset=ridge", "model=linear", "epochs=2"]
+        command = [sys.executable, "-m", "trainers", *settings, "--threads=1", "--json"]
         done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == ""

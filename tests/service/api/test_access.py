@@ -17,6 +17,7 @@ from service.api.app import RefusedToStartError, check_keys, create_app
 from service.settings import Settings
 from service.store.database import Database
 from service.store.keys import KeyStore
+from tests.service.api.stores import on_sqlite
 
 
 @pytest.fixture
@@ -47,6 +48,10 @@ def codes(answer: Any) -> tuple[int, str]:
 
 
 class TestWithoutKeys:
+    @pytest.fixture
+    def store_kind(self) -> str:
+        return "sqlite"
+
     def test_loopback_is_open_and_acts_as_local(self, client_of: Callable[..., TestClient], a_spec: Any) -> None:
         client = client_of()
         assert client.post("studies", json=a_spec).json()["owner"] == "local"
@@ -166,6 +171,7 @@ class TestWithoutKeys:
         database.dispose()
 
 
+@on_sqlite
 class TestWithKeys:
     def test_the_right_one_opens(self, client_of: Callable[..., TestClient], token_for: Callable[..., str]) -> None:
         assert client_of(token_for()).get("studies").status_code == 200
@@ -466,6 +472,7 @@ class TestKeysOverRest:
         assert codes(admin.delete("keys/nowhere")) == (404, "key_not_found")
 
 
+@on_sqlite
 class TestRateLimit:
     def test_a_key_has_so_many_requests_a_minute(
         self, client_of: Callable[..., TestClient], token_for: Callable[..., str]
@@ -495,6 +502,7 @@ class TestRateLimit:
         assert {client.get("models").status_code for _ in range(50)} == {200}
 
 
+@on_sqlite
 def test_openapi_says_where_a_key_is_needed(client_of: Callable[..., TestClient]) -> None:
     document = client_of().get("http://testserver/openapi.json").json()
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"

@@ -13,9 +13,13 @@ from service.api.app import create_app
 from service.settings import Settings
 from service.store.database import Database
 from service.store.keys import KeyStore
+from tests.service.api.stores import on_sqlite
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life
+
+pytestmark = on_sqlite
+"""The log knows of no store."""
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,13 @@ from starlette.testclient import TestClient
 
 from service.api.requests import MAX_BODY_BYTES
 from service.study import Intent
+from tests.service.api.stores import on_sqlite
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi
+
+pytestmark = on_sqlite
+"""A body is refused before a store sees it."""
 
 
 def pieces(size_bytes: int) -> Iterator[bytes]:

@@ -16,14 +16,12 @@ from starlette.testclient import TestClient
 
 from service.store.database import Database
 from service.store.studies import StudyStore
+from tests.service.api.stores import on_sqlite
 
 if TYPE_CHECKING:
     from tests.service.conftest import RunningApi
 
 JSON = {"Content-Type": "application/json"}
-
-on_sqlite = pytest.mark.parametrize("store_kind", ["sqlite"])
-"""What is refused before a store sees it needs no second one."""
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +146,7 @@ TRICKS = ["../../etc/passwd", "..\\x", "a/b", "/", "//", "a\x00b", "%2e%2e/"]
 
 
 class TestPaths:
+    @on_sqlite
     @pytest.mark.parametrize("name", TRICKS)
     def test_a_name_leads_nowhere(self, api: TestClient, a_spec: dict[str, Any], name: str) -> None:
         assert_refused(posted(api, {**a_spec, "name": name}), "name")
@@ -180,6 +179,7 @@ class TestPaths:
         assert "root:" not in answer.text
         assert "set-cookie" not in answer.headers
 
+    @on_sqlite
     @pytest.mark.parametrize(
         ("section", "field"),
         [
@@ -240,6 +240,7 @@ LOOKALIKES = {
 }
 
 
+@on_sqlite
 class TestText:
     @pytest.mark.parametrize("text", [*UNSOUND.values(), *LOOKALIKES.values()], ids=[*UNSOUND, *LOOKALIKES])
     def test_what_is_unseen_or_looks_like_something_else_is_no_name(

@@ -12,6 +12,7 @@ from service.store.database import Database
 from service.store.exporting import ExportStore
 from service.store.lifecycle import LifecycleStore
 from service.study import StudyState
+from tests.service.api.stores import on_sqlite
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life
@@ -133,6 +134,7 @@ class TestPatch:
         answer = api.patch(f"studies/{life.create().id}", json={"labels": {"a": "b"}}, headers={"If-Match": "*"})
         assert (answer.status_code, answer.json()["labels"]) == (200, {"a": "b"})
 
+    @on_sqlite
     @pytest.mark.parametrize("if_match", ["1", "", ",", "W/1", '"1', '"1" "2"', '*, "1"', 'w/"1"', '"1", 2', '"a b"'])
     def test_an_if_match_that_is_no_list_of_tags_is_422(self, api: TestClient, life: Life, if_match: str) -> None:
         answer = api.patch(f"studies/{life.create().id}", json={"labels": {}}, headers={"If-Match": if_match})
@@ -169,6 +171,7 @@ class TestPatch:
         assert (budget["max_trials"], budget["max_failed_trials"]) == (20, 2)
         assert (answer.json()["description"], answer.json()["labels"]) == ("d", {"team": "vision"})
 
+    @on_sqlite
     @pytest.mark.parametrize(
         ("change", "named", "code"),
         [
@@ -245,6 +248,7 @@ class TestClone:
         assert answer.json() == {"configurations": 20, "trials": 46, "confirming_trials": 6}
         assert len(api.get("studies").json()["studies"]) == 1
 
+    @on_sqlite
     @pytest.mark.parametrize(("changes", "field"), [({"budgte": {}}, "budgte"), ([], "spec"), ({"name": ""}, "name")])
     def test_bad_changes_are_refused_with_their_path(
         self, api: TestClient, life: Life, changes: Any, field: str
@@ -268,6 +272,7 @@ class TestPoints:
         assert api.post(path, json=body).status_code == 201
         assert problem(api.post(path, json={"point": {"rho": 0.2, "lambda": 1}})) == (409, "configuration_exists")
 
+    @on_sqlite
     @pytest.mark.parametrize(
         ("body", "field", "code"),
         [

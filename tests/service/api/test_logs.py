@@ -19,6 +19,7 @@ from service.store.driving import DrivingStore
 from service.store.keys import KeyStore
 from service.study import Study, Trial
 from service.trial_logs import TrialLog
+from tests.service.api.stores import on_sqlite
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi
@@ -106,6 +107,7 @@ def test_a_log_comes_whole_as_text(api: TestClient, training: Training) -> None:
     assert (answer.headers["samstudy-attempt"], answer.headers["samstudy-log-offset"]) == ("1", "0")
 
 
+@on_sqlite
 @pytest.mark.parametrize("after", [0, 1, 5, 20, len(WHOLE.encode()), 10_000])
 def test_a_reader_goes_on_after_any_byte(api: TestClient, training: Training, after: int) -> None:
     training.log().write(0, WHOLE.encode()[:7])
@@ -153,6 +155,7 @@ def test_what_is_not_there_is_404(api: TestClient, life: Life, training: Trainin
             assert words in answer.json()["detail"]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "query", ["attempt=0", "attempt=x", "attempt=99999999999", "after=-1", "tail=-1", "tail=1e9", "follow=maybe"]
 )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.testclient import TestClient
 
+from tests.service.api.stores import on_sqlite
+
 if TYPE_CHECKING:
     from tests.service.conftest import Life
 
@@ -75,6 +77,7 @@ class TestStudies:
         assert names(created_after=middle) == ["100%"]
         assert names(created_before=middle) == ["Sweep-A"]
 
+    @on_sqlite
     @pytest.mark.parametrize(
         ("parameters", "field"),
         [
@@ -131,8 +134,9 @@ class TestStudies:
 
 
 class TestConfigurations:
-    @pytest.mark.parametrize("order_by", ["number", "-number", "objective"])
-    @pytest.mark.parametrize("mode", ["max", "min"])
+    @pytest.mark.parametrize(
+        ("mode", "order_by"), [("max", "number"), ("min", "-number"), ("max", "objective"), ("min", "objective")]
+    )
     def test_every_old_configuration_comes_once_and_in_order_while_others_are_added(
         self, api: TestClient, life: Life, order_by: str, mode: str
     ) -> None:

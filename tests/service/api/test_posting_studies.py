@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.spec import parse_spec
+from tests.service.api.stores import on_sqlite
 
 
 def fields(answer: Any) -> list[str]:
@@ -33,6 +34,7 @@ def test_the_stored_spec_is_the_accepted_one_with_its_defaults(api: TestClient, 
     assert api.post("studies", json=a_spec).json()["spec"] == parse_spec(a_spec).to_mapping()
 
 
+@on_sqlite
 def test_every_problem_of_a_spec_comes_at_once_with_its_path(api: TestClient, a_spec: dict[str, Any]) -> None:
     wrong = {
         **a_spec,
@@ -50,6 +52,7 @@ def test_every_problem_of_a_spec_comes_at_once_with_its_path(api: TestClient, a_
     assert number_of_studies(api) == 0
 
 
+@on_sqlite
 @pytest.mark.parametrize("body", ["[]", "null", "3", '"text"'])
 def test_a_body_that_is_no_mapping_is_an_invalid_spec(api: TestClient, body: str) -> None:
     answer = api.post("studies", content=body, headers={"Content-Type": "application/json"})
@@ -57,6 +60,7 @@ def test_a_body_that_is_no_mapping_is_an_invalid_spec(api: TestClient, body: str
     assert fields(answer) == ["spec"]
 
 
+@on_sqlite
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
 def test_numbers_that_are_none_are_named_by_their_path(api: TestClient, number: str) -> None:
     body = '{"name": "x", "search_space": "paper_lambda_rho", "objective": {"metric": "val_accuracy", "mode": "max", '
@@ -65,6 +69,7 @@ def test_numbers_that_are_none_are_named_by_their_path(api: TestClient, number: 
     assert fields(answer) == ["objective.target"]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -94,6 +99,7 @@ def test_a_body_above_one_mebibyte_is_413(api: TestClient, a_spec: dict[str, Any
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
+@on_sqlite
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "application/yaml", ""])
 def test_another_content_type_is_415(api: TestClient, a_spec: dict[str, Any], content_type: str) -> None:
     answer = api.post("studies", content=json.dumps(a_spec), headers={"Content-Type": content_type})
@@ -173,6 +179,7 @@ def test_posts_with_one_key_at_the_same_time_make_one_study(api: TestClient, a_s
     assert len({study_id for _, study_id in answers}) == 1
 
 
+@on_sqlite
 @pytest.mark.parametrize("key", ["", "x" * 256, "tab\there", "ümlaut".encode("latin-1")])
 def test_a_key_has_1_to_255_printable_characters(api: TestClient, a_spec: dict[str, Any], key: str | bytes) -> None:
     answer = api.post("studies", json=a_spec, headers={"Idempotency-Key": key})  # type: ignore[dict-item]

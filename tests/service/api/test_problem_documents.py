@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from service import logs
 from service.store.database import Database
 from service.store.studies import StudyStore
+from tests.service.api.stores import on_sqlite
 
 
 def test_a_problem_has_everything_that_rfc_9457_and_we_promise(api: TestClient) -> None:
@@ -27,6 +28,7 @@ def test_a_problem_has_everything_that_rfc_9457_and_we_promise(api: TestClient) 
     }
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("query", "field", "ending"),
     [
@@ -109,6 +111,7 @@ def test_a_store_that_does_not_answer_is_503(api: TestClient, database: Database
     assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
 
 
+@on_sqlite
 @pytest.mark.parametrize("given", ["", "x" * 65, "with blank", "a\x7fb"])
 def test_a_request_id_that_could_spoil_a_log_is_replaced(api: TestClient, given: str) -> None:
     assert api.get("studies", headers={"X-Request-ID": given}).headers["x-request-id"] != given

@@ -61,12 +61,13 @@ def _study(life: Life, configurations: int) -> Study:
     return life.finished(points, confirm={"top_k": 1, "seeds": [7]})
 
 
-@pytest.mark.parametrize("path", ["", "/best", "/trials?page_size=5", "/configurations?page_size=2&order_by=objective"])
 def test_what_is_read_of_a_study_does_not_grow_with_it(
-    api: TestClient, cost: Cost, studies: tuple[Study, Study], path: str
+    api: TestClient, cost: Cost, studies: tuple[Study, Study], subtests: pytest.Subtests
 ) -> None:
-    small, large = (_cost_of(api, cost, f"studies/{study.id}{path}") for study in studies)
-    assert small == large
+    for path in ("", "/best", "/trials?page_size=5", "/configurations?page_size=2&order_by=objective"):
+        with subtests.test(path):
+            small, large = (_cost_of(api, cost, f"studies/{study.id}{path}") for study in studies)
+            assert small == large
 
 
 def test_a_list_takes_the_same_statements_however_many_studies_it_shows(

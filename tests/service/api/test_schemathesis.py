@@ -33,7 +33,7 @@ from tests.service.api.known_routes import BODIES, HEADERS, QUERY, WEBHOOK_URL
 if TYPE_CHECKING:
     from tests.service.conftest import Life
 
-FEW, MANY = 15, 400
+FEW, MANY = 5, 400
 """Requests for each route, in `make test` and in `make soak`."""
 
 CHECKS = [

@@ -16,6 +16,7 @@ from service.settings import Settings
 from service.store.database import Database
 from service.store.keys import KeyStore
 from service.webhook import MAX_PER_OWNER
+from tests.service.api.stores import on_sqlite
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life
@@ -64,6 +65,7 @@ def test_an_id_that_no_webhook_has_is_a_clear_answer(api: TestClient, webhook_id
         assert answer.json()["code"] in ("webhook_not_found", "invalid_request", "not_found")
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "url",
     [
@@ -83,6 +85,7 @@ def test_a_receiver_that_must_not_be_is_refused_with_its_field_and_nothing_is_st
     assert api.get("webhooks").json() == {"webhooks": []}
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("body", "fields"),
     [

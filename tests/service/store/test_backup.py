@@ -415,6 +415,7 @@ def test_what_the_database_does_not_take_is_refused_and_nothing_is_left(
         assert releases.contents(connection) == {}
 
 
+@pytest.mark.soak
 def test_a_large_store_needs_little_memory(tmp_path: Path, file: Path, open_url: Callable[..., Database]) -> None:
     old = open_url(f"sqlite:///{tmp_path / 'old.db'}")
     old.migrate()

@@ -365,7 +365,7 @@ def test_a_study_that_cannot_be_exported_is_not_in_the_way_of_others(
     assert exporter.export_pending().refused == {}  # not tried again at once
 
 
-@pytest.mark.parametrize("failure", [requests.ReadTimeout("too slow"), answer(500), answer(429), answer(403)])
+@pytest.mark.parametrize("failure", [requests.ReadTimeout("too slow"), answer(500)])
 def test_a_study_whose_calls_fail_is_not_in_the_way_of_newer_ones(
     failure: requests.Response | Exception,
     life: Life,

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -300,27 +299,29 @@ from functools import partial
 from pathlib import Path
 from trainers.datasets.published_files import PublishedFiles, provide_files, unpack_gzip
 
-packed, unpacked, download_from, cache = json.loads(sys.stdin.readline())
-downloads = []
+while order := sys.stdin.readline():
+    packed, unpacked, download_from, cache = json.loads(order)
+    downloads = []
 
-def download(root):
-    downloads.append(root)
-    for path in packed:
-        (root / path).parent.mkdir(exist_ok=True)
-        (root / path).write_bytes(Path(download_from, path).read_bytes())
+    def download(root):
+        downloads.append(root)
+        for path in packed:
+            (root / path).parent.mkdir(exist_ok=True)
+            (root / path).write_bytes(Path(download_from, path).read_bytes())
 
-print("ready", flush=True)
-sys.stdin.readline()
-files = PublishedFiles("tiny", "Tiny", packed, unpacked, partial(unpack_gzip, folder="raw"))
-for _ in range(20):
-    provide_files(files, None, Path(cache), download=download)
-print(len(downloads))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    files = PublishedFiles("tiny", "Tiny", packed, unpacked, partial(unpack_gzip, folder="raw"))
+    for _ in range(20):
+        provide_files(files, None, Path(cache), download=download)
+    print(len(downloads), flush=True)
 """
 
 
-@contextmanager
-def two_processes(program: str) -> Iterator[list[subprocess.Popen[str]]]:
-    start = partial(subprocess.Popen[str], [sys.executable, "-c", program], stdin=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def menders() -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes that mend one cache after the other: to start them takes longer than that."""
+    start = partial(subprocess.Popen[str], [sys.executable, "-c", MENDS], stdin=subprocess.PIPE, text=True)
     with start(stdout=subprocess.PIPE) as one, start(stdout=subprocess.PIPE) as other:
         yield [one, other]
 
@@ -334,19 +335,20 @@ def hear(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().rstrip()
 
 
-def test_of_two_processes_one_mends_the_cache_and_both_use_it(tmp_path: Path, files_and_packed: Files) -> None:
+def test_of_two_processes_one_mends_the_cache_and_both_use_it(
+    tmp_path: Path, files_and_packed: Files, menders: list[subprocess.Popen[str]]
+) -> None:
     files, packed = files_and_packed
     cache = filled_cache(files_and_packed, tmp_path / "cache")
     flip_a_byte(cache / "raw" / "labels")
     write(tmp_path / "elsewhere", packed)
     order = json.dumps([dict(files.packed), dict(files.unpacked), str(tmp_path / "elsewhere"), str(cache)])
-    with two_processes(MENDS) as both:
-        for process in both:
-            tell(process, order)
-        assert [hear(process) for process in both] == ["ready"] * 2
-        for process in both:
-            tell(process, "go")
-        downloads = sorted(hear(process) for process in both)
+    for process in menders:
+        tell(process, order)
+    assert [hear(process) for process in menders] == ["ready"] * 2
+    for process in menders:
+        tell(process, "go")
+    downloads = sorted(hear(process) for process in menders)
     assert downloads == ["0", "1"]
     assert_unpacked(cache, record=files is not GZIPPED)
 

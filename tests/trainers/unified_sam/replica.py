@@ -1,9 +1,10 @@
-"""One of several replicas that train together; test_distributed.py starts them and compares.
+"""Several replicas that train together; test_distributed.py starts them and compares.
 
-python -m tests.trainers.unified_sam.replica RANK WORLD_SIZE FOLDER
+python -m tests.trainers.unified_sam.replica WORLD_SIZE FOLDER
 """
 
 import math
+import multiprocessing
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # before the replicas fork, as it takes longer than all that they do
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -140,7 +142,7 @@ def outcome_with_batch_normalisation(rank: int, *, synchronise: bool) -> dict[st
     }
 
 
-def main(rank: int, world_size: int, folder: Path) -> None:
+def train(rank: int, world_size: int, folder: Path) -> None:
     """Runs every scenario and writes what came of them to FOLDER/RANK.pt."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
@@ -159,5 +161,16 @@ def main(rank: int, world_size: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+def main(world_size: int, folder: Path) -> int:
+    """Trains every replica in a process of its own; 0 where all came to their end."""
+    fork = multiprocessing.get_context("fork")
+    replicas = [fork.Process(target=train, args=(rank, world_size, folder)) for rank in range(world_size)]
+    for replica in replicas:
+        replica.start()
+    for replica in replicas:
+        replica.join()
+    return int(any(replica.exitcode for replica in replicas))
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2])))

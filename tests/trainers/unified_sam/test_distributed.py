@@ -1,8 +1,10 @@
 """Two real processes train together over gloo; what they come to is compared with one process and with the formula."""
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +24,21 @@ Outcomes = list[dict[str, Any]]
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """What each replica wrote, of all scenarios in one start of the processes."""
     folder = tmp_path_factory.mktemp("replicas")
-    command = [sys.executable, "-m", "tests.trainers.unified_sam.replica"]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    replicas = [
-        subprocess.Popen(
-            [*command, str(rank), "2", str(folder)],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        outputs = [replica.communicate(timeout=DEADLINE_S)[0] for replica in replicas]
-    finally:
-        for replica in replicas:
-            replica.kill()
-            replica.wait()
-    assert [replica.returncode for replica in replicas] == [0, 0], "\n".join(outputs)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.trainers.unified_sam.replica", "2", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as both:
+        try:
+            output = both.communicate(timeout=DEADLINE_S)[0]
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(both.pid, signal.SIGKILL)
+    assert both.returncode == 0, output
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
