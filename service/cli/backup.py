@@ -26,8 +26,13 @@ def backup(file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not b
     The file fits SQLite and PostgreSQL alike. Keep it like a password: it has the secrets of the webhooks and the
     hashes of the API keys. Checkpoints, logs and what is in MLflow are not in it.
     """
+    from service.errors import StoreUnavailableError
+    from service.settings import settings
     from service.store.backup import write_backup
 
+    store = settings().store_file
+    if store is not None and not store.exists():
+        raise StoreUnavailableError(f"{store} is not there: SAMSTUDY_HOME and SAMSTUDY_DATABASE_URL say where it is")
     with _database() as database:
         contents = write_backup(database, file)
     size = file.stat().st_size

@@ -33,7 +33,7 @@ def opened_store(current: Settings) -> Iterator[tuple[Database | None, list[Find
     """The store where it can be read, and what is to be said of it. Looking at a SQLite store makes none."""
     from service.store.database import Database
 
-    file = _sqlite_file(current.store_url)
+    file = current.store_file
     if file is not None and not file.exists():
         yield None, [wrong("store", f"{file} is not there yet", "samstudy up (or samstudy migrate) makes it")]
         return
@@ -177,12 +177,6 @@ def _pending(sight: Sight) -> Iterator[Finding]:
         said = f"{_count(sight.removals.count, 'deleted study has', 'deleted studies have')} left something behind, "
         said += f"the oldest for {_duration(sight.removals.oldest_s)}"
         yield note("removals", said, "look into the controller's log: the storage or MLflow does not let go of it")
-
-
-def _sqlite_file(url: str) -> Path | None:
-    """The file behind a SQLite URL."""
-    prefix = "sqlite:///"
-    return Path(url.removeprefix(prefix)) if url.startswith(prefix) and ":memory:" not in url else None
 
 
 def _count(number: int, one: str, more: str) -> str:

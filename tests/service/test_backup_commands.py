@@ -53,6 +53,17 @@ def test_a_store_goes_into_a_file_and_into_a_new_store(
     database.dispose()
 
 
+def test_a_mistyped_home_is_said_and_not_made(
+    environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SAMSTUDY_DATABASE_URL")
+    monkeypatch.setenv("SAMSTUDY_HOME", str(environment / "hmoe"))
+    settings.cache_clear()
+    assert main(["backup", str(environment / "store.backup")]) == 1
+    assert f"{environment / 'hmoe' / 'samstudy.db'} is not there" in capsys.readouterr().err
+    assert not (environment / "hmoe").exists()
+
+
 def test_what_is_refused_says_why(environment: Path, life: Life, capsys: pytest.CaptureFixture[str]) -> None:
     life.create()
     file = environment / "store.backup"
