@@ -29,6 +29,8 @@ _FIRST_START_PAUSE_S, _LONGEST_START_PAUSE_S = 1.0, 60.0
 _CANCEL_PAUSE_S, _LONGEST_CANCEL_S = 2.0, 600.0
 """Between two looks at drivers that do not end; after how long one whose lease is over is taken for gone."""
 
+_LONGEST_LOOK_S = 60.0
+
 _STOOD_STILL = 0.5  # of a lease: a driver that stood still as long has too little left of its own to be judged by
 
 
@@ -78,6 +80,7 @@ class Controller:
         self._leading = threading.Lock()
         self.term = 0
         self._silence: ServiceSilentError | None = None
+        self._looking_since: float | None = None
         self._share_again_at = float("-inf")
         self._cancel_again_at = float("-inf")
         self._refusals: dict[str, _Refusal] = {}
@@ -90,10 +93,7 @@ class Controller:
         return self._clock() < self._leads_until
 
     def keep_lead(self) -> bool:
-        """Takes or renews the lease; whether it leads. Raises StoreUnavailableError.
-
-        From a thread of its own too: while the cluster lets `reconcile` wait, this controller goes on leading.
-        """
+        """Takes or renews the lease; whether it leads. Raises StoreUnavailableError."""
         with self._leading:
             asked_at = self._clock()
             try:
@@ -111,8 +111,20 @@ class Controller:
 
     def reconcile(self) -> None:
         """One look at the store. Raises StoreUnavailableError."""
-        if not self.keep_lead():
-            return
+        self._looking_since = self._clock()
+        try:
+            if self.keep_lead():
+                self._look()
+        finally:
+            self._looking_since = None
+
+    def hold_lead(self) -> None:
+        """Keeps the lead, for a thread beside the one of `reconcile`: not for one that hangs in a look for good."""
+        since = self._looking_since
+        if since is None or self._clock() - since < _LONGEST_LOOK_S:
+            self.keep_lead()
+
+    def _look(self) -> None:
         self._silence = None
         self._confirm_starts()
         overdue, cancelling = self._overdue_drivers(), self._store.cancelling()
@@ -141,11 +153,16 @@ class Controller:
         """Tells of drivers that live although the controller which started them could not say so any more."""
         if not self._starts_unconfirmed:
             return
-        unconfirmed = self._store.unconfirmed_starts()
-        for start in unconfirmed:
-            if start.lives:
-                self._store.confirm_start(start.claim)
-        self._starts_unconfirmed = bool(unconfirmed)
+        self._starts_unconfirmed = False  # before it is read: the next term may begin meanwhile
+        try:
+            unconfirmed = self._store.unconfirmed_starts()
+            for start in unconfirmed:
+                if start.lives:
+                    self._store.confirm_start(start.claim)
+        except StoreUnavailableError:
+            self._starts_unconfirmed = True
+            raise
+        self._starts_unconfirmed |= bool(unconfirmed)
 
     def _overdue_drivers(self) -> list[DriverClaim]:
         """Drivers whose lease ran out while they could have renewed it.
@@ -245,6 +262,9 @@ class Controller:
                 self._jobs.start(claim)
         except ServiceUnavailableError as error:
             if not self._store.give_back(claim, logs.redacted(str(error))):
+                message = "study %s: driver %d is there, though its start was not answered: %s"
+                logger.warning(message, study_id, claim.driver_attempt, error, extra=said)
+                self._refusals.pop(study_id, None)
                 return True
             before = self._refusals.get(study_id)
             pause_s = min(2 * before.pause_s, _LONGEST_START_PAUSE_S) if before else _FIRST_START_PAUSE_S

@@ -86,7 +86,7 @@ def run_controller(config: Settings) -> None:
             pass
 
     actions = {
-        "leader": controller.keep_lead,
+        "leader": controller.hold_lead,
         "reconciler": controller.reconcile,
         "exporter": export,
         "sender": lambda: sender.send_due(must_stop),

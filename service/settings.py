@@ -155,13 +155,6 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home / 'samstudy.db'}"
 
     @property
-    def store_file(self) -> Path | None:
-        """The file of a study store on SQLite; None for another database."""
-        prefix = "sqlite:///"
-        is_file = self.store_url.startswith(prefix) and ":memory:" not in self.store_url
-        return Path(self.store_url.removeprefix(prefix)) if is_file else None
-
-    @property
     def storage_uri(self) -> str:
         """URI under which every study's checkpoints and logs live."""
         return self.storage or (self.home / "storage").as_uri()

@@ -153,9 +153,9 @@ def clone_study(
     spec = parse_spec({**original.spec, **body} if isinstance(body, dict) else body)
     if validate_only:
         return _planned(spec)
-    digest = _digest(
-        {"cloned_from": study_id, "changes": body or {}}
-    )  # the original may change until it is asked again
+    given = body if isinstance(body, dict) else {}
+    changes = {name: value for name, value in spec.to_mapping().items() if name in given}
+    digest = _digest({"cloned_from": study_id, "changes": changes})  # the original may change until it is asked again
     return _recorded(request, studies, _new(spec, principal.owner, digest, idempotency_key, cloned_from=study_id))
 
 

@@ -29,8 +29,9 @@ def backup(file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not b
     from service.errors import StoreUnavailableError
     from service.settings import settings
     from service.store.backup import write_backup
+    from service.store.database import sqlite_file
 
-    store = settings().store_file
+    store = sqlite_file(settings().store_url)
     if store is not None and not store.exists():
         raise StoreUnavailableError(f"{store} is not there: SAMSTUDY_HOME and SAMSTUDY_DATABASE_URL say where it is")
     with _database() as database:

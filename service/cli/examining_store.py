@@ -31,9 +31,9 @@ _START = "samstudy up starts everything on this machine, samstudy controller thi
 @contextmanager
 def opened_store(current: Settings) -> Iterator[tuple[Database | None, list[Finding]]]:
     """The store where it can be read, and what is to be said of it. Looking at a SQLite store makes none."""
-    from service.store.database import Database
+    from service.store.database import Database, sqlite_file
 
-    file = current.store_file
+    file = sqlite_file(current.store_url)
     if file is not None and not file.exists():
         yield None, [wrong("store", f"{file} is not there yet", "samstudy up (or samstudy migrate) makes it")]
         return

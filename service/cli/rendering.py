@@ -10,11 +10,11 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -48,8 +48,10 @@ def console() -> Console:
 class _PlainConsole(Console):
     """Shows what users and trainings have written as it is: no text is markup, none commands the terminal."""
 
-    def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str("".join(map(_visible, text)), **options)
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            shown = segment.text if segment.control else "".join(map(_visible, segment.text))
+            yield segment._replace(text=shown)
 
 
 def _visible(character: str) -> str:

@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
@@ -250,6 +250,17 @@ def _watch_file(engine: Engine, file: SqliteFile) -> None:
         file.check()
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of a store on SQLite; None for another database, or where it is in memory or named by a URI."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return None
+    name = parsed.database or ":memory:"
+    is_file = parsed.get_backend_name() == "sqlite" and not name.startswith((":", "file:"))
+    return Path(name) if is_file else None
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -267,12 +278,13 @@ def _translated_errors() -> Iterator[None]:
     except DBAPIError as error:
         if type(error) is DatabaseError:  # SQLite's word for a file that is damaged or none of its own
             raise StoreUnavailableError(f"the study store cannot be read: {error.orig}") from error
-        is_connecting = error.statement is None  # such as with an option in the URL that there is not
-        if error.connection_invalidated or is_connecting or isinstance(error, (OperationalError, InterfaceError)):
+        sqlstate = getattr(error.orig, "sqlstate", "")  # None where psycopg itself refuses, before a server is asked
+        no_option = type(error) is ProgrammingError and sqlstate is None and error.statement is None  # of the URL
+        if error.connection_invalidated or no_option or isinstance(error, (OperationalError, InterfaceError)):
             raise StoreUnavailableError(f"the study store does not answer: {error.orig}") from error
-        if getattr(error.orig, "sqlstate", None) in _REFUSED:  # an OperationalError on SQLite
+        if sqlstate in _REFUSED:  # an OperationalError on SQLite
             raise StoreUnavailableError(f"the study store takes nothing: {error.orig}") from error
-        if getattr(error.orig, "sqlstate", None) in _UNKNOWN_TABLE_OR_COLUMN:  # an OperationalError on SQLite
+        if sqlstate in _UNKNOWN_TABLE_OR_COLUMN:  # an OperationalError on SQLite
             raise StoreUnavailableError(f"the study store needs `samstudy migrate`: {error.orig}") from error
         raise
 

@@ -18,7 +18,7 @@ from service.errors import (
     InvalidTransitionError,
     VersionConflictError,
 )
-from service.spec import Plan, StudySpec, accepted_spec, plan
+from service.spec import StudySpec, accepted_spec
 from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.database import Database
@@ -29,7 +29,6 @@ from service.study import (
     Configuration,
     Intent,
     Origin,
-    Purpose,
     Reason,
     Study,
     StudyState,
@@ -315,15 +314,9 @@ def _check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) ->
     limit = used_up(connection, study, budget)
     if limit is not None:
         raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit} as well: raise that too")
-    planned, tried = plan(spec), last_number(connection, tables.configurations, study.id)
-    if tried >= planned.configurations and not _has_more_trials(connection, study.id, planned):
-        size = spec.space.size()
-        why = (
-            f"its whole search space, {size} configurations: no budget gives it more"
-            if size is not None and tried >= size
-            else f"{tried} configurations, as many as budget.max_trials allows: raise that for it to go on"
-        )
-        raise InvalidTransitionError(f"study {study.id!r} has tried {why}")
+    cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
+    if not cut_off and spec.confirm is None and study.reason != Reason.TOO_MANY_FAILURES:
+        _check_for_more(connection, study.id, spec)
     failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
     if budget.max_failed_trials is not None and failures > budget.max_failed_trials:
         raise InvalidTransitionError(
@@ -332,13 +325,19 @@ def _check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) ->
         )
 
 
-def _has_more_trials(connection: Connection, study_id: str, planned: Plan) -> bool:
-    """Whether trials were cut off, or the best have not all been confirmed."""
-    if records.trials_in(connection, study_id, [TrialState.CANCELLED]):
-        return True
-    table = tables.trials
-    confirming = select(func.count()).where(table.c.study_id == study_id, table.c.purpose == Purpose.CONFIRM)
-    return bool(connection.execute(confirming).scalar_one() < planned.confirming_trials)
+def _check_for_more(connection: Connection, study_id: str, spec: StudySpec) -> None:
+    """Raises InvalidTransitionError where the search is over: its space is, or the budget has no room for more."""
+    table, size, most = tables.configurations, spec.space.size(), spec.configuration_budget()
+    searched = select(func.count()).where(table.c.study_id == study_id, table.c.origin == Origin.SEARCH)
+    if size is not None and connection.execute(searched).scalar_one() >= size:
+        raise InvalidTransitionError(
+            f"study {study_id!r} has tried its whole search space, {size} configurations: no budget gives it more"
+        )
+    tried = last_number(connection, table, study_id)
+    if most is not None and tried >= most:
+        raise InvalidTransitionError(
+            f"study {study_id!r} has tried {tried} configurations, as many as budget.max_trials allows: raise that"
+        )
 
 
 def _check_point(spec: StudySpec, point: Mapping[str, Scalar]) -> None:

@@ -136,20 +136,20 @@ class StudyRuns:
         A store that was restored has lost trials, and gives out their ids again; and epochs, which are trained again.
         """
         known = {trial.id: (trial, configuration) for trial, configuration in trials}
-        ends = {run.run_id: self._end(run) for run in found}
-        points = {(run.trial_id, end[0]) for run in found if run.trial_id and (end := ends[run.run_id])}
-        recorded_at = self._store.recorded_at(study.id, points)
+        ends = {run.run_id: self._ends(run) for run in found}
+        points = {(run.trial_id, epoch) for run in found if run.trial_id for epoch, _ in ends[run.run_id]}
+        moments = self._store.recorded_at(study.id, points)
+        recorded_at = {point: runs.milliseconds(moment) for point, moment in moments.items()}
         lost: list[KnownRun] = []
         for run in found:
             if not run.trial_id:
                 continue
-            end = ends[run.run_id]
-            moment = recorded_at.get((run.trial_id, end[0])) if end else None
+            told = [recorded_at.get((run.trial_id, epoch)) == at for epoch, at in ends[run.run_id]]
             if run.trial_id not in known:
                 what = "a trial that the store has lost"
             elif self._is_of_another(run, *known[run.trial_id]):
                 what = "a trial that the store has lost, whose id another one has now"
-            elif end and (moment is None or runs.milliseconds(moment) != end[1]):
+            elif told and not any(told):
                 what = "epochs that the store has lost"
             else:
                 continue
@@ -160,10 +160,10 @@ class StudyRuns:
             lost.append(run)
         return [run for run in found if run not in lost]
 
-    def _end(self, run: KnownRun) -> tuple[int, int] | None:
-        """The last epoch in a trial's run, and its time in ms; others may have written metrics of their own there."""
-        names = (limits.key(name) for name in ("train_loss", self.spec.objective.metric))
-        return max((run.latest[name] for name in names if name in run.latest), default=None)
+    def _ends(self, run: KnownRun) -> list[tuple[int, int]]:
+        """The last epoch of each metric that every trial has, and its time in ms; people may have added to one."""
+        names = {limits.key(name) for name in ("train_loss", self.spec.objective.metric)}
+        return [run.latest[name] for name in sorted(names) if name in run.latest]
 
     def _is_of_another(self, run: KnownRun, trial: Trial, configuration: Configuration) -> bool:
         """Whether the run has another point or seed than the trial."""

@@ -106,14 +106,15 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
             ),
         ).fit()
     recorder.close()
-    recorder.settle()
     ending = searcher.ending
     if ending is None:
         raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
     if isinstance(ending, Leaving):
         logger.info("driver %d leaves study %s: %s", driver_attempt, study_id, store.leave())
+        recorder.settle()
         return
     state = store.finish(ending.state, ending.reason, ending.error, known=progress.known)
+    recorder.settle()  # now that no lease is needed any more
     if state is not ending.state:
         logger.info("study %s was to end as %s; its user wants it %s", study_id, ending, state)
     if not state.is_final:

@@ -53,6 +53,15 @@ def test_a_store_goes_into_a_file_and_into_a_new_store(
     database.dispose()
 
 
+def test_a_store_whose_url_has_options_is_backed_up_too(
+    environment: Path, store_url: str, life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.create()
+    monkeypatch.setenv("SAMSTUDY_DATABASE_URL", f"{store_url}?timeout=20")
+    settings.cache_clear()
+    assert main(["backup", str(environment / "store.backup")]) == 0
+
+
 def test_a_mistyped_home_is_said_and_not_made(
     environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,7 +22,7 @@ from service.cli.watching import watch_study
 from service.client import Client
 from service.settings import Settings, settings
 from service.spec import Objective
-from service.study import Study, StudyState
+from service.study import Reason, Study, StudyState
 from service.trial_logs import TrialLog
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def test_no_text_commands_the_terminal(served: RunningApi, life: Life, capsys: p
     study = life.create()
     driver = life.start(study)
     life.fail(driver, life.propose(driver, {"lambda": 0.5, "rho": 0.1})[0], "\x1b]0;owned\x07 \x9b2J")
+    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "\x1b[2J too many", known=driver.snapshot().known)
     for command in (["show", study.id], ["trials", study.id]):
         assert main(command) == 0
         shown = capsys.readouterr().out

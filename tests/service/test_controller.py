@@ -21,7 +21,7 @@ from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import DriverClaim, ReconcilingStore
 from service.store.reports import AttemptStarted
 from service.store.studies import NewStudy, StudyStore
-from service.store.watching import WatchingStore
+from service.store.watching import CONTROLLER_LEASE, WatchingStore
 from service.study import Intent, Reason, Study, StudyState
 from service.tuning.jobs import DriverJobs
 
@@ -482,6 +482,48 @@ def test_the_lead_is_kept_while_the_cluster_lets_the_reconciler_wait(world: Worl
         other.reconcile()
         assert (controller.leads, other.leads) == (True, False)
     assert controller.term == 1
+
+
+def test_a_controller_that_hangs_in_a_look_for_good_leads_no_longer(world: World, controller: Controller) -> None:
+    world.create()
+    leads: list[bool] = []
+
+    def hang(_claim: DriverClaim) -> None:
+        for _ in range(20):
+            world.advance(5)
+            controller.hold_lead()
+            leads.append(controller.leads)
+
+    world.jobs.start = hang  # type: ignore[method-assign]
+    controller.reconcile()
+    assert leads == [True] * 12 + [False] * 8
+    controller.hold_lead()
+    assert controller.leads
+
+
+def test_a_term_that_begins_during_a_look_looks_for_starts_that_nobody_told(world: World) -> None:
+    store = ReconcilingStore(world.database)
+    controller = world.controller(store=store)
+    controller.reconcile()
+    study, read = world.create(), store.unconfirmed_starts
+
+    def read_and_lose_the_lead() -> Any:
+        found = read()
+        store.unconfirmed_starts = read  # type: ignore[method-assign]
+        other = ReconcilingStore(world.database)
+        world.advance(11)
+        assert other.lead(CONTROLLER_LEASE, "b", 1)
+        assert other.claim(study.id, 60)
+        world.advance(2)
+        controller.keep_lead()
+        return found
+
+    store.unconfirmed_starts = read_and_lose_the_lead  # type: ignore[method-assign]
+    controller._starts_unconfirmed = True
+    controller.reconcile()
+    world.driver(study).heartbeat(10)
+    controller.reconcile()
+    assert world.studies.get(study.id).started_at is not None
 
 
 @pytest.mark.parametrize("answers", [True, False])

@@ -9,9 +9,13 @@ from starlette.testclient import TestClient
 
 from service.store.reports import EpochReported, TrialEnded
 from service.study import Study, TrialState
+from tests.service.api.stores import on_sqlite
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life
+
+pytestmark = on_sqlite
+"""Results are compared above the store; tests of findings and of studies read them from both."""
 
 ACCURACY = [[0.90, 0.80], [0.94, 0.82]]
 LOSS = [[0.3, 0.5], [0.2, 0.6]]

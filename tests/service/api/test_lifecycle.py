@@ -241,6 +241,12 @@ class TestClone:
         other = api.post(f"studies/{original.id}/clone", **{**request, "json": {"name": "other"}})
         assert problem(other) == (409, "idempotency_conflict")
 
+    def test_a_clone_in_other_words_is_the_same_clone(self, api: TestClient, life: Life) -> None:
+        path, headers = f"studies/{life.create().id}/clone", {"Idempotency-Key": "k"}
+        first = api.post(path, json={"budget": {"max_trials": 4}}, headers=headers)
+        again = api.post(path, json={"budget": {"max_trials": 4, "max_failed_trials": None}}, headers=headers)
+        assert (first.status_code, again.status_code) == (201, 200)
+
     def test_a_clone_can_be_planned(self, api: TestClient, life: Life) -> None:
         original = life.create()
         changes = {"confirm": {"top_k": 2, "seeds": [7, 8, 9]}}

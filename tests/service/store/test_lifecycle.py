@@ -376,9 +376,8 @@ class TestPatch:
         with pytest.raises(InvalidTransitionError, match="its whole search space, 2 configurations: no budget"):
             lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 9}), if_version=None)
 
-    @pytest.mark.parametrize("confirmed", [False, True])
     def test_a_study_whose_time_was_up_before_its_best_were_confirmed_goes_on_with_more(
-        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], confirmed: bool
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
     ) -> None:
         study = create(
             replicates=ONE_SEED,
@@ -388,17 +387,19 @@ class TestPatch:
         driver = stores.drive(study)
         for _ in range(2):
             stores.succeed(driver, stores.begin(driver))
-        if confirmed:
-            (trial,) = driver.add_confirming_trials(driver.snapshot().configurations[0].id, [100])
-            driver.record([AttemptStarted(trial.id, 1, "node-1")])
-            stores.succeed(driver, trial)
         stores.finish(driver)
         changes = StudyChanges(budget={"max_wallclock_s": 2000})
-        if confirmed:
-            with pytest.raises(InvalidTransitionError, match=r"raise that for it to go on"):
-                lifecycle.patch(study.id, changes, if_version=None)
-        else:
-            assert lifecycle.patch(study.id, changes, if_version=None).state is QUEUED
+        assert lifecycle.patch(study.id, changes, if_version=None).state is QUEUED
+
+    def test_a_study_whose_last_trial_was_one_failure_too_many_can_end_well_with_a_higher_limit(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 1, "max_failed_trials": 0})
+        driver = stores.drive(study)
+        driver.record([TrialEnded(stores.begin(driver).id, 1, TrialState.FAILED, None, "no")])
+        driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "1 failed", known=driver.snapshot().known)
+        changes = StudyChanges(budget={"max_failed_trials": 1})
+        assert lifecycle.patch(study.id, changes, if_version=None).state is QUEUED
 
     @pytest.mark.parametrize("pausing", [False, True])
     def test_a_budget_raised_while_the_driver_ends_is_not_lost(

@@ -238,6 +238,26 @@ def test_epochs_that_a_restored_store_has_lost_are_in_no_run(
     assert after[ended.id].info.run_id == before[ended.id].info.run_id
 
 
+def test_what_people_log_into_a_run_deletes_it_not(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, mlflow_server: MlflowServer
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    for trial in (first, second):
+        life.begin(driver, trial)
+        driver.record([EpochReported(trial.id, 1, 1, {"val_accuracy": 0.5, "train_loss": 1.0})])
+    exporter.export_pending()
+    before = children_of(client, study)
+    client.log_metric(before[first.id].info.run_id, "val_accuracy", 0.99, step=100)
+    client.log_metric(before[second.id].info.run_id, "of_my_own", 0.99, step=100)
+    driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, 0.5) for trial in (first, second)])
+    life.succeed(driver)
+    Exporter(store, life.studies, mlflow_server.url, min_interval_s=0.0).export_pending()
+    after = children_of(client, study)
+    assert {t: run.info.run_id for t, run in after.items()} == {t: run.info.run_id for t, run in before.items()}
+
+
 def test_runs_of_trials_that_a_restored_store_has_lost_are_deleted_though_their_study_had_ended(
     life: Life,
     exporter: Exporter,
