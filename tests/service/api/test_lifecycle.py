@@ -244,7 +244,7 @@ class TestClone:
     def test_a_clone_in_other_words_is_the_same_clone(self, api: TestClient, life: Life) -> None:
         path, headers = f"studies/{life.create().id}/clone", {"Idempotency-Key": "k"}
         first = api.post(path, json={"budget": {"max_trials": 4}}, headers=headers)
-        again = api.post(path, json={"budget": {"max_trials": 4, "max_failed_trials": None}}, headers=headers)
+        again = api.post(path, json={"budget": {"max_wallclock_s": None, "max_trials": 4}}, headers=headers)
         assert (first.status_code, again.status_code) == (201, 200)
 
     def test_a_clone_can_be_planned(self, api: TestClient, life: Life) -> None:
