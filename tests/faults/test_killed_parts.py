@@ -48,8 +48,8 @@ def test_a_study_does_not_notice_the_death_of(part: str, service: Service, begin
 
 
 def test_a_killed_driver_is_replaced_and_its_trials_go_on(service: Service, begin: Callable[..., Witness]) -> None:
-    witness = begin("killed-driver", epochs=300)  # long enough that one seen to train does not end before the kill
-    witness.wait_for_trials(finished=1, training=2, epochs=5)
+    witness = begin("killed-driver", epochs=150)
+    witness.wait_for_trials(finished=1, training=2, epochs=5)  # of two one at least is still training at the kill
     witness.remember()
     kill(service.drivers(witness.study_id))
     study = witness.check(trials=4)
@@ -65,7 +65,7 @@ def test_a_killed_driver_is_replaced_and_its_trials_go_on(service: Service, begi
 def test_a_killed_worker_costs_an_attempt_and_the_trial_goes_on_from_its_checkpoint(
     service: Service, begin: Callable[..., Witness]
 ) -> None:
-    witness = begin("killed-worker", trials=2, epochs=500)
+    witness = begin("killed-worker", trials=2, epochs=250)
     witness.wait_for_trials(finished=0, training=2, epochs=5)
     kill(service.workers()[:1])
     study = witness.check(trials=2)
