@@ -29,7 +29,7 @@ _FIRST_START_PAUSE_S, _LONGEST_START_PAUSE_S = 1.0, 60.0
 _CANCEL_PAUSE_S, _LONGEST_CANCEL_S = 2.0, 600.0
 """Between two looks at drivers that do not end; after how long one whose lease is over is taken for gone."""
 
-_LONGEST_LOOK_S = 60.0
+_LONGEST_LOOK_S = 60.0  # at the store; one that takes longer hangs, and somebody else is to lead
 
 _STOOD_STILL = 0.5  # of a lease: a driver that stood still as long has too little left of its own to be judged by
 

@@ -106,7 +106,7 @@ async def json_body(request: Request) -> object:
         raise MalformedBodyError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
     except RecursionError as error:
         raise MalformedBodyError("the body is nested too deeply") from error
-    except ValueError as error:  # of `int`, which says what a Python programmer could do
+    except ValueError as error:  # where a number is too long, Python adds what its programmer could do
         raise MalformedBodyError(str(error).partition("; use sys.")[0]) from error
 
 

@@ -15,7 +15,7 @@ from service.shares import Demand
 from service.store import records, tables
 from service.store.database import Database
 from service.store.demands import demands_of
-from service.study import Intent, Reason, Study, StudyState
+from service.study import AttemptState, Intent, Reason, Study, StudyState, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +179,7 @@ class ReconcilingStore:
             if _lives(study):
                 records.tell_start(connection, study, at=now)
                 return False
-            stops = study.intent == Intent.STOP and not records.has_begun(connection, study.id)
-            if stops or study.intent in (Intent.PAUSE, Intent.CANCEL):
+            if study.intent in (Intent.PAUSE, Intent.CANCEL) or _is_drained(connection, study):
                 records.end_as_intended(connection, study, at=now)
             else:
                 nobody = {"running_since": None, "lease_expires_at": None, "seen_at": None, "slots": None}
@@ -243,9 +242,8 @@ class ReconcilingStore:
                 return None
             data = {"driver_attempt": claim.driver_attempt}
             records.add_event(connection, claim.study_id, "driver.lost", data, at=now)
-            stops = study.intent == Intent.STOP and not records.has_begun(connection, study.id)
-            if stops or study.intent == Intent.PAUSE:
-                records.lose_attempts(connection, study, at=now)
+            if study.intent == Intent.PAUSE or _is_drained(connection, study):
+                _lose_attempts(connection, study, at=now)
                 records.end_as_intended(connection, study, at=now)
             elif study.driver_losses + 1 >= max_losses:
                 error = (
@@ -257,7 +255,7 @@ class ReconcilingStore:
                     connection, study, StudyState.FAILED, at=now, reason=Reason.DRIVER_FAILED, error=error
                 )
             else:
-                records.lose_attempts(connection, study, at=now)
+                _lose_attempts(connection, study, at=now)
                 records.set_study_state(
                     connection,
                     study,
@@ -312,6 +310,18 @@ class ReconcilingStore:
     def _write_untold(connection: Connection, study_id: str, **values: Any) -> None:
         """Writes these columns of a locked study, which is no change that MLflow or anybody else waits for."""
         connection.execute(update(tables.studies).where(tables.studies.c.id == study_id).values(**values))
+
+
+def _lose_attempts(connection: Connection, study: Row[Any], *, at: datetime) -> None:
+    """Nobody trains a locked study's trials any more: their attempts are LOST, and they wait for the next ones."""
+    trial_ids = records.trials_in(connection, study.id, [TrialState.RUNNING])
+    records.end_open_attempts(connection, trial_ids, AttemptState.LOST, at=records.last_seen(study, at))
+    records.move_trials(connection, study.id, trial_ids, TrialState.PENDING, at=at)
+
+
+def _is_drained(connection: Connection, study: Row[Any]) -> bool:
+    """Whether its user has stopped the study and no trial has begun that is to be finished."""
+    return study.intent == Intent.STOP and not records.has_begun(connection, study.id)
 
 
 def _lives(study: Row[Any]) -> bool:

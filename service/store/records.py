@@ -217,13 +217,6 @@ def cancel_open_trials(connection: Connection, study: Row[Any], *, at: datetime)
     move_trials(connection, study.id, trial_ids, TrialState.CANCELLED, at=at, finished_at=at)
 
 
-def lose_attempts(connection: Connection, study: Row[Any], *, at: datetime) -> None:
-    """Nobody trains a locked study's trials any more: their attempts are LOST, and they wait for the next ones."""
-    trial_ids = trials_in(connection, study.id, [TrialState.RUNNING])
-    end_open_attempts(connection, trial_ids, AttemptState.LOST, at=last_seen(study, at))
-    move_trials(connection, study.id, trial_ids, TrialState.PENDING, at=at)
-
-
 def end_open_attempts(
     connection: Connection, trial_ids: Sequence[str], state: AttemptState, *, at: datetime, error: str | None = None
 ) -> None:

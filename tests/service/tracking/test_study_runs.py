@@ -13,11 +13,12 @@ from mlflow.entities import Run, ViewType
 
 from service.store.backup import restore_backup, write_backup
 from service.store.database import Database
+from service.store.driving import DrivingStore
 from service.store.exporting import ExportStore
 from service.store.lifecycle import StudyChanges
 from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported, TrialEnded
-from service.study import TrialState
+from service.study import Study, TrialState
 from service.tracking.exporter import Exporter
 from tests.service.conftest import Life
 from tests.service.mlflow_server import MlflowServer
@@ -146,6 +147,15 @@ def restored(tmp_path: Path) -> Iterator[Database]:
     database.dispose()
 
 
+def restored_life(restored: Database, backup: Path, study: Study, a_spec: dict[str, Any]) -> tuple[Life, DrivingStore]:
+    """Life goes on in the restored store; the study, which ran at the backup, has its next driver."""
+    restore_backup(restored, backup)
+    life, reconciling = Life(restored, a_spec), ReconcilingStore(restored)
+    for claim in reconciling.overdue_drivers():
+        reconciling.lose_driver(claim, max_losses=5)
+    return life, life.start(study)
+
+
 @pytest.mark.parametrize("rho", [0.2, 0.1])
 def test_a_run_of_a_trial_that_a_restored_store_has_lost_is_not_that_of_the_next_with_its_id(
     rho: float,
@@ -168,11 +178,7 @@ def test_a_run_of_a_trial_that_a_restored_store_has_lost_is_not_that_of_the_next
     exporter.export_pending()
     parent, children = parent_of(client, study), children_of(client, study)
 
-    restore_backup(restored, tmp_path / "backup")
-    life, reconciling = Life(restored, a_spec), ReconcilingStore(restored)
-    for claim in reconciling.overdue_drivers():
-        reconciling.lose_driver(claim, max_losses=5)
-    driver = life.start(study)
+    life, driver = restored_life(restored, tmp_path / "backup", study, a_spec)
     (trial,) = life.propose(driver, {"lambda": 0.5, "rho": rho}, (0,))
     assert trial.id == lost.id
     life.train(driver, trial, 0.6, epochs=2)
@@ -220,11 +226,7 @@ def test_epochs_that_a_restored_store_has_lost_are_in_no_run(
     assert len(history(client, before[running.id], "val_accuracy")) == 3
     client.log_metric(before[ended.id].info.run_id, "of_my_own", 1.0, step=10**6)
 
-    restore_backup(restored, tmp_path / "backup")
-    life, reconciling = Life(restored, a_spec), ReconcilingStore(restored)
-    for claim in reconciling.overdue_drivers():
-        reconciling.lose_driver(claim, max_losses=5)
-    driver = life.start(study)
+    life, driver = restored_life(restored, tmp_path / "backup", study, a_spec)
     life.begin(driver, running, attempt=2)
     driver.record([EpochReported(running.id, 2, epoch, {"val_accuracy": 0.9}) for epoch in range(2, epochs_done + 1)])
     again = Exporter(ExportStore(restored), life.studies, mlflow_server.url, min_interval_s=0.0)

@@ -36,6 +36,11 @@ def exporter_of(database: Database, life: Life, mlflow_server: MlflowServer) -> 
     return make
 
 
+def export_whole(exporter: Exporter, life: Life, study: Study) -> None:
+    while exporter.export_pending().more or not life.studies.get(study.id).is_exported:
+        pass
+
+
 def everything_is_right(life: Life, client: MlflowClient, study: Study, *, trials: int) -> None:
     now = life.studies.get(study.id)
     assert now.is_exported
@@ -82,9 +87,7 @@ def test_a_late_call_neither_doubles_a_run_nor_leaves_one_running(
         driver.record([TrialEnded(first.id, 1, TrialState.SUCCEEDED, 0.8)])
         life.train(driver, second, 0.8)
         life.succeed(driver)
-        other = exporter_of("other")
-        while other.export_pending().more or not life.studies.get(study.id).is_exported:
-            pass
+        export_whole(exporter_of("other"), life, study)
         return send()
 
     late = exporter_of("late")
@@ -93,9 +96,7 @@ def test_a_late_call_neither_doubles_a_run_nor_leaves_one_running(
     assert stalled.is_set()
     network.clear()
     assert not life.studies.get(study.id).is_exported  # what was written late counts as behind
-    other = exporter_of("other")
-    while not life.studies.get(study.id).is_exported:
-        other.export_pending()
+    export_whole(exporter_of("other"), life, study)
     everything_is_right(life, client, study, trials=2)
 
 
@@ -114,9 +115,7 @@ def test_a_late_look_deletes_no_run_of_a_study_that_was_deleted_since(
         if path != "search" or study.id not in body or stalled.is_set():
             return send()
         stalled.set()
-        other = exporter_of("other")
-        while other.export_pending().more or not life.studies.get(study.id).is_exported:
-            pass
+        export_whole(exporter_of("other"), life, study)
         life.lifecycle.delete(study.id, delete_runs=False)
         return send()
 
