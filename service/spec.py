@@ -165,11 +165,16 @@ def plan(spec: StudySpec) -> Plan:
     return Plan(configurations, configurations * len(spec.replicates.seeds) + confirming, confirming)
 
 
+def stored_plan(stored: Mapping[str, Any]) -> Plan | None:
+    """The plan of a study from its stored spec; None for one of a version with other rules."""
+    return _plan_of(json.dumps({name: section for name, section in stored.items() if name not in _TEXTS}))
+
+
 @lru_cache(maxsize=1024)  # the check of a spec takes longer than all else that is asked of a study
-def stored_plan(spec_text: str) -> Plan | None:
-    """The plan of a study from its stored spec, as JSON; None for one of a version with other rules."""
+def _plan_of(sections: str) -> Plan | None:
+    """sections: of a stored spec, as JSON, without the texts, in which studies of the same plan differ."""
     try:
-        return plan(accepted_spec(json.loads(spec_text)))
+        return plan(accepted_spec({**json.loads(sections), "name": "any"}))
     except InvalidSpecError:
         return None
 

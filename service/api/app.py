@@ -38,6 +38,7 @@ from service.api.rate_limit import RateLimit
 from service.api.readiness import Readiness
 from service.api.streams import OpenStreams
 from service.errors import SamstudyError, StoreUnavailableError
+from service.memory import keep_what_is_there
 from service.settings import Settings
 from service.store.database import MAX_CONNECTIONS, Database
 from service.store.keys import KeyStore
@@ -123,8 +124,9 @@ def serve(settings: Settings) -> None:
     database = Database(settings.store_url, statement_timeout_s=_STATEMENT_S)
     try:
         check_keys(settings, KeyStore(database))
-        app = create_app(database, settings)
-        server_of(app, settings).run()
+        server = server_of(create_app(database, settings), settings)
+        keep_what_is_there()
+        server.run()
     finally:
         database.dispose()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,7 +109,7 @@ def _pending_reason(standing: StudyStanding) -> str | None:
 
 
 def _progress(standing: StudyStanding) -> Progress:
-    planned = stored_plan(json.dumps(standing.study.spec))
+    planned = stored_plan(standing.study.spec)
     recorded = sum(standing.trial_counts.values())  # more than the plan where the budget was lowered
     return Progress(
         trials_done=sum(count for state, count in standing.trial_counts.items() if state.is_final),

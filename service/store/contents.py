@@ -113,7 +113,7 @@ class StudyContents:
     def configurations(self, study_id: str) -> list[Configuration]:
         """In the order in which they were proposed or enqueued."""
         table = tables.configurations
-        query = select(*records.columns_of(table, Configuration)).where(table.c.study_id == study_id)
+        query = records.selected(table, Configuration).where(table.c.study_id == study_id)
         with self._database.reading() as connection:
             self._study(connection, study_id)
             rows = connection.execute(query.order_by(table.c.number))
@@ -122,7 +122,7 @@ class StudyContents:
     def configuration(self, study_id: str, configuration_id: str) -> Configuration:
         """Raises ConfigurationNotFoundError."""
         table = tables.configurations
-        query = select(*records.columns_of(table, Configuration)).where(
+        query = records.selected(table, Configuration).where(
             table.c.study_id == study_id, table.c.id == configuration_id
         )
         with self._database.reading() as connection:
@@ -143,9 +143,7 @@ class StudyContents:
     ) -> ConfigurationPage:
         """Configurations with their trials. Raises PageTokenError."""
         table, trials = tables.configurations, tables.trials
-        query = select(*records.columns_of(table, Configuration)).where(
-            table.c.study_id == study_id, *wanted.conditions()
-        )
+        query = records.selected(table, Configuration).where(table.c.study_id == study_id, *wanted.conditions())
         with self._database.reading() as connection:
             mode = self._study(connection, study_id).spec["objective"]["mode"]
             keyset = wanted.keyset(study_id, order_by, mode)
@@ -190,7 +188,7 @@ class StudyContents:
     ) -> TrialPage:
         """Some of the study's trials. Raises PageTokenError."""
         table = tables.trials
-        query = select(*records.columns_of(table, Trial)).where(table.c.study_id == study_id, *wanted.conditions())
+        query = records.selected(table, Trial).where(table.c.study_id == study_id, *wanted.conditions())
         keyset = wanted.keyset(study_id, order_by)
         with self._database.reading() as connection:
             row = self._study_row(connection, study_id)
@@ -280,7 +278,7 @@ class StudyContents:
         self, study_id: str, trial_id: str, table: Table, record_type: type[Record], *, order_by: ColumnElement[Any]
     ) -> list[Record]:
         """What a table has of one trial."""
-        query = select(*records.columns_of(table, record_type)).where(table.c.trial_id == trial_id)
+        query = records.selected(table, record_type).where(table.c.trial_id == trial_id)
         with self._database.reading() as connection:
             self._study(connection, study_id)
             _trial(connection, study_id, trial_id)
@@ -292,8 +290,8 @@ class StudyContents:
     def _study_row(self, connection: Connection, study_id: str) -> Row[Any]:
         """What a Study has, and its driver's lease."""
         table = tables.studies
-        columns = [*records.columns_of(table, Study), table.c.lease_expires_at]
-        row = connection.execute(select(*columns).where(table.c.id == study_id, in_scope(self._scope))).one_or_none()
+        query = records.selected(table, Study).add_columns(table.c.lease_expires_at)
+        row = connection.execute(query.where(table.c.id == study_id, in_scope(self._scope))).one_or_none()
         if row is None:
             raise StudyNotFoundError(study_id)
         return row
@@ -315,13 +313,13 @@ _SOURCE = {"trial_id": "id", "configuration_number": "number", "attempts": "atte
 
 def _trials(condition: ColumnElement[bool]) -> Select[Any]:
     table = tables.trials
-    return select(*records.columns_of(table, Trial)).where(condition).order_by(table.c.number)
+    return records.selected(table, Trial).where(condition).order_by(table.c.number)
 
 
 def _trial(connection: Connection, study_id: str, trial_id: str) -> Trial:
     table = tables.trials
     row = connection.execute(
-        select(*records.columns_of(table, Trial)).where(table.c.study_id == study_id, table.c.id == trial_id)
+        records.selected(table, Trial).where(table.c.study_id == study_id, table.c.id == trial_id)
     ).one_or_none()
     if row is None:
         raise TrialNotFoundError(study_id, trial_id)

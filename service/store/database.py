@@ -15,6 +15,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from pydantic_core import from_json
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
@@ -83,6 +84,7 @@ class Database:
                 max_overflow=0,
                 pool_pre_ping=not self.is_sqlite,
                 connect_args=connect_args,
+                json_deserializer=from_json,  # two to five times as fast as json.loads
             )
         except (ArgumentError, ValueError):  # which quotes what it takes for a port
             raise StoreUnavailableError(
@@ -96,8 +98,10 @@ class Database:
             _watch_server(self._engine, statement_timeout_s, answer_s)
         self._clock = clock
         self._writer: Engine = self._engine.execution_options(writes=True)
+        self._asker: Engine = self._engine
         self._reader: Engine = self._engine
         if not self.is_sqlite:  # whose readers see one state anyway
+            self._asker = self._engine.execution_options(isolation_level="AUTOCOMMIT")
             self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ")
         if self.is_sqlite:
             event.listen(self._engine, "connect", _set_sqlite_pragmas)
@@ -110,6 +114,15 @@ class Database:
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one consistent state. Raises StoreUnavailableError."""
         with _translated_errors(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def asking(self) -> Iterator[Connection]:
+        """For one statement that reads, which sees one state by itself: half as many ways to PostgreSQL and back.
+
+        Raises StoreUnavailableError.
+        """
+        with _translated_errors(), self._asker.begin() as connection:
             yield connection
 
     @contextmanager

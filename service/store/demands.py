@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +51,7 @@ def _wanted(study: Row[Any], recorded: _Recorded) -> float:
     """
     if study.state == StudyState.STOPPING:
         return recorded.begun if study.intent == Intent.STOP else recorded.running
-    planned = stored_plan(json.dumps(study.spec))
+    planned = stored_plan(study.spec)
     if planned is None:
         return math.inf  # an older version has accepted it: nobody can tell
     proposals = max(0, planned.configurations - recorded.configurations)

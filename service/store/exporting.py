@@ -131,9 +131,7 @@ class ExportStore:
         """All trials of the study with their configurations, in the order of their numbers."""
         trials, configurations = tables.trials, tables.configurations
         of_study = select(configurations).where(configurations.c.study_id == study_id)
-        query = (
-            select(*records.columns_of(trials, Trial)).where(trials.c.study_id == study_id).order_by(trials.c.number)
-        )
+        query = records.selected(trials, Trial).where(trials.c.study_id == study_id).order_by(trials.c.number)
         with self._database.reading() as connection:
             known = {row.id: records.as_record(Configuration, row) for row in connection.execute(of_study)}
             found = [records.as_record(Trial, row) for row in connection.execute(query)]

@@ -41,8 +41,8 @@ class KeyStore:
 
     def get(self, key_id: str) -> ApiKey:
         """Raises KeyNotFoundError."""
-        query = select(*records.columns_of(tables.api_keys, ApiKey)).where(tables.api_keys.c.id == key_id)
-        with self._database.reading() as connection:
+        query = records.selected(tables.api_keys, ApiKey).where(tables.api_keys.c.id == key_id)
+        with self._database.asking() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             raise KeyNotFoundError(key_id)
@@ -51,8 +51,8 @@ class KeyStore:
     def all(self) -> list[ApiKey]:
         """Every key, the newest first, revoked ones too."""
         table = tables.api_keys
-        query = select(*records.columns_of(table, ApiKey)).order_by(table.c.created_at.desc(), table.c.id)
-        with self._database.reading() as connection:
+        query = records.selected(table, ApiKey).order_by(table.c.created_at.desc(), table.c.id)
+        with self._database.asking() as connection:
             return [records.as_record(ApiKey, row) for row in connection.execute(query)]
 
     def revoke(self, key_id: str) -> ApiKey:
@@ -67,25 +67,25 @@ class KeyStore:
 
     def any_valid(self) -> bool:
         """Whether there is a key that was not revoked."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return bool(connection.execute(select(exists().where(tables.api_keys.c.revoked_at.is_(None)))).scalar_one())
 
     def any_made(self) -> bool:
         """Whether there ever was a key: one that was revoked counts."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return bool(connection.execute(select(exists(tables.api_keys.c.id))).scalar_one())
 
     def is_valid(self, key_id: str) -> bool:
         """Whether the key opens something still."""
         table = tables.api_keys
         query = select(exists().where(table.c.id == key_id, table.c.revoked_at.is_(None)))
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return bool(connection.execute(query).scalar_one())
 
     def authenticate(self, token: KeyToken) -> ApiKey | None:
         """The key that the token opens; None, after the same work, where its id, its secret or its time is wrong."""
         table = tables.api_keys
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             row = connection.execute(select(table).where(table.c.id == token.key_id)).one_or_none()
         matches = hmac.compare_digest(_NO_HASH if row is None else row.secret_hash, token.secret_hash)
         if row is None or not matches or row.revoked_at is not None:

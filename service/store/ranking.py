@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, case, func
 
 from service.store import records, tables
 from service.store.paging import SortKey
@@ -52,7 +52,7 @@ def _first(
 ) -> Configuration | None:
     mean, std = _columns[f"{name}_mean"], _columns[f"{name}_std"]
     row = connection.execute(
-        select(*records.columns_of(tables.configurations, Configuration))
+        records.selected(tables.configurations, Configuration)
         .where(_columns.study_id == study.id, condition)
         .order_by(*before, mean.desc() if mode == "max" else mean.asc(), _flag(std.is_(None)), std, _columns.number)
         .limit(1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, Row, Table, insert, select, update
+from sqlalchemy import Connection, Row, Select, Table, insert, select, update
 
 from service.errors import StudyNotFoundError
 from service.store import tables
@@ -34,12 +35,13 @@ Record = TypeVar("Record", bound=BaseModel)
 
 def as_record(record_type: type[Record], row: Row[Any]) -> Record:
     """The row as a domain object; columns that the object does not have are the store's own and left out."""
-    return record_type.model_validate(row._mapping)
+    return record_type.model_validate(dict(zip(row._fields, row, strict=True)))  # a mapping is read at half the speed
 
 
-def columns_of(table: Table, record_type: type[BaseModel]) -> list[Any]:
+@cache
+def selected(table: Table, record_type: type[BaseModel]) -> Select[Any]:
     """The table's columns that the domain object has."""
-    return [table.c[name] for name in record_type.model_fields if name in table.c]
+    return select(*(table.c[name] for name in record_type.model_fields if name in table.c))
 
 
 def locked_study(connection: Connection, study_id: str, *, scope: str | None = None) -> Row[Any]:

@@ -66,11 +66,11 @@ class StudyStore(StudyContents):
         page_token: str | None = None,
     ) -> StudyPage:
         """Some studies. Pages stay stable while studies are added. Raises PageTokenError."""
-        query = select(*records.columns_of(tables.studies, Study)).where(
+        query = records.selected(tables.studies, Study).where(
             in_scope(self._scope), *wanted.conditions(is_sqlite=self._database.is_sqlite)
         )
         keyset = wanted.keyset(order_by)
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return StudyPage(*keyset.read(connection, query, Study, page_size=page_size, page_token=page_token))
 
     def trial_counts(self, study_ids: Sequence[str]) -> dict[str, dict[TrialState, int]]:
@@ -83,7 +83,7 @@ class StudyStore(StudyContents):
             .group_by(table.c.study_id, table.c.state)
         )
         counts: dict[str, dict[TrialState, int]] = {study_id: {} for study_id in study_ids}
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             for study_id, state, count in connection.execute(query):
                 counts[study_id][TrialState(state)] = count
         return counts
@@ -92,7 +92,7 @@ class StudyStore(StudyContents):
         """How many studies there are in each state; states without one are left out."""
         table = tables.studies
         query = select(table.c.state, func.count()).where(in_scope(self._scope)).group_by(table.c.state)
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return {StudyState(state): count for state, count in connection.execute(query)}
 
     def _create(self, new: NewStudy) -> tuple[Study, bool]:

@@ -57,7 +57,7 @@ class WebhookStore:
     def webhooks(self) -> list[Webhook]:
         """In the order in which they were made."""
         table = tables.webhooks
-        query = select(*records.columns_of(table, Webhook)).where(self._in_scope())
+        query = records.selected(table, Webhook).where(self._in_scope())
         with self._database.reading() as connection:
             rows = connection.execute(query.order_by(table.c.created_at, table.c.id))
             return [records.as_record(Webhook, row) for row in rows]
@@ -103,7 +103,7 @@ class WebhookStore:
 
     def _webhook(self, connection: Connection, webhook_id: str) -> Webhook:
         table = tables.webhooks
-        query = select(*records.columns_of(table, Webhook)).where(table.c.id == webhook_id, self._in_scope())
+        query = records.selected(table, Webhook).where(table.c.id == webhook_id, self._in_scope())
         row = connection.execute(query).one_or_none()
         if row is None:
             raise WebhookNotFoundError(webhook_id)

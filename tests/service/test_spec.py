@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from search_spaces import NAMED_SPACES
 from service.errors import InvalidSpecError
-from service.spec import AshaScheduler, Plan, StudySpec, accepted_spec, load_spec, parse_spec, plan
+from service.spec import AshaScheduler, Plan, StudySpec, accepted_spec, load_spec, parse_spec, plan, stored_plan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FLOAT = {"type": "float", "low": 0.01, "high": 0.5}
@@ -389,6 +389,14 @@ def test_text_that_an_older_version_accepted_is_read_again() -> None:
     }
     assert set(problems(old)) == {"name", "labels.te\u2013am", "description"}
     assert accepted_spec(old).to_mapping() == old
+
+
+def test_the_plan_of_a_stored_spec_is_that_of_its_sections_whatever_it_is_called() -> None:
+    stored = parse_spec(raw_spec()).to_mapping()
+    assert stored_plan(stored) == Plan(configurations=20, trials=20)
+    assert stored_plan(stored | {"name": "..", "labels": {"a:b": "v"}, "description": "\u200b"}) == stored_plan(stored)
+    assert stored_plan(stored | {"replicates": {"seeds": [0, 1, 2]}}) == Plan(configurations=20, trials=60)
+    assert stored_plan(stored | {"search_space": "of another version"}) is None
 
 
 @pytest.mark.parametrize("name", ["..", "%2E%2e", "a%2fb"])
