@@ -69,7 +69,8 @@ def examine(current: Settings) -> Iterator[Finding]:
             yield from examining_store.examine_work(store)
             yield examining_services.examine_keys(current, KeyStore(database))
             known_run = store.run_in_mlflow()
-    api = examining_services.examine_api(current, running)
+    store_is_missing = examining_store.missing_file(current) is not None
+    api = examining_services.examine_api(current, running, store_is_missing=store_is_missing)
     yield api
     yield examining_services.examine_mlflow(running.mlflow_url if running else current.mlflow_url, known_run)
     yield from examining_services.examine_ray(current, running)

@@ -25,8 +25,8 @@ def api_url(current: Settings, running: Addresses | None) -> str:
     return current.url or (running.api_url if running else f"http://{current.host}:{current.port}")
 
 
-def examine_api(current: Settings, running: Addresses | None) -> Finding:
-    """Whether it is ready and lets us in."""
+def examine_api(current: Settings, running: Addresses | None, *, store_is_missing: bool) -> Finding:
+    """Whether it is ready and lets us in. store_is_missing: so that what answers at the usual port is another's."""
     from service.client import Client
 
     url = api_url(current, running)
@@ -38,6 +38,9 @@ def examine_api(current: Settings, running: Addresses | None) -> Finding:
         return wrong("API", error.detail, "set SAMSTUDY_API_KEY; samstudy keys create makes a key")
     except SamstudyError as error:
         return wrong("API", error.detail, "samstudy up starts it; SAMSTUDY_URL says where else it is")
+    if store_is_missing and not current.url and running is None:
+        said = f"one is ready at {without_user(url)}; its store is another than this one, which is not there yet"
+        return note("API", said, "samstudy up takes another port; SAMSTUDY_URL says that this is the one you mean")
     return well("API", f"ready at {without_user(url)}")
 
 

@@ -28,15 +28,23 @@ _STUDIES_SHOWN = 5
 _START = "samstudy up starts everything on this machine, samstudy controller this process alone"
 
 
+def missing_file(current: Settings) -> Path | None:
+    """The file of a SQLite store that is not there yet."""
+    from service.store.database import sqlite_file
+
+    file = sqlite_file(current.store_url)
+    return file if file is not None and not file.exists() else None
+
+
 @contextmanager
 def opened_store(current: Settings) -> Iterator[tuple[Database | None, list[Finding]]]:
     """The store where it can be read, and what is to be said of it. Looking at a SQLite store makes none."""
     from service.store.database import Database, sqlite_file
 
-    file = sqlite_file(current.store_url)
-    if file is not None and not file.exists():
-        yield None, [wrong("store", f"{file} is not there yet", "samstudy up (or samstudy migrate) makes it")]
+    if missing := missing_file(current):
+        yield None, [wrong("store", f"{missing} is not there yet", "samstudy up (or samstudy migrate) makes it")]
         return
+    file = sqlite_file(current.store_url)
     try:
         database = Database(current.store_url)
     except SamstudyError as error:

@@ -129,6 +129,21 @@ class TestTheCommand:
         assert said["keys"].startswith("there are none: the API is open to everybody on this machine")
         assert said["queue"] == f"{study.id} (lambda-rho-digits) waits: no controller has looked at it yet"
 
+    def test_an_api_of_another_home_is_not_taken_for_ours(
+        self,
+        environment: Path,
+        running_api: RunningApi,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("SAMSTUDY_HOME", str(environment / "another home"))
+        monkeypatch.setenv("SAMSTUDY_PORT", running_api.url.rpartition(":")[2])
+        settings.cache_clear()
+        assert main(["doctor"]) == 1
+        (said,) = [line for line in capsys.readouterr().out.splitlines() if line[2:].startswith("API ")]
+        assert said.startswith("!")
+        assert f"ready at {running_api.url}; its store is another" in said
+
     def test_everything_that_is_down_comes_with_a_remedy(
         self, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -171,7 +186,7 @@ class TestTheCommand:
         url = f"http://u:{password}@127.0.0.1:{unused_port}"
         current = Settings(url=url, ray_jobs_url=url, mlflow_url=url)
         found = [
-            examining_services.examine_api(current, None),
+            examining_services.examine_api(current, None, store_is_missing=False),
             examining_services.examine_mlflow(url, None),
             *examining_services.examine_ray(current, None),
             *examining_machine.examine_ports({"MLflow": url}),
