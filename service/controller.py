@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_DRIVER_LOSSES = 5
 _FIRST_START_PAUSE_S, _LONGEST_START_PAUSE_S = 1.0, 60.0
-_CANCEL_PAUSE_S, _LONGEST_CANCEL_S = 2.0, 600.0
+_CANCEL_PAUSE_S, _LONGEST_WAIT_FOR_JOB_S = 2.0, 600.0
 """Between two looks at drivers that do not end; after how long one whose lease is over is taken for gone."""
 
 _LONGEST_LOOK_S = 60.0  # at the store; one that takes longer hangs, and somebody else is to lead
@@ -86,6 +86,7 @@ class Controller:
         self._refusals: dict[str, _Refusal] = {}
         self._starts_unconfirmed = False
         self._in_contact_since: float | None = None
+        self._overdue_since: dict[DriverClaim, float] = {}
 
     @property
     def leads(self) -> bool:
@@ -128,6 +129,8 @@ class Controller:
         self._silence = None
         self._confirm_starts()
         overdue, cancelling = self._overdue_drivers(), self._store.cancelling()
+        now = self._clock()
+        self._overdue_since = {claim: self._overdue_since.get(claim, now) for claim in overdue}
         being_cancelled = {cancel.study_id for cancel in cancelling}
         for claim in overdue:
             if claim.study_id in being_cancelled:
@@ -183,12 +186,21 @@ class Controller:
         return self._store.overdue_drivers(given_up=just_back)
 
     def _replace(self, claim: DriverClaim) -> None:
-        """Declares a driver lost; its job is stopped first, in case it is merely silent and holds its workers."""
+        """Declares a driver lost once its job has ended: it may be merely silent, and hold its workers.
+
+        Until then the study is not done with it, whatever its user asks for meanwhile. Where the cluster cannot say so
+        for long, the driver is taken for gone.
+        """
+        has_ended = False
+        overdue_s = self._clock() - self._overdue_since[claim]
         try:
             with self._asking():
-                self._jobs.stop(claim)
+                has_ended = self._jobs.stop(claim)
         except ServiceUnavailableError as error:
-            logger.warning("study %s: %s", claim.study_id, error)
+            if not overdue_s:
+                logger.warning("study %s: its driver is silent, and %s", claim.study_id, error)
+        if not has_ended and overdue_s < _LONGEST_WAIT_FOR_JOB_S:
+            return
         study = self._store.lose_driver(claim, max_losses=_MAX_DRIVER_LOSSES)
         if study is not None:
             logger.warning("study %s lost driver %d; it is %s", claim.study_id, claim.driver_attempt, study.state)
@@ -214,7 +226,7 @@ class Controller:
                 logger.warning("study %s cannot be cancelled yet: %s", claim.study_id, error, extra=said)
             if not has_ended:
                 self._cancel_again_at = self._clock() + _CANCEL_PAUSE_S
-                if claim not in overdue or age_s < _LONGEST_CANCEL_S:
+                if claim not in overdue or age_s < _LONGEST_WAIT_FOR_JOB_S:
                     continue
                 message = "study %s is cancelled although its job may be there: its driver has been silent for long"
                 logger.warning(message, claim.study_id, extra=said)

@@ -113,6 +113,7 @@ class DrivingStore:
                 lost_attempts=spent.lost_attempts,
                 trained_s=spent.trained_s,
                 attempts_s=spent.attempts_s,
+                read_at=self._database.now(connection),
             )
 
     def configurations_after(self, number: int) -> list[tuple[Configuration, list[Trial]]]:
@@ -194,15 +195,18 @@ class DrivingStore:
 
         Where its user has changed the budget or enqueued a point since the driver decided, it does not end: the next
         driver decides anew. A trial that was training has left its worker by then. A cancel that came in between wins.
+        A point that was enqueued before a stop is not waited for.
         """
         with self._database.writing() as connection:
             study, now = self._lock_once_more(connection)
+            wanted = Known.of(study.spec, self._last_number(connection, tables.configurations))
+            same = known.budget == wanted.budget if study.intent == Intent.STOP else known == wanted
             if study.intent == Intent.CANCEL:
                 records.end_as_intended(connection, study, at=now)
-            elif study.intent != Intent.STOP and known != self._wanted(connection, study):
+            elif not same:
                 for trial_id in records.trials_in(connection, self._study_id, [TrialState.RUNNING]):
                     self._pause_trial(connection, trial_id, now)
-                records.end_as_intended(connection, study, at=now)
+                self._go_as_intended(connection, study, now)
             else:
                 records.cancel_open_trials(connection, study, at=now)
                 records.set_study_state(connection, study, state, at=now, reason=reason, error=error)
@@ -221,14 +225,15 @@ class DrivingStore:
         """
         with self._database.writing() as connection:
             study, now = self._lock_once_more(connection)
-            if study.intent == Intent.STOP and records.has_begun(connection, self._study_id):
-                records.queue_again(connection, study, at=now)
-            else:
-                records.end_as_intended(connection, study, at=now)
+            self._go_as_intended(connection, study, now)
             return StudyState(records.locked_study(connection, self._study_id).state)
 
-    def _wanted(self, connection: Connection, study: Row[Any]) -> Known:
-        return Known.of(study.spec, self._last_number(connection, tables.configurations))
+    def _go_as_intended(self, connection: Connection, study: Row[Any], now: datetime) -> None:
+        """Its driver leaves it; the next one finishes what has begun of a study that is being stopped."""
+        if study.intent == Intent.STOP and records.has_begun(connection, self._study_id):
+            records.queue_again(connection, study, at=now)
+        else:
+            records.end_as_intended(connection, study, at=now)
 
     def _pause_trial(self, connection: Connection, trial_id: str, now: datetime) -> None:
         records.end_open_attempts(connection, [trial_id], AttemptState.PAUSED, at=now)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from service.spec_sections import Budget
@@ -41,7 +42,8 @@ class Known:
 class StudySnapshot:
     """All that a driver needs to go on where the one before stopped.
 
-    results: in the order in which they were recorded. lost_attempts, trained_s, attempts_s: as in `Spent`.
+    results: in the order in which they were recorded. lost_attempts, trained_s, attempts_s: as in `Spent`. read_at: by
+    the store's clock, whatever this machine's says.
     """
 
     study: Study
@@ -51,6 +53,7 @@ class StudySnapshot:
     lost_attempts: dict[str, int]
     trained_s: dict[str, float]
     attempts_s: float
+    read_at: datetime = field(compare=False)
 
     @property
     def known(self) -> Known:

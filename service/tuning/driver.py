@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 # Tune reads these when it is imported: no loggers of its own (they import torch and write files that nobody reads),
 # no check of metrics (the spec's own check is stricter, and a failed trial reports none).
@@ -51,13 +50,7 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
     store = DrivingStore(Database(config.store_url), study_id, driver_attempt)
     snapshot = store.snapshot()
     spec = accepted_spec(snapshot.study.spec)
-    progress = StudyProgress(
-        spec,
-        snapshot,
-        algorithm_for(spec, leg=len(snapshot.configurations)),
-        store,
-        clock=lambda: datetime.now(UTC),
-    )
+    progress = StudyProgress(spec, snapshot, algorithm_for(spec, leg=len(snapshot.configurations)), store)
 
     def why_nothing_trains() -> str | None:
         if progress.is_training or progress.is_pausing:

@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Protocol
 
 from search_spaces.parameters import Point, point_key
@@ -59,8 +58,8 @@ class _TrialProgress:
 class StudyProgress:
     """One study while a driver runs it, rebuilt from the store's snapshot.
 
-    clock: the time, which tells how long ago the driver was claimed. stopwatch: seconds that stand still while the
-    machine sleeps, for all limits on time, as the workers count them and the store does.
+    stopwatch: seconds that stand still while the machine sleeps, for all limits on time, as the workers count them and
+    the store does.
     """
 
     def __init__(
@@ -70,7 +69,6 @@ class StudyProgress:
         algorithm: Algorithm,
         log: ConfigurationLog,
         *,
-        clock: Callable[[], datetime],
         stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
@@ -80,7 +78,7 @@ class StudyProgress:
         self._stopwatch = stopwatch
         self._began_s = stopwatch()
         claimed_at = snapshot.study.running_since
-        starting_s = (clock() - claimed_at).total_seconds() if claimed_at else 0.0
+        starting_s = (snapshot.read_at - claimed_at).total_seconds() if claimed_at else 0.0
         self._elapsed_s = snapshot.study.elapsed_s + max(0.0, starting_s)
         self._attempts_s = snapshot.attempts_s
         self._intent = snapshot.study.intent
@@ -119,8 +117,9 @@ class StudyProgress:
             return ending
         if self._newest_configuration > self._last_configuration:
             self._take_over(self._log.configurations_after(self._last_configuration))
-        has_place = len(self._running) < self._most_at_once()
-        if self.is_pausing or (self._running and not has_place):
+        under_way = self._under_way()
+        has_place = len(under_way) < self._most_at_once()
+        if self.is_pausing or (under_way and not has_place):
             return None
         waiting = self._first_waiting()
         if waiting is None and self._intent is Intent.RUN:
@@ -128,13 +127,13 @@ class StudyProgress:
             waiting = self._first_waiting()
         if waiting is not None:
             return self._issue(waiting) if has_place else None
-        return None if self._running else self._natural_ending()
+        return None if under_way else self._natural_ending()
 
     def must_end_now(self) -> Ending | Leaving | None:
         """How the study ends at once, running trials or not, or that the driver leaves it; None where it may go on.
 
         It leaves once nothing is left that its user wants to wait for: trials that the cluster has no place for yet are
-        not waited for, because their number says nothing of when there will be one.
+        not waited for, because their number says nothing of when there will be one. At its target they are not either.
         """
         most = self._budget.max_failed_trials
         if most is not None and self._failures > most:
@@ -150,15 +149,20 @@ class StudyProgress:
         if hours is not None and self._gpu_hours() > hours:
             return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
         waited_for = self._waited_for()
-        return Leaving() if waited_for is not None and not waited_for else None
+        if waited_for is not None:
+            return None if waited_for else Leaving()
+        if self._target_reached and not (self._spec.confirm or self._under_way() or self._first_waiting()):
+            return self._natural_ending()  # Tune asks for no trial while those that it has wait for their places
+        return None
 
     def attempt_started(self, trial_id: str, attempt: int) -> bool:
         """A worker has begun with the trial: False where it comes too late, and the trial waits again.
 
-        So it does where the study is being paused, or being stopped before the trial had begun.
+        So it does where the study is being paused, or where it was stopped or has reached its target before the trial
+        had begun.
         """
         trial = self._trials[trial_id]
-        if self.is_pausing or (self._intent is Intent.STOP and trial.attempt == 0):
+        if self.is_pausing or not self._may_run(trial):
             self._running.discard(trial_id)
             self._waiting.insert(0, trial_id)
             return False
@@ -265,12 +269,18 @@ class StudyProgress:
             self._learn(configuration_id)
 
     def _take_over(self, added: Iterable[tuple[Configuration, Iterable[Trial]]]) -> None:
-        """What users have enqueued; the algorithm does not propose it again."""
+        """What users have enqueued, or what was recorded without an answer; the algorithm does not propose it again."""
         for configuration, trials in added:
             self._add_point(configuration)
             self._algorithm.known(configuration.point)
+            if self._unrecorded is not None and point_key(self._unrecorded) == point_key(configuration.point):
+                self._unrecorded = None  # a user has enqueued this very point, or the log's answer was lost
             for trial in trials:
                 self._add(trial)
+
+    def _under_way(self) -> list[str]:
+        """The trials that Tune has, but for those that are not to begin any more."""
+        return [trial_id for trial_id in self._running if self._may_run(self._trials[trial_id])]
 
     def _most_at_once(self) -> float:
         limits = (self._budget.max_concurrent_trials, self._slots)
@@ -317,7 +327,7 @@ class StudyProgress:
         return self._target_reached or self._exhausted or (most is not None and len(self._points) >= most // seeds)
 
     def _is_searching(self) -> bool:
-        return any(self._trials[trial_id].purpose is Purpose.SEARCH for trial_id in self._running)
+        return any(self._trials[trial_id].purpose is Purpose.SEARCH for trial_id in self._under_way())
 
     def _propose(self) -> None:
         """Asks for a configuration and records it, unless the space is used up."""
@@ -332,8 +342,6 @@ class StudyProgress:
             )
         except NewConfigurationsError:
             self._take_over(self._log.configurations_after(self._last_configuration))
-            if any(point_key(known) == point_key(point) for known in self._points.values()):
-                self._unrecorded = None  # a user has enqueued this very point
             return
         self._unrecorded = None
         self._add_point(configuration)

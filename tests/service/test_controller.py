@@ -317,11 +317,62 @@ def test_a_new_driver_has_its_time_to_start(world: World, controller: Controller
     assert world.studies.get(study.id).driver_attempt == 2
 
 
-def test_a_driver_is_lost_although_its_cluster_is_down(world: World, controller: Controller) -> None:
+def test_a_silent_driver_is_not_lost_before_its_job_has_ended(world: World, controller: Controller) -> None:
+    study = world.create()
+    controller.reconcile()
+    driver = world.driver(study)
+    driver.heartbeat(10)
+    world.jobs.leave = False
+    for _ in range(3):
+        world.advance(11)
+        controller.reconcile()
+        assert world.studies.get(study.id).state is StudyState.RUNNING
+    driver.heartbeat(10)  # it has only been busy
+    world.jobs.leave = True
+    controller.reconcile()
+    assert world.studies.get(study.id).driver_attempt == 1
+    world.advance(11)
+    controller.reconcile()
+    assert world.studies.get(study.id).driver_attempt == 2
+
+
+@pytest.mark.parametrize("wish", ["cancel", "pause"])
+def test_a_wish_that_comes_while_neither_driver_nor_cluster_answers_is_not_fulfilled_over_its_workers(
+    world: World, controller: Controller, wish: str
+) -> None:
+    study = world.create()
+    controller.reconcile()
+    world.driver(study).heartbeat(10)
+    world.jobs.is_down = True
+    world.advance(61)
+    controller.reconcile()
+    getattr(world.lifecycle, wish)(study.id)
+    for _ in range(5):
+        world.advance(30)
+        controller.reconcile()
+        assert world.studies.get(study.id).state is StudyState.STOPPING
+    world.jobs.is_down, world.jobs.leave = False, False
+    world.advance(30)
+    controller.reconcile()
+    assert world.studies.get(study.id).state is StudyState.STOPPING
+    assert set(world.jobs.stopped) == {DriverClaim(study.id, 1)}
+    world.jobs.leave = True
+    world.advance(30)
+    controller.reconcile()
+    ended = {"cancel": StudyState.CANCELLED, "pause": StudyState.PAUSED}
+    assert world.studies.get(study.id).state is ended[wish]
+
+
+def test_a_driver_is_lost_although_its_cluster_is_down_for_long(world: World, controller: Controller) -> None:
     study = world.create()
     controller.reconcile()
     world.jobs.is_down = True
     world.advance(61)
+    controller.reconcile()
+    world.advance(599)
+    controller.reconcile()
+    assert world.studies.get(study.id).state is StudyState.RUNNING
+    world.advance(2)
     controller.reconcile()
     waiting = world.studies.get(study.id)
     assert (waiting.state, waiting.driver_attempt) == (StudyState.QUEUED, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -68,7 +67,7 @@ def progress_of(driver: DrivingStore) -> StudyProgress:
     """What the driver makes of what the store has."""
     snapshot = driver.snapshot()
     spec = accepted_spec(snapshot.study.spec)
-    return StudyProgress(spec, snapshot, algorithm_for(spec, leg=0), driver, clock=lambda: datetime.now(UTC))
+    return StudyProgress(spec, snapshot, algorithm_for(spec, leg=0), driver)
 
 
 def end(driver: DrivingStore, trial: Any, state: TrialState, attempt: int = 1) -> None:
@@ -425,6 +424,22 @@ class TestPatch:
         assert stores.studies.trial(study.id, trial.id).state is TrialState.PAUSED
         stores.drive(study).record([AttemptStarted(trial.id, 2, "node-1")])
         assert stores.studies.trial(study.id, trial.id).state is TrialState.RUNNING
+
+    def test_a_raised_limit_and_a_stop_while_the_driver_ends_leave_what_has_begun_to_the_next(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(budget={"max_wallclock_s": 100})
+        driver = stores.drive(study)
+        trial = stores.begin(driver)
+        known = driver.snapshot().known
+        lifecycle.patch(study.id, StudyChanges(budget={"max_wallclock_s": 1_000}), if_version=None)
+        lifecycle.stop(study.id)
+        assert driver.finish(SUCCEEDED, Reason.BUDGET_EXHAUSTED, known=known) is QUEUED
+        assert stores.studies.trial(study.id, trial.id).state is TrialState.PAUSED
+        again = stores.drive(study)
+        end(again, trial, TrialState.SUCCEEDED, 2)
+        assert again.leave() is SUCCEEDED
+        assert stores.studies.get(study.id).reason is Reason.USER
 
     def test_a_study_on_its_way_to_its_end_takes_labels_and_no_budget(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]

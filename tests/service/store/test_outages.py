@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,7 @@ def train_for_a_while(stores: Stores, budget: dict[str, float]) -> tuple[DriverC
     return claim, driver
 
 
-def next_driver(
-    stores: Stores, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-) -> tuple[StudySnapshot, StudyProgress]:
+def next_driver(stores: Stores) -> tuple[StudySnapshot, StudyProgress]:
     """What the next driver finds, and makes of it."""
     (overdue,) = stores.reconciling.overdue_drivers()
     assert stores.lose(overdue).state is StudyState.QUEUED
@@ -74,7 +72,7 @@ def next_driver(
     driver = DrivingStore(stores.database, claim.study_id, claim.driver_attempt)
     snapshot = driver.snapshot()
     spec = accepted_spec(snapshot.study.spec)
-    progress = StudyProgress(spec, snapshot, algorithm_for(spec, leg=1), driver, clock=clock)
+    progress = StudyProgress(spec, snapshot, algorithm_for(spec, leg=1), driver)
     return snapshot, progress
 
 
@@ -312,8 +310,8 @@ class TestAMachineThatSleeps:
         driver = stores.driver(claim)
         snapshot = driver.snapshot()
         spec = accepted_spec(snapshot.study.spec)
-        watch = {"clock": clock, "stopwatch": lambda: clock.awake_s}
-        progress = StudyProgress(spec, snapshot, algorithm_for(spec, leg=0), driver, **watch)
+        algorithm = algorithm_for(spec, leg=0)
+        progress = StudyProgress(spec, snapshot, algorithm, driver, stopwatch=lambda: clock.awake_s)
         issued = progress.next_trial()
         assert isinstance(issued, IssuedTrial)
         progress.attempt_started(issued.trial_id, 1)
@@ -327,7 +325,7 @@ class TestAMachineThatSleeps:
         progress.attempt_lost(issued.trial_id)
         driver.give_up_lease()
         own = progress.next_trial()
-        snapshot, successor = next_driver(stores, clock)
+        snapshot, successor = next_driver(stores)
         after = successor.next_trial()
         assert (snapshot.study.elapsed_s, snapshot.attempts_s) == (2 * TRAINED_S, 2 * TRAINED_S)
         assert isinstance(own, IssuedTrial)

@@ -111,6 +111,7 @@ class RecordedStudy:
             dict(self.lost_attempts),
             dict(self.trained_s),
             self.attempts_s,
+            START,
         )
 
     def _trial(self, configuration: Configuration, seed: int, purpose: Purpose = Purpose.SEARCH) -> Trial:

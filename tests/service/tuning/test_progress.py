@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -43,14 +42,12 @@ class Driver:
     def __init__(self, spec: StudySpec, recorded: Any, size: int = 1_000) -> None:
         self.recorded = recorded
         self.algorithm = FakeAlgorithm(size)
-        self.now: datetime = recorded.snapshot().study.started_at
         self.seconds = 0.0
         self.progress = StudyProgress(
             spec,
             recorded.snapshot(),
             self.algorithm,
             recorded,
-            clock=lambda: self.now,
             stopwatch=lambda: self.seconds,
         )
 
@@ -162,6 +159,31 @@ def test_a_target_reached_lets_the_running_trials_end(
     driver.end(first, better)
     assert driver.progress.next_trial() is None
     driver.end(second, worse)
+    assert driver.progress.next_trial() == succeeded(Reason.TARGET_REACHED)
+
+
+def test_at_the_target_a_trial_without_a_place_is_not_waited_for(drive: Callable[..., Driver]) -> None:
+    driver = drive(objective={"metric": "val_accuracy", "mode": "max", "target": 0.9})
+    first, second = driver.issue(), driver.progress.next_trial()  # Tune has no place for the second one yet
+    assert isinstance(second, IssuedTrial)
+    assert driver.progress.must_end_now() is None
+    driver.end(first, 0.95)
+    assert driver.progress.must_end_now() == succeeded(Reason.TARGET_REACHED)
+    assert driver.progress.next_trial() == succeeded(Reason.TARGET_REACHED)
+
+
+def test_at_the_target_a_trial_whose_place_comes_late_does_not_begin(drive: Callable[..., Driver]) -> None:
+    objective = {"metric": "val_accuracy", "mode": "max", "target": 0.9}
+    driver = drive(objective=objective, confirm={"top_k": 1, "seeds": [7]}, budget={"max_concurrent_trials": 2})
+    first, second = driver.issue(), driver.progress.next_trial()
+    assert isinstance(second, IssuedTrial)
+    driver.end(first, 0.95)
+    assert driver.progress.must_end_now() is None
+    confirming = driver.issue()
+    assert confirming.purpose is Purpose.CONFIRM
+    assert not driver.progress.attempt_started(second.trial_id, second.attempt)
+    assert driver.progress.next_trial() is None
+    driver.end(confirming, 0.9)
     assert driver.progress.next_trial() == succeeded(Reason.TARGET_REACHED)
 
 
@@ -364,6 +386,26 @@ def wanted(
     driver.progress.follow(Instructions(intent, budget, slots, known))
 
 
+def test_a_proposal_whose_answer_was_lost_is_not_recorded_twice(
+    drive: Callable[..., Driver], recorded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = drive()
+    add = recorded.add_configuration
+
+    def add_and_lose_the_answer(*arguments: Any, **options: Any) -> None:
+        monkeypatch.undo()
+        add(*arguments, **options)
+        raise StoreUnavailableError("the connection was closed after the commit")
+
+    monkeypatch.setattr(recorded, "add_configuration", add_and_lose_the_answer)
+    with pytest.raises(StoreUnavailableError):
+        driver.progress.next_trial()
+    wanted(driver)
+    points = [driver.issue().point["rho"] for _ in range(3)]
+    assert len(set(points)) == 3
+    assert [configuration.point["rho"] for configuration in recorded.configurations] == points
+
+
 def test_a_study_being_paused_begins_nothing_and_is_left_once_nothing_runs(drive: Callable[..., Driver]) -> None:
     driver = drive()
     first, second = driver.issue(), driver.issue()
@@ -546,7 +588,6 @@ def test_no_budget_pays_for_a_night_in_which_the_machine_slept(
     driver = drive(resources_per_trial={"gpu": 1}, budget=budget)
     first = driver.issue()
     driver.seconds += 20
-    driver.now += timedelta(hours=8)
     assert driver.progress.must_end_now() is None
     driver.progress.attempt_lost(first.trial_id)
     assert driver.issue().seconds_left == (40 if "max_trial_s" in budget else None)

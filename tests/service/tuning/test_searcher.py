@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -44,12 +43,11 @@ class Tune:
 
     def __init__(self, spec: StudySpec, recorded: Any) -> None:
         self.recorded = recorded
-        self.now: datetime = recorded.snapshot().study.started_at
         self.seconds = 0.0
         self.recorder = KeptReports()
         recorder = cast(Recorder, self.recorder)
         self.progress = StudyProgress(
-            spec, recorded.snapshot(), FakeAlgorithm(), recorded, clock=lambda: self.now, stopwatch=lambda: self.seconds
+            spec, recorded.snapshot(), FakeAlgorithm(), recorded, stopwatch=lambda: self.seconds
         )
         self.searcher = StudySearcher(self.progress, recorder, self._order)
         self.stopper = StudyStopper(self.searcher)
@@ -163,7 +161,6 @@ def test_a_worker_that_takes_no_notice_of_its_limit_is_killed(tune: Tune, monkey
     trial, other = tune.ask(), tune.ask()
     tune.start(trial)
     trial.temporary_state.ray_actor = "actor"
-    tune.now += timedelta(hours=1)  # in which the machine slept
     tune.seconds += 65
     tune.start(other)
     tune.callback.on_step_begin(0, tune.trials)
