@@ -185,9 +185,10 @@ def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | Non
             print(_header(config), flush=True)
         while training.epochs_done < config.epochs:
             result = training.next_result()
+            # What is cut between the two is trained and printed again; the other way round its line would be lost.
+            print(_json_line(result) if as_json else _table_line(config, result), flush=True)
             if path is not None:
                 checkpoint.save({"config": config.to_mapping(), "training": training.state_dict()}, path)
-            print(_json_line(result) if as_json else _table_line(config, result), flush=True)
     except InvalidTrainConfigError as error:
         _print_problems(error, program)
         return 2

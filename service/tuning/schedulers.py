@@ -77,7 +77,7 @@ class ReplayedAsha(AsyncHyperBandScheduler):
         )
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """The last result is in the rungs already: a scheduler sees every result before the trial ends."""
+        """The last result of a trial that ends is in the rungs already; one that leaves for a pause is replayed."""
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Trials stay known: the next attempt goes on in the same bracket."""

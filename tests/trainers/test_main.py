@@ -152,8 +152,9 @@ def without_speed(lines: str) -> list[dict[str, float]]:
     ]
 
 
-def test_a_checkpoint_continues_where_the_run_was_cut(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_checkpoint_continues_where_the_run_was_cut_and_no_line_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, saved: bool
 ) -> None:
     from trainers import checkpoint
 
@@ -163,7 +164,8 @@ def test_a_checkpoint_continues_where_the_run_was_cut(
     whole = without_speed(capsys.readouterr().out)
 
     def cut(state: dict[str, object], to: Path, save: object = checkpoint.save) -> None:
-        save(state, to)  # type: ignore[operator]
+        if saved:
+            save(state, to)  # type: ignore[operator]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -171,7 +173,7 @@ def test_a_checkpoint_continues_where_the_run_was_cut(
         with pytest.raises(KeyboardInterrupt):
             main([*command, "--checkpoint", str(path)])
     assert main([*command, "--checkpoint", str(path)]) == 0
-    assert without_speed(capsys.readouterr().out) == whole[1:]
+    assert without_speed(capsys.readouterr().out) == (whole if saved else whole[:1] + whole)
 
 
 def test_a_checkpoint_of_another_configuration_or_a_damaged_one_is_refused(

@@ -82,7 +82,8 @@ def check_limit(name: str, limit: object) -> None:
 def ascent_at(group: Mapping[str, Any], t: int) -> Ascent:
     """The group's ascent at step t, from 1. Raises ValueError as `check_settings` does: a group may change any time."""
     check_settings(group)
-    return Ascent(float(value_at(group["rho"], t)), float(value_at(group["lam"], t)), group["adaptive"], group["eta"])
+    rho, lam = value_at(group["rho"], t), value_at(group["lam"], t)
+    return Ascent(float(rho), float(lam), group["adaptive"], float(group["eta"]))
 
 
 def ascent_scale(grad_norm: Scalar, *, rho: float, lam: float, largest: float = sys.float_info.max) -> Scalar:

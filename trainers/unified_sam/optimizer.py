@@ -242,8 +242,9 @@ class UnifiedSAM(WrappingOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken.
 
-        Raises ValueError where the state is of another optimizer, breaks a rule or does not fit the parameters,
-        RuntimeError between `first_step` and `second_step`; nothing has changed then.
+        Raises ValueError where the state is of another optimizer, breaks a rule or is of other groups or another number
+        of parameters, RuntimeError between `first_step` and `second_step`; nothing has changed then. Shapes are not
+        compared, because some base optimizers keep a state of another shape than the parameter.
         """
         self._refuse_while_perturbed("loaded")
         state = state_dict.copy()  # whose entries a hook may change

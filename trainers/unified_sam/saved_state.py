@@ -44,9 +44,11 @@ class OwnState:
 def join_state(base_state: Mapping[str, Any], own: OwnState) -> dict[str, Any]:
     """Both states as one, of tensors and plain data."""
     groups = [
-        {**group, "rho": to_plain(group["rho"]), "lam": to_plain(group["lam"])} for group in base_state["param_groups"]
+        {**group, "rho": to_plain(group["rho"]), "lam": to_plain(group["lam"]), "eta": float(group["eta"])}
+        for group in base_state["param_groups"]
     ]
-    return {**base_state, "param_groups": groups, _KEY: asdict(own)}
+    limits = {name: _plain_limit(getattr(own, name)) for name in ("max_perturbation", "clip_norm")}
+    return {**base_state, "param_groups": groups, _KEY: asdict(own) | limits}
 
 
 def split_state(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], OwnState]:
@@ -61,6 +63,11 @@ def split_state(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], OwnState
         groups.append({**group, "rho": from_plain(settings["rho"]), "lam": from_plain(settings["lam"])})
         check_settings(groups[-1])
     return {**base_state, "param_groups": groups}, OwnState(**own)
+
+
+def _plain_limit(limit: float | None) -> float | None:
+    """A number of any kind, such as NumPy's, as one that torch.load(weights_only=True) reads."""
+    return None if limit is None else float(limit)
 
 
 def _chosen(state: Mapping[str, Any], names: list[str]) -> dict[str, Any]:

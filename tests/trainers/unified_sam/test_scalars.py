@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainers import checkpoint
 from trainers.unified_sam import UnifiedSAM
 from trainers.unified_sam.ascent import ascent_scale, clip_factor
 from trainers.unified_sam.scalars import (
@@ -95,7 +96,10 @@ def test_settings_may_be_real_numbers_of_any_kind(as_kind: Callable[[float], flo
     weights = []
     for kind in (as_kind, float):
         weight = nn.Parameter(torch.ones(2))
-        optimizer = UnifiedSAM([weight], torch.optim.SGD, rho=kind(2.0), lam=kind(1.0), lr=0.1)
+        settings = {name: kind(2.0) for name in ("rho", "eta", "max_perturbation", "clip_norm")}
+        optimizer = UnifiedSAM([weight], torch.optim.SGD, lam=kind(1.0), adaptive=True, lr=0.1, **settings)
+        loaded = checkpoint.loads(checkpoint.dumps(optimizer.state_dict()))
+        optimizer.load_state_dict(loaded)
         weight.grad = torch.ones(2)
         optimizer.first_step()
         weights.append(weight.tolist())
