@@ -101,6 +101,15 @@ class FloatParameter(_Conditional):
         low, step, last = Decimal(repr(self.low)), Decimal(repr(self.step)), self.size - 1
         return (self.high if index == last else float(low + index * step) for index in range(self.size))
 
+    def snapped(self, value: Scalar) -> float:
+        """The one of its values that this is within rounding: 0.3 for a sum of steps that is 0.30000000000000004."""
+        if self.step is None:
+            return float(value)
+        steps = round(_steps(self.low, float(value), self.step))
+        if steps + 1 == self.size:
+            return self.high
+        return float(Decimal(repr(self.low)) + steps * Decimal(repr(self.step)))
+
     def ends(self) -> tuple[float, ...]:
         """The smallest and the largest value."""
         return (self.low,) if self.low == self.high else (self.low, self.high)
@@ -141,6 +150,10 @@ class IntParameter(_Conditional):
         """Every value in ascending order."""
         return iter(range(self.low, self.high + 1, self.step))
 
+    def snapped(self, value: Scalar) -> int:
+        """The one of its values that this is."""
+        return int(value)
+
     def ends(self) -> tuple[int, ...]:
         """The smallest and the largest value."""
         return (self.low,) if self.low == self.high else (self.low, self.high)
@@ -177,6 +190,10 @@ class CategoricalParameter(_Conditional):
         """Every value in the order given."""
         return iter(self.choices)
 
+    def snapped(self, value: Scalar) -> Scalar:
+        """The one of its values that this is: 1.0 for 1, where that is the choice."""
+        return self._choices[scalar_key(value)]
+
     def ends(self) -> tuple[Scalar, ...]:
         """Every value: choices have no order."""
         return self.choices
@@ -185,11 +202,11 @@ class CategoricalParameter(_Conditional):
         """Whether it can have this value; 1 and 1.0 are the same, True is another."""
         if not isinstance(value, (str, int, float)):
             return False
-        return scalar_key(value) in self._choice_keys
+        return scalar_key(value) in self._choices
 
     @cached_property
-    def _choice_keys(self) -> frozenset[str]:
-        return frozenset(map(scalar_key, self.choices))
+    def _choices(self) -> dict[str, Scalar]:
+        return {scalar_key(choice): choice for choice in self.choices}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

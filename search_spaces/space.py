@@ -10,7 +10,7 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, Field, RootModel, model_validator
 
 from search_spaces.checking import RuleProblem, near_miss, rules_error, shown
-from search_spaces.parameters import FloatParameter, Parameter, Point, Scalar, scalar_key
+from search_spaces.parameters import FloatParameter, Parameter, Point, Scalar, point_key, scalar_key
 
 MAX_PARAMETERS = 64
 MAX_CONDITION_STATES = 4_096
@@ -57,6 +57,14 @@ class SearchSpace(RootModel[Annotated[dict[str, Parameter], Field(min_length=1)]
         return set(self.active(point)) == set(point) and all(
             self.root[name].takes(value) for name, value in point.items()
         )
+
+    def snapped(self, point: Mapping[str, Scalar]) -> Point:
+        """A point of the space with each value as its parameter lists it, which is how the grid has it."""
+        return {name: self.root[name].snapped(value) for name, value in point.items()}
+
+    def is_exact(self, point: Mapping[str, Scalar]) -> bool:
+        """Whether it is a point of the space itself, not merely one within rounding of it."""
+        return self.contains(point) and point_key(self.snapped(point)) == point_key(point)
 
     def point_problems(self, point: Mapping[str, object]) -> list[RuleProblem]:
         """Why these values are no point of the space: names it lacks, values it never takes, parameters left out."""

@@ -1,7 +1,7 @@
 """Tidies up after studies that have ended: of their trials' checkpoints stays what `checkpoint.keep` says.
 
 Drivers do that as each trial ends. What is left is of drivers that died before they came to it, of trials that were
-cancelled without one, and of workers that were still on their way out.
+cancelled without one, of workers that were still on their way out, and of attempts that the store never heard of.
 """
 
 from __future__ import annotations
@@ -53,13 +53,29 @@ class Tidier:
             self._again_at.pop(study.study_id, None)
 
     def _tidied(self, study: UntidyStudy) -> bool:
-        """Tidies up; False where the storage did not do its part."""
+        """Tidies up, unless the study goes on by now; False where the storage did not do its part.
+
+        Only what was there before the study was seen at this same end once more is removed: with many trials that
+        takes minutes, in which it may be reopened and its trials save anew.
+        """
         said: dict[str, str] = {"study_id": study.study_id}
+        surplus: dict[str, list[str]] = {}
         try:
             checkpoint = Checkpoint.model_validate(study.spec["checkpoint"])
             for said["trial_id"] in study.trial_ids if checkpoint.every_epochs else ():
-                TrialCheckpoints(self._storage_uri, study.study_id, said["trial_id"]).tidy(checkpoint.keep)
+                surplus[said["trial_id"]] = self._checkpoints(**said).surplus(checkpoint.keep)
+            if self._is_still_untidy(study):
+                for said["trial_id"], paths in surplus.items():
+                    if paths:
+                        self._checkpoints(**said).remove(paths)
         except (OSError, ValueError) as error:
             logger.warning("study %s is tidied up later: %s", study.study_id, error, extra=said)
             return False
         return True
+
+    def _is_still_untidy(self, study: UntidyStudy) -> bool:
+        now = self._store.untidy()
+        return any((one.study_id, one.finished_at) == (study.study_id, study.finished_at) for one in now)
+
+    def _checkpoints(self, study_id: str, trial_id: str) -> TrialCheckpoints:
+        return TrialCheckpoints(self._storage_uri, study_id, trial_id)

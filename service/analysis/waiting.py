@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from service.study import Intent, Study, StudyState, Trial, TrialState
 
+_BEGINS_NOTHING = "its study is being stopped: what has not begun is cancelled"
+
 
 @dataclass(frozen=True, slots=True)
 class Care:
@@ -25,11 +27,13 @@ def pending_reason(study: Study, trial: Trial, care: Care) -> str | None:
     if trial.state not in (TrialState.PENDING, TrialState.PAUSED):
         return None
     begun = trial.attempt > 0
+    if study.state is StudyState.QUEUED and study.intent is Intent.STOP and not begun:
+        return missing_care(study, care) or _BEGINS_NOTHING
     reason = waiting_reason(study, care, begun=begun)
     if reason is not None:
         return reason
-    if trial.state is TrialState.PENDING and begun:
-        return f"attempt {trial.attempt} ended without a result; the next one begins as soon as a worker is free"
+    if trial.state is TrialState.PENDING and begun:  # it was lost, or is retried, or its study goes on after its end
+        return f"attempt {trial.attempt} has ended; the next one begins as soon as a worker is free"
     return "waits for a free worker"
 
 
@@ -52,7 +56,7 @@ def waiting_reason(study: Study, care: Care, *, begun: bool = False) -> str | No
         case StudyState.STOPPING if study.intent is Intent.CANCEL:
             return "its study is being cancelled"
         case StudyState.STOPPING if study.intent is Intent.STOP and not begun:
-            return "its study is being stopped: what has not begun is cancelled"
+            return _BEGINS_NOTHING
     return _limit(study, care.running) or study.waiting_reason
 
 
@@ -64,7 +68,7 @@ def missing_care(study: Study, care: Care) -> str | None:
         return None
     then = {Intent.PAUSE: "pause the study", Intent.CANCEL: "cancel the study"}.get(study.intent, "replace it")
     if care.has_controller:
-        return f"its driver has stopped answering; the controller will {then}"
+        return f"its driver has stopped answering; the controller will {then} once the driver's job has ended"
     return f"its driver has stopped answering, and no controller runs that would {then}"
 
 

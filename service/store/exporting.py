@@ -197,17 +197,34 @@ class ExportStore:
 
     def _write(self, change: Update | None, *, study_id: str | None = None, trial_id: str | None = None) -> None:
         """Changes a study's row or a trial's; where another process leads, it makes them count as behind instead."""
+        try:
+            self._change(change, study_id=study_id, trial_id=trial_id)
+        except LeadLostError:
+            self._count_as_behind(study_id=study_id, trial_id=trial_id)
+            raise
+
+    def _change(self, change: Update | None, *, study_id: str | None, trial_id: str | None) -> None:
+        """Changes the row and keeps that only where this process leads.
+
+        The row comes first, the lease after it: a deletion may hold the row for minutes, and whoever waited for it with
+        the lease in hand would keep every controller from leading.
+        """
         studies, trials = tables.studies, tables.trials
+        row = studies.c.id == study_id if trial_id is None else trials.c.id == trial_id
         with self._database.writing() as connection:
-            if self._leads(connection):
-                row = studies.c.id == study_id if trial_id is None else trials.c.id == trial_id
-                if change is None:
-                    is_there = connection.execute(select(studies.c.id).where(row)).first() is not None
-                else:
-                    is_there = connection.execute(change.where(row)).rowcount > 0
-                if not is_there:
-                    raise StudyGoneError
-                return
+            if change is None:
+                is_there = connection.execute(select(studies.c.id).where(row)).first() is not None
+            else:
+                is_there = connection.execute(change.where(row)).rowcount > 0
+            if not self._leads(connection):
+                raise LeadLostError
+            if not is_there:
+                raise StudyGoneError
+
+    def _count_as_behind(self, *, study_id: str | None, trial_id: str | None) -> None:
+        """In a transaction of its own, which locks the study before the trial, as drivers do."""
+        trials = tables.trials
+        with self._database.writing() as connection:
             if study_id is None:
                 study_id = connection.execute(select(trials.c.study_id).where(trials.c.id == trial_id)).scalar()
             if study_id is None:
@@ -215,7 +232,6 @@ class ExportStore:
             records.touch_study(connection, study_id)
             if trial_id is not None:
                 records.touch_trial(connection, trial_id)
-        raise LeadLostError
 
     def _leads(self, connection: Connection) -> bool:
         """Whether nobody else has led since this process took its lease; nobody can take it until this is committed."""

@@ -10,7 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from search_spaces.parameters import Scalar, point_key
+from search_spaces.parameters import Point, Scalar, point_key
+from search_spaces.space import SearchSpace
+from service.analysis.aggregation import most_seeds_first, summary_of
 from service.errors import (
     ConfigurationExistsError,
     FieldProblem,
@@ -29,6 +31,7 @@ from service.study import (
     Configuration,
     Intent,
     Origin,
+    Purpose,
     Reason,
     Study,
     StudyState,
@@ -190,6 +193,7 @@ class LifecycleStore:
     def enqueue(self, study_id: str, point: Mapping[str, Scalar]) -> tuple[Configuration, list[Trial]]:
         """Records a point that the user wants tried, with a trial for each seed; it is run before new proposals.
 
+        It is recorded with the values that the search has: 0.3 where 0.30000000000000004 is given for a step of 0.1.
         Raises InvalidPointError, ConfigurationExistsError.
         """
         try:
@@ -198,7 +202,7 @@ class LifecycleStore:
                 if state.is_final or study.intent in (Intent.STOP, Intent.CANCEL):
                     raise _impossible(study, "given another point")
                 spec = accepted_spec(study.spec)
-                _check_point(spec, point)
+                point = _checked_point(spec, point)
                 seeds, most = spec.replicates.seeds, spec.configuration_budget()
                 known = last_number(connection, tables.configurations, study_id)
                 if most is not None and known >= most:
@@ -209,7 +213,7 @@ class LifecycleStore:
                     connection, study_id, point, point_key(point), seeds, at=now, origin=Origin.USER
                 )
                 records.touch_study(connection, study_id, version=study.version + 1)
-                data = {"configuration_id": added[0].id, "point": dict(point), "origin": Origin.USER}
+                data = {"configuration_id": added[0].id, "point": point, "origin": Origin.USER}
                 records.add_event(connection, study_id, "configuration.added", data, at=now)
                 return added
         except IntegrityError as error:
@@ -315,9 +319,9 @@ def _check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) ->
     if limit is not None:
         raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit} as well: raise that too")
     cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
-    if not cut_off and spec.confirm is None and study.reason != Reason.TOO_MANY_FAILURES:
-        _check_for_more(connection, study.id, spec)
     failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
+    if not (cut_off or _ends_well(connection, study, failures) or _has_more_to_confirm(connection, study.id, spec)):
+        _check_for_more(connection, study.id, spec)
     if budget.max_failed_trials is not None and failures > budget.max_failed_trials:
         raise InvalidTransitionError(
             f"study {study.id!r} has {failures} failed trials, more than budget.max_failed_trials allows, "
@@ -325,27 +329,64 @@ def _check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) ->
         )
 
 
+def _ends_well(connection: Connection, study: Row[Any], failures: int) -> bool:
+    """Whether one failure too many ended the study, beside trials that did not fail: without it, it ends well."""
+    old = study.spec["budget"].get("max_failed_trials")
+    if study.reason != Reason.TOO_MANY_FAILURES or old is None:
+        return False
+    return bool(old < failures < last_number(connection, tables.trials, study.id))
+
+
+def _has_more_to_confirm(connection: Connection, study_id: str, spec: StudySpec) -> bool:
+    """Whether one of the best configurations has no confirming trials yet: the next driver adds them, as it ranks."""
+    if spec.confirm is None:
+        return False
+    table, trials, mode = tables.configurations, tables.trials, spec.objective.mode
+    columns = (table.c.id, table.c.number, table.c.objective_mean, table.c.objective_std, table.c.objective_n)
+    rows = connection.execute(select(*columns).where(table.c.study_id == study_id)).all()
+    ranked = sorted(
+        (most_seeds_first(summary, row.number, mode), row.id)
+        for row in rows
+        if (summary := summary_of(row.objective_mean, row.objective_std, row.objective_n)) is not None
+    )
+    confirming = select(trials.c.configuration_id).where(
+        trials.c.study_id == study_id, trials.c.purpose == Purpose.CONFIRM
+    )
+    confirmed = set(connection.execute(confirming.distinct()).scalars())
+    return any(name not in confirmed for _, name in ranked[: spec.confirm.top_k])
+
+
 def _check_for_more(connection: Connection, study_id: str, spec: StudySpec) -> None:
     """Raises InvalidTransitionError where the search is over: its space is, or the budget has no room for more."""
-    table, size, most = tables.configurations, spec.space.size(), spec.configuration_budget()
-    searched = select(func.count()).where(table.c.study_id == study_id, table.c.origin == Origin.SEARCH)
-    if size is not None and connection.execute(searched).scalar_one() >= size:
+    size, most = spec.space.size(), spec.configuration_budget()
+    if size is not None and _tried(connection, study_id, spec.space) >= size:
         raise InvalidTransitionError(
             f"study {study_id!r} has tried its whole search space, {size} configurations: no budget gives it more"
         )
-    tried = last_number(connection, table, study_id)
+    tried = last_number(connection, tables.configurations, study_id)
     if most is not None and tried >= most:
         raise InvalidTransitionError(
             f"study {study_id!r} has tried {tried} configurations, as many as budget.max_trials allows: raise that"
         )
 
 
-def _check_point(spec: StudySpec, point: Mapping[str, Scalar]) -> None:
+def _tried(connection: Connection, study_id: str, space: SearchSpace) -> int:
+    """How many points of the space the study has. Older versions have recorded enqueued ones beside it, as given."""
+    table = tables.configurations
+    searched = select(func.count()).where(table.c.study_id == study_id, table.c.origin == Origin.SEARCH)
+    enqueued = select(table.c.point).where(table.c.study_id == study_id, table.c.origin == Origin.USER)
+    points = connection.execute(enqueued).scalars()
+    return int(connection.execute(searched).scalar_one()) + sum(map(space.is_exact, points))
+
+
+def _checked_point(spec: StudySpec, point: Mapping[str, Scalar]) -> Point:
+    """The point as the space has it. Raises InvalidPointError."""
     problems = [
         FieldProblem(".".join(("point", *map(str, problem.path))), problem.message)
         for problem in spec.space.point_problems(point)
     ]
     if not problems:
+        point = spec.space.snapped(point)
         try:
             spec.train_config(point, spec.replicates.seeds[0])
         except InvalidTrainConfigError as error:
@@ -354,3 +395,4 @@ def _check_point(spec: StudySpec, point: Mapping[str, Scalar]) -> None:
         raise InvalidPointError(
             "; ".join(f"{problem.field}: {problem.message}" for problem in problems), problems=problems
         )
+    return dict(point)

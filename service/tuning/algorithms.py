@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Literal, Protocol, cast
 
 import optuna
@@ -99,10 +98,13 @@ class OptunaAlgorithm:
         return None if size is None else self._first_unknown()
 
     def known(self, point: Point) -> None:
-        self._values.setdefault(point_key(point), None)
+        if self._space.is_exact(point):  # a copy within rounding, from an older version, takes no point's place
+            self._values.setdefault(point_key(point), None)
 
     def learn(self, point: Point, outcome: Outcome, value: float | None) -> None:
         key = point_key(point)
+        if key not in self._values:
+            return
         self._values[key] = value if outcome == "complete" else None
         trial = self._asked.pop(key, None)
         if trial is not None:
@@ -128,6 +130,7 @@ class OptunaAlgorithm:
 
     def _past_trial(self, point: Point, outcome: Outcome, value: float | None) -> optuna.trial.FrozenTrial:
         distributions = {name: distribution(self._space.parameters[name]) for name in point}
+        point = {name: _within(distributions[name], value) for name, value in point.items()}
         if value is None or outcome == "failed":
             return optuna.create_trial(state=OptunaState.FAIL, params=point, distributions=distributions)
         if outcome == "pruned":
@@ -162,14 +165,13 @@ def algorithm_for(spec: StudySpec, *, leg: int) -> Algorithm:
 def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Scalar:
     match parameter:
         case FloatParameter(low=low, high=high, log=log, step=step):
-            value = trial.suggest_float(name, low, high, log=log, step=step)
-            return value if step is None else _on_step(value, low, step)
+            return parameter.snapped(trial.suggest_float(name, low, high, log=log, step=step))
         case IntParameter(low=low, high=high, log=log, step=step):
             return trial.suggest_int(name, low, high, log=log, step=step)
         case CategoricalParameter(choices=choices):
             return cast(Scalar, trial.suggest_categorical(name, choices))
 
 
-def _on_step(value: float, low: float, step: float) -> float:
-    """The value as the grid has it: 0.3, where the sampler's sum of low and steps is 0.30000000000000004."""
-    return float(Decimal(repr(low)) + round((value - low) / step) * Decimal(repr(step)))
+def _within(known: optuna.distributions.BaseDistribution, value: Scalar) -> Scalar:
+    """The value as Optuna takes it, for which a range with steps may end a rounding error below its high."""
+    return min(float(value), known.high) if isinstance(known, optuna.distributions.FloatDistribution) else value

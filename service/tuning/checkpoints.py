@@ -96,18 +96,28 @@ class TrialCheckpoints:
             self._prune()
         return path
 
-    def tidy(self, keep: Literal["latest", "none"]) -> None:
-        """Removes what is not to stay of a trial that has ended, as `checkpoint.keep` says it."""
-        if keep == "none":
-            self.delete()
-        else:
-            listed = self._listed()
-            self._remove(listed, but=_checkpoints(listed)[:1])
+    def tidy(self, keep: Literal["latest", "none"], *, up_to_attempt: int) -> None:
+        """Removes what is not to stay of a trial that ended with this attempt, as `checkpoint.keep` says it.
 
-    def delete(self) -> None:
-        """Removes every checkpoint of the trial."""
-        if self._files.get_file_info(self._folder).type is fs.FileType.Directory:
-            self._files.delete_dir(self._folder)
+        The trial may run again by now: folders with higher numbers stay. A folder's number is its attempt's or higher
+        (`take_over`). So nothing of a later attempt goes, but something of these may stay.
+        """
+        self.remove(self.surplus(keep, up_to_attempt=up_to_attempt))
+
+    def surplus(self, keep: Literal["latest", "none"], *, up_to_attempt: int | None = None) -> list[str]:
+        """Paths of what is not to stay of a trial that has ended, as `checkpoint.keep` says it, for `remove`.
+
+        up_to_attempt: folders with higher numbers are left out; None: no folder is.
+        """
+        listed = [path for path in self._listed() if up_to_attempt is None or _number(path) <= up_to_attempt]
+        return _all_but(_checkpoints(listed)[: 1 if keep == "latest" else 0], listed)
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Removes files of the trial, and folders with all that they have, where they are still there."""
+        for path in paths:
+            remove = self._files.delete_dir if _FOLDER.fullmatch(path) else self._files.delete_file
+            with suppress(FileNotFoundError):
+                remove(f"{self._folder}/{path}")
 
     @property
     def _own(self) -> str:
@@ -117,30 +127,35 @@ class TrialCheckpoints:
         ours = [path for path in self._listed() if self._is_ours(path)]
         found = _checkpoints(ours)
         own = [checkpoint for checkpoint in found if checkpoint.attempt == self._attempt]
-        self._remove(ours, but=[*found[:_KEPT], *own[:_KEPT]])
+        self.remove(_all_but([*found[:_KEPT], *own[:_KEPT]], ours))
 
     def _is_ours(self, path: str) -> bool:
         """Whether it is this attempt's, or was left by an earlier one."""
-        top = path.partition("/")[0]
-        numbered = _FOLDER.fullmatch(top)
-        return top == self._own or numbered is None or int(numbered[1]) < self._attempt
-
-    def _remove(self, listed: Collection[str], *, but: Iterable[Checkpoint]) -> None:
-        """Removes the checkpoints, what was left behind unfinished, and folders that have nothing else."""
-        kept = {checkpoint.path for checkpoint in but}
-        needed = {path.partition("/")[0] for path in kept}
-        emptied = {path for path in listed if _FOLDER.fullmatch(path) and path not in needed}
-        for folder in emptied:
-            self._files.delete_dir(f"{self._folder}/{folder}")
-        for path in listed:
-            is_file = path.endswith(_PARTIAL) or _FILE.fullmatch(path)
-            if is_file and path not in kept and path.partition("/")[0] not in emptied:
-                self._files.delete_file(f"{self._folder}/{path}")
+        return _top(path) == self._own or _number(path) < self._attempt
 
     def _listed(self) -> list[str]:
         """Paths below the trial's folder, of files and folders."""
         listed = self._files.get_file_info(fs.FileSelector(self._folder, allow_not_found=True, recursive=True))
         return [info.path.removeprefix(f"{self._folder}/") for info in listed]
+
+
+def _top(path: str) -> str:
+    return path.partition("/")[0]
+
+
+def _number(path: str) -> int:
+    """The number of the attempt's folder that it is, or is in; 0 where it is in none."""
+    numbered = _FOLDER.fullmatch(_top(path))
+    return int(numbered[1]) if numbered else 0
+
+
+def _all_but(kept: Iterable[Checkpoint], listed: Collection[str]) -> list[str]:
+    """The other checkpoints, what was left behind unfinished, and attempts' folders that have nothing else."""
+    needed = {checkpoint.path for checkpoint in kept}
+    needed_folders = {_top(path) for path in needed}
+    emptied = {path for path in listed if _FOLDER.fullmatch(path) and path not in needed_folders}
+    files = {path for path in listed if path.endswith(_PARTIAL) or _FILE.fullmatch(path)}
+    return [*emptied, *(path for path in files - needed if _top(path) not in emptied)]
 
 
 def _checkpoints(paths: Iterable[str]) -> list[Checkpoint]:

@@ -66,12 +66,18 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
     )
     recorder.start()
 
+    last_attempts = {trial.id: trial.attempt for trial in snapshot.trials}
+
     def order_for(issued: IssuedTrial) -> TrialOrder:
+        last_attempts[issued.trial_id] = issued.attempt
         return _order(spec, study_id, issued, storage_uri=config.storage_uri)
 
     def tidy_checkpoints(trial_id: str) -> None:
-        if spec.checkpoint.every_epochs:
-            TrialCheckpoints(config.storage_uri, study_id, trial_id).tidy(spec.checkpoint.keep)
+        attempt = last_attempts.get(trial_id, 0)
+        has_started = progress.has_started(trial_id, attempt)  # else the next driver gives its number once more
+        if spec.checkpoint.every_epochs and has_started:
+            checkpoints = TrialCheckpoints(config.storage_uri, study_id, trial_id)
+            checkpoints.tidy(spec.checkpoint.keep, up_to_attempt=attempt)
 
     searcher = StudySearcher(progress, recorder, order_for)
     scheduler = scheduler_for(spec, snapshot, searcher.issued)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from search_spaces import CategoricalParameter, FloatParameter, IntParameter, Parameter, point_key, scalar_key
@@ -68,6 +72,36 @@ def test_a_float_grid_has_no_rounding_dust() -> None:
     assert parameter.size == 7
     assert parameter.takes(0.1 + 2 * 0.1)
     assert not parameter.takes(0.25)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "own"),
+    [
+        (FloatParameter(low=0.1, high=0.5, step=0.1), 0.1 + 0.2, 0.3),
+        (FloatParameter(low=0.1, high=0.5, step=0.1), 0.5, 0.5),
+        (FloatParameter(low=0.0, high=0.1 + 0.2, step=0.1), 0.3, 0.1 + 0.2),  # a grid ends with `high` as it is given
+        (FloatParameter(low=0.0, high=2.0, step=1.0), 1, 1.0),
+        (FloatParameter(low=0.0, high=1.0), 0.1 + 0.2, 0.1 + 0.2),
+        (FloatParameter(low=0.01, high=1.0, log=True), 1, 1.0),
+        (IntParameter(low=1, high=7, step=3), 4, 4),
+        (IntParameter(low=1, high=8, log=True), 3, 3),
+        (CategoricalParameter(choices=(0.0, 1.0, "1/t")), 1, 1.0),
+        (CategoricalParameter(choices=(16, 32)), 16.0, 16),
+        (CategoricalParameter(choices=("1", 1, True)), True, True),
+        (CategoricalParameter(choices=("1", 1, True)), "1", "1"),
+    ],
+)
+def test_a_value_is_snapped_to_the_one_that_the_parameter_lists(parameter: Parameter, value: Any, own: Any) -> None:
+    assert parameter.takes(value)
+    assert repr(parameter.snapped(value)) == repr(own)
+
+
+@given(steps=st.integers(0, 1_000), low=st.integers(-100, 100), step=st.sampled_from([0.1, 0.01, 0.3, 1e-5]))
+def test_a_sum_of_steps_is_snapped_to_a_value_of_the_grid(steps: int, low: int, step: float) -> None:
+    parameter = FloatParameter(low=low / 10, high=float(Decimal(low) / 10 + 1_000 * Decimal(repr(step))), step=step)
+    value = min(parameter.low + steps * step, parameter.high)
+    assert parameter.takes(value)
+    assert parameter.snapped(value) == next(islice(parameter.values(), steps, None))
 
 
 def test_high_is_included() -> None:

@@ -45,6 +45,18 @@ def test_a_conditional_parameter_is_in_a_point_only_where_its_condition_holds() 
     assert not tried.contains({"how": "norm", "factor": 4})
 
 
+def test_a_point_within_rounding_is_snapped_to_one_of_the_grid() -> None:
+    rho = {"type": "float", "low": 0.1, "high": 0.5, "step": 0.1, "when": {"how": [1]}}
+    tried = space(rho=rho, how=choice(0, 1))
+    copy = {"rho": 0.1 + 0.2, "how": 1.0}
+    assert tried.contains(copy)
+    assert not tried.is_exact(copy)
+    assert tried.snapped(copy) in list(tried.grid())
+    assert all(tried.is_exact(point) and tried.snapped(point) == point for point in tried.grid())
+    assert tried.is_exact({"how": 0.0})
+    assert not tried.is_exact({"how": 0, "rho": 0.3})
+
+
 def test_what_depends_on_an_inactive_parameter_is_inactive() -> None:
     tried = space(a=choice(0, 1), b=choice(0, 1, a=[1]), c=choice(0, 1, b=[0, 1]))
     assert [len(point) for point in tried.grid()] == [1, 3, 3, 3, 3]

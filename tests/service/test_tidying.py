@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from service.store.database import Database
+from service.store.lifecycle import StudyChanges
 from service.store.reconciling import DriverClaim, ReconcilingStore
-from service.store.tidying import TidyingStore
+from service.store.tidying import TidyingStore, UntidyStudy
 from service.study import Study, StudyState, Trial
 from service.tidying import Tidier
 from service.tuning.checkpoints import TrialCheckpoints
@@ -76,6 +77,58 @@ def test_a_study_that_goes_on_is_left_alone(
     life.lifecycle.retry(study.id)
     tidy()
     assert TrialCheckpoints(storage, study.id, trial.id).epochs() == [1]
+
+
+@pytest.mark.parametrize("keep", ["latest", "none"])
+@pytest.mark.parametrize("looks", [1, 2])
+def test_a_study_that_is_reopened_while_it_is_tidied_up_keeps_what_its_next_attempt_saves(
+    looks: int, keep: str, life: Life, storage: str, database: Database
+) -> None:
+    """It is reopened right after so many looks at the store, which still show its end."""
+    study = life.create(checkpoint={"keep": keep}, budget={"max_trials": 2})
+    driver = life.start(study)
+    trial, _ = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.begin(driver, trial)
+    for epoch in (4, 5):
+        TrialCheckpoints(storage, study.id, trial.id).save(epoch, b"first")
+    life.succeed(driver)
+    second = TrialCheckpoints(storage, study.id, trial.id, attempt=2)
+
+    def reopen() -> None:
+        life.lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 4}), if_version=None)
+        life.begin(life.start(study), trial, attempt=2)
+        second.take_over()
+        for epoch in (6, 7):
+            second.save(epoch, b"second")
+
+    class Reopening(TidyingStore):
+        looks = 0
+
+        def untidy(self) -> list[UntidyStudy]:
+            found = super().untidy()
+            self.looks += 1
+            if self.looks == looks:
+                reopen()
+            return found
+
+    store = Reopening(database)
+    tidier = Tidier(store, storage, settling_s=0)
+    tidier.tidy()
+    assert second.epochs() == [7, 6]
+    life.lifecycle.cancel(study.id)
+    ReconcilingStore(database).cancel_now(DriverClaim(study.id, 2))
+    tidier.tidy()
+    assert second.epochs() == ([7] if keep == "latest" else [])
+    assert store.untidy() == []
+
+
+def test_what_attempts_that_the_store_has_not_heard_of_have_left_goes_too(
+    cut_off: Callable[..., Any], tidy: Callable[[], None], storage: str
+) -> None:
+    study, trial = cut_off(checkpoint={"keep": "latest"})
+    TrialCheckpoints(storage, study.id, trial.id, attempt=7).save(1, b"weights")
+    tidy()
+    assert [(found.attempt, found.epoch) for found in TrialCheckpoints(storage, study.id, trial.id).found()] == [(1, 2)]
 
 
 def test_an_end_that_was_tidied_up_says_nothing_of_the_next(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.analysis.waiting import Care, pending_reason
+from service.analysis.waiting import Care, pending_reason, waiting_reason
 from service.study import Intent, Study, StudyState, TrialState
 from tests.service.analysis.records import NOW, configuration, trial
 
@@ -122,11 +122,22 @@ def test_of_two_limits_the_lower_one_is_the_reason() -> None:
     assert reason(a_study(most=3, slots=2), running=2) == "its study's share, 2 at a time, is in use"
 
 
-def test_a_trial_whose_attempt_was_lost_is_next() -> None:
+def test_a_trial_that_has_begun_is_next_whatever_ended_its_last_attempt() -> None:
+    """A worker that was lost, a failure that is retried, an end that is taken back: the trial does not tell which."""
     said = reason(a_study(), attempt=2)
-    assert said == "attempt 2 ended without a result; the next one begins as soon as a worker is free"
+    assert said == "attempt 2 has ended; the next one begins as soon as a worker is free"
 
 
 def test_a_trial_that_has_begun_goes_on_while_its_study_is_being_stopped() -> None:
     said = reason(a_study(StudyState.STOPPING, intent=Intent.STOP), attempt=1)
-    assert said == "attempt 1 ended without a result; the next one begins as soon as a worker is free"
+    assert said == "attempt 1 has ended; the next one begins as soon as a worker is free"
+
+
+def test_what_has_not_begun_is_cancelled_also_where_the_driver_that_stops_its_study_was_lost() -> None:
+    lost = "its driver was lost; a new one is being started"
+    study = a_study(StudyState.QUEUED, intent=Intent.STOP, waiting_reason=lost)
+    assert reason(study) == "its study is being stopped: what has not begun is cancelled"
+    assert reason(study, attempt=1) == f"its study is queued: {lost}"
+    said = "its study is queued: no controller runs that would start it"
+    assert reason(study, has_controller=False) == reason(study, attempt=1, has_controller=False) == said
+    assert waiting_reason(study, Care(0, has_controller=True, driver_is_silent=False)) == f"its study is queued: {lost}"

@@ -292,7 +292,10 @@ def test_a_study_and_its_trials_say_who_is_missing(api: TestClient, life: Life, 
     assert reasons() == ("its study is queued: it waits for its driver",) * 5
     driver = life.start(study)
     driver.heartbeat(-1)
-    assert reasons() == ("its driver has stopped answering; the controller will replace it",) * 5
+    assert (
+        reasons()
+        == ("its driver has stopped answering; the controller will replace it once the driver's job has ended",) * 5
+    )
     controllers.lead(CONTROLLER_LEASE, "host:1", -1)
     alone = "its driver has stopped answering, and no controller runs that would replace it"
     assert reasons() == (alone,) * 5

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import delete, text
 
+from service.store import records, tables
+from service.store.database import Database
+from service.store.exporting import ExportStore, Lead, LeadLostError, StudyGoneError
+from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported
+
+on_postgresql = pytest.mark.parametrize("store_kind", ["postgresql"])
 
 
 def exported(stores: Any, study_id: str) -> None:
@@ -20,6 +29,12 @@ def exported(stores: Any, study_id: str) -> None:
 def epochs_behind(stores: Any, study_id: str) -> dict[str, list[int]]:
     backlog = stores.exporting.backlog(study_id, max_trials=100)
     return {behind.trial.id: [result.epoch for result in behind.results] for behind in backlog.trials}
+
+
+def waits_for_a_lock(database: Database) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.asking() as connection:
+        return bool(connection.execute(text(waiting)).scalar_one())
 
 
 def test_a_new_study_is_behind(stores: Any) -> None:
@@ -152,3 +167,53 @@ def test_a_study_forgotten_during_an_export_stays_behind_with_everything(stores:
 
 def test_a_study_that_is_gone_has_no_backlog(stores: Any) -> None:
     assert stores.exporting.backlog("nope", max_trials=1) is None
+
+
+@on_postgresql
+@pytest.mark.parametrize("watermark", ["study", "trial"])
+def test_the_lead_is_renewed_while_the_deletion_of_a_study_holds_up_its_export(
+    watermark: str,
+    stores: Any,
+    database: Database,
+    open_database: Callable[..., Database],
+    wait_until: Callable[..., None],
+) -> None:
+    impatient = ReconcilingStore(open_database(statement_timeout_s=2))
+    assert impatient.lead("controller", "a", 60)
+    study = stores.create()
+    trial = stores.begin(stores.drive(study))
+    exporting = ExportStore(database, Lead("controller", "a"))
+
+    def export() -> None:
+        if watermark == "study":
+            exporting.study_exported(study.id, revision=1)
+        else:
+            exporting.trial_exported(trial.id, revision=1, epoch=0)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.writing() as deletion:
+            deletion.execute(delete(tables.studies).where(tables.studies.c.id == study.id))
+            exported = pool.submit(export)
+            wait_until(lambda: waits_for_a_lock(database))
+            assert impatient.lead("controller", "a", 60)
+        with pytest.raises(StudyGoneError):
+            exported.result()
+
+
+@on_postgresql
+def test_an_exporter_that_has_lost_the_lead_does_not_lock_out_a_driver(
+    stores: Any, database: Database, wait_until: Callable[..., None]
+) -> None:
+    """Drivers lock a study before its trials."""
+    stores.reconciling.lead("controller", "b", 60)
+    study = stores.create()
+    trial = stores.begin(stores.drive(study))
+    late = ExportStore(database, Lead("controller", "a"))
+    with ThreadPoolExecutor(1) as pool:
+        with database.writing() as driver:
+            records.locked_study(driver, study.id)
+            exported = pool.submit(late.trial_exported, trial.id, revision=1, epoch=0)
+            wait_until(lambda: waits_for_a_lock(database))
+            records.touch_trial(driver, trial.id)
+        with pytest.raises(LeadLostError):
+            exported.result()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from search_spaces.parameters import point_key
 from service.errors import (
     ConfigurationExistsError,
     InvalidPointError,
@@ -19,6 +20,7 @@ from service.errors import (
 from service.spec import accepted_spec, parse_spec
 from service.store import tables
 from service.store.driving import DrivingStore
+from service.store.inserting import insert_configuration
 from service.store.lifecycle import LifecycleStore, StudyChanges
 from service.store.reconciling import DriverClaim
 from service.store.reports import AttemptPaused, AttemptStarted, TrialEnded
@@ -29,6 +31,7 @@ from service.tuning.progress import StudyProgress
 
 QUEUED, RUNNING, PAUSED, STOPPING = StudyState.QUEUED, StudyState.RUNNING, StudyState.PAUSED, StudyState.STOPPING
 SUCCEEDED, FAILED, CANCELLED = StudyState.SUCCEEDED, StudyState.FAILED, StudyState.CANCELLED
+USER = Origin.USER
 VERBS = ("pause", "resume", "stop", "cancel", "retry", "archive")
 
 
@@ -38,6 +41,7 @@ def lifecycle(stores: Any) -> LifecycleStore:
 
 
 ONE_SEED = {"seeds": [0]}
+TWO_POINTS = {"rho": {"type": "categorical", "choices": [0.1, 0.2]}}
 
 
 @pytest.fixture
@@ -68,6 +72,25 @@ def progress_of(driver: DrivingStore) -> StudyProgress:
     snapshot = driver.snapshot()
     spec = accepted_spec(snapshot.study.spec)
     return StudyProgress(spec, snapshot, algorithm_for(spec, leg=0), driver)
+
+
+def drive_to_its_end(stores: Any, study: Study, *, fails: Callable[[IssuedTrial], bool] = lambda _: False) -> int:
+    """The study's next driver, whose trials that do not fail have 0.5; how many trials it ran."""
+    driver: DrivingStore = stores.drive(study)
+    progress = progress_of(driver)
+    ran = 0
+    while isinstance(issued := progress.next_trial(), IssuedTrial):
+        trial_id, attempt = issued.trial_id, issued.attempt
+        ended = TrialState.FAILED if fails(issued) else TrialState.SUCCEEDED
+        progress.attempt_started(trial_id, attempt)
+        if ended is TrialState.SUCCEEDED:
+            progress.epoch_reported(trial_id, 3, 0.5)
+        objective = progress.trial_ended(trial_id, ended)
+        driver.record([AttemptStarted(trial_id, attempt, "n"), TrialEnded(trial_id, attempt, ended, objective)])
+        ran += 1
+    assert isinstance(issued, Ending)
+    assert driver.finish(issued.state, issued.reason, issued.error, known=progress.known) is issued.state
+    return ran
 
 
 def end(driver: DrivingStore, trial: Any, state: TrialState, attempt: int = 1) -> None:
@@ -375,6 +398,114 @@ class TestPatch:
         with pytest.raises(InvalidTransitionError, match="its whole search space, 2 configurations: no budget"):
             lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 9}), if_version=None)
 
+    def test_an_enqueued_point_is_one_of_the_space_that_has_been_tried(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(search_space=TWO_POINTS, replicates=ONE_SEED, algorithm={"name": "grid"})
+        lifecycle.enqueue(study.id, {"rho": 0.2})
+        assert drive_to_its_end(stores, study) == 2
+        before = stores.studies.get(study.id)
+        assert before.reason is Reason.SPACE_EXHAUSTED
+        with pytest.raises(InvalidTransitionError, match="its whole search space, 2 configurations: no budget"):
+            lifecycle.patch(study.id, StudyChanges(budget={"max_failed_trials": 50}), if_version=None)
+        assert stores.studies.get(study.id) == before
+
+    @pytest.mark.parametrize("algorithm", ["grid", "random", "tpe"])
+    @pytest.mark.parametrize("point", [{"rho": 0.1 + 0.2}, {"rho": 0.25}, {"rho": 0.3, "gone": 1}])
+    def test_a_point_that_an_older_version_took_beside_the_space_leaves_all_of_it_to_try(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], algorithm: str, point: Any
+    ) -> None:
+        study = create(
+            search_space={"rho": {"type": "float", "low": 0.1, "high": 0.4, "step": 0.1}},
+            replicates=ONE_SEED,
+            algorithm={"name": algorithm},
+            budget={"max_trials": 4},
+        )
+        with stores.database.writing() as connection:
+            insert_configuration(connection, study.id, point, point_key(point), [0], at=study.created_at, origin=USER)
+        assert drive_to_its_end(stores, study, fails=lambda trial: trial.point == point) == 4
+        changes = StudyChanges(budget={"max_trials": 5})
+        assert lifecycle.patch(study.id, changes, if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 1
+        points = [one.point for one in stores.studies.configurations(study.id) if one.point != point]
+        assert sorted(one["rho"] for one in points) == [0.1, 0.2, 0.3, 0.4]
+
+    def test_a_study_whose_every_trial_failed_has_nothing_left_to_try_either(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(search_space=TWO_POINTS, replicates=ONE_SEED, algorithm={"name": "grid"})
+        assert drive_to_its_end(stores, study, fails=lambda _: True) == 2
+        before = stores.studies.get(study.id)
+        assert (before.reason, before.error) == (Reason.TOO_MANY_FAILURES, "every trial failed")
+        with pytest.raises(InvalidTransitionError, match="its whole search space"):
+            lifecycle.patch(study.id, StudyChanges(budget={"max_failed_trials": 50}), if_version=None)
+        assert stores.studies.get(study.id) == before
+
+    @pytest.mark.parametrize("top_k", [1, 2])
+    @pytest.mark.parametrize("failed_seed", [None, 0, 100])
+    def test_a_study_whose_best_are_confirmed_has_nothing_left_to_try(
+        self,
+        stores: Any,
+        lifecycle: LifecycleStore,
+        create: Callable[..., Study],
+        top_k: int,
+        failed_seed: int | None,
+    ) -> None:
+        """A raised limit runs no confirming trial again that failed, and what failed in the search is not confirmed."""
+        study = create(
+            search_space=TWO_POINTS,
+            replicates=ONE_SEED,
+            algorithm={"name": "grid"},
+            confirm={"top_k": top_k, "seeds": [100]},
+        )
+        first = {"rho": 0.1}
+        drive_to_its_end(stores, study, fails=lambda trial: trial.seed == failed_seed and trial.point == first)
+        before = stores.studies.get(study.id)
+        with pytest.raises(InvalidTransitionError, match="its whole search space"):
+            lifecycle.patch(study.id, StudyChanges(budget={"max_failed_trials": 50}), if_version=None)
+        assert stores.studies.get(study.id) == before
+
+    def test_a_better_configuration_is_confirmed_although_as_many_as_wanted_are(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        """The time was up after the search had found it, beside one that an earlier round had confirmed."""
+        study = create(
+            algorithm={"name": "grid"},
+            replicates=ONE_SEED,
+            budget={"max_trials": 2, "max_wallclock_s": 1000},
+            confirm={"top_k": 1, "seeds": [100]},
+        )
+        driver = stores.drive(study)
+        worse, better = stores.begin(driver), stores.begin(driver)
+        (confirming,) = driver.add_confirming_trials(worse.configuration_id, [100])
+        for trial, accuracy in ((worse, 0.5), (better, 0.6), (confirming, 0.5)):
+            started, ended = AttemptStarted(trial.id, 1, "n"), TrialEnded(trial.id, 1, TrialState.SUCCEEDED, accuracy)
+            driver.record([started, ended])
+        stores.finish(driver)
+        changes = StudyChanges(budget={"max_wallclock_s": 2000})
+        assert lifecycle.patch(study.id, changes, if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 1
+        with pytest.raises(InvalidTransitionError, match=r"as many as budget\.max_trials"):
+            lifecycle.patch(study.id, StudyChanges(budget={"max_wallclock_s": 3000}), if_version=None)
+
+    def test_a_confirming_trial_that_was_cut_off_goes_on(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(
+            algorithm={"name": "grid"},
+            replicates=ONE_SEED,
+            budget={"max_trials": 1},
+            confirm={"top_k": 1, "seeds": [100]},
+        )
+        driver = stores.drive(study)
+        trial = stores.begin(driver)
+        stores.succeed(driver, trial)
+        driver.add_confirming_trials(trial.configuration_id, [100])
+        stores.finish(driver)
+        changes = StudyChanges(budget={"max_failed_trials": 50})
+        assert lifecycle.patch(study.id, changes, if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 1
+
     def test_a_study_whose_time_was_up_before_its_best_were_confirmed_goes_on_with_more(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
     ) -> None:
@@ -393,12 +524,23 @@ class TestPatch:
     def test_a_study_whose_last_trial_was_one_failure_too_many_can_end_well_with_a_higher_limit(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
     ) -> None:
-        study = create(replicates=ONE_SEED, budget={"max_trials": 1, "max_failed_trials": 0})
+        study = create(replicates=ONE_SEED, budget={"max_trials": 2, "max_failed_trials": 0})
         driver = stores.drive(study)
+        stores.succeed(driver, stores.begin(driver))
         driver.record([TrialEnded(stores.begin(driver).id, 1, TrialState.FAILED, None, "no")])
         driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "1 failed", known=driver.snapshot().known)
         changes = StudyChanges(budget={"max_failed_trials": 1})
         assert lifecycle.patch(study.id, changes, if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 0
+        assert stores.studies.get(study.id).state is SUCCEEDED
+
+    def test_a_study_whose_only_trial_was_one_failure_too_many_ends_no_better_with_a_higher_limit(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 1, "max_failed_trials": 0})
+        assert drive_to_its_end(stores, study, fails=lambda _: True) == 1
+        with pytest.raises(InvalidTransitionError, match=r"as many as budget\.max_trials"):
+            lifecycle.patch(study.id, StudyChanges(budget={"max_failed_trials": 1}), if_version=None)
 
     @pytest.mark.parametrize("pausing", [False, True])
     def test_a_budget_raised_while_the_driver_ends_is_not_lost(
@@ -520,6 +662,40 @@ class TestEnqueue:
         lifecycle.enqueue(study.id, {"lambda": 1, "rho": 0.2})
         with pytest.raises(ConfigurationExistsError):
             lifecycle.enqueue(study.id, {"rho": 0.2, "lambda": 1.0})
+
+    @pytest.mark.parametrize("algorithm", ["grid", "random", "tpe"])
+    def test_a_point_within_rounding_is_the_one_that_the_search_has(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], algorithm: str
+    ) -> None:
+        study = create(
+            search_space={"rho": {"type": "float", "low": 0.1, "high": 0.5, "step": 0.1}},
+            replicates=ONE_SEED,
+            algorithm={"name": algorithm},
+            budget={"max_trials": 20},
+        )
+        configuration, _ = lifecycle.enqueue(study.id, {"rho": 0.1 + 0.2})
+        assert configuration.point == {"rho": 0.3}
+        assert [event.data["point"] for event in stores.studies.events(study.id) if "point" in event.data] == [
+            {"rho": 0.3}
+        ]
+        for again in (0.3, 0.1 + 0.2):
+            with pytest.raises(ConfigurationExistsError):
+                lifecycle.enqueue(study.id, {"rho": again})
+        assert drive_to_its_end(stores, study) == 5
+        tried = stores.studies.configurations(study.id)
+        assert (tried[0], sorted(one.point["rho"] for one in tried)) == (configuration, [0.1, 0.2, 0.3, 0.4, 0.5])
+
+    def test_a_choice_is_written_as_the_space_has_it(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        batches = {"type": "categorical", "choices": [16, 32]}
+        space = {"batch_size": batches, "epochs": {"type": "int", "low": 1, "high": 3}}
+        study = create(search_space=space, train={"dataset": "digits", "model": "mlp"})
+        lifecycle.enqueue(study.id, {"batch_size": 16.0, "epochs": 1})
+        (configuration,) = stores.studies.configurations(study.id)
+        assert repr(configuration.point) == repr({"batch_size": 16, "epochs": 1})
+        with pytest.raises(InvalidPointError, match=r"epochs never has the value 2\.0"):
+            lifecycle.enqueue(study.id, {"batch_size": 16, "epochs": 2.0})
 
     @pytest.mark.parametrize(
         "point", [{"lambda": 1}, {"lambda": 0.3, "rho": 0.2}, {"lambda": 1, "rho": 0.2, "x": 1}, {}]

@@ -106,6 +106,21 @@ def test_points_that_the_study_has_are_not_proposed(spec_of: Callable[..., Study
     assert new == {point_key(point) for point in points[20:]}
 
 
+@pytest.mark.parametrize("name", ["grid", "random", "tpe"])
+def test_a_copy_within_rounding_takes_no_points_place(spec_of: Callable[..., StudySpec], name: str) -> None:
+    """Older versions have recorded enqueued points as they were given."""
+    spec = spec_of(FINITE, name)
+    algorithm = algorithm_for(spec, leg=1)
+    copy: Point = {"rho": 0.1 + 0.2, "batch_size": 16}
+    algorithm.known(copy)
+    algorithm.learn(copy, "complete", 0.5)
+    tried = []
+    for point in proposals(algorithm):
+        tried.append(point_key(point))
+        algorithm.learn(point, "complete", float(point["rho"]))
+    assert sorted(tried) == sorted(point_key(point) for point in spec.space.grid())
+
+
 def test_the_same_seed_proposes_the_same_points(spec_of: Callable[..., StudySpec], sampler: str) -> None:
     first, second, other = (
         list(proposals(algorithm_for(spec_of({"rho": RHO}, sampler, seed=seed), leg=0), 5)) for seed in (0, 0, 1)
@@ -163,6 +178,22 @@ def test_a_sum_of_steps_is_written_as_the_grid_has_it(spec_of: Callable[..., Stu
     assert sorted(point["rho"] for point in proposals(algorithm)) == [
         0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9,
     ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The distribution is specified by:UserWarning")  # Optuna's range ends a step early
+@pytest.mark.parametrize("high", [0.1 + 0.2, 0.3 - 1e-16])
+def test_the_last_step_is_written_as_the_grid_has_it(
+    spec_of: Callable[..., StudySpec], sampler: str, high: float
+) -> None:
+    assert high != 0.3
+    spec = spec_of({"rho": {"type": "float", "low": 0.0, "high": high, "step": 0.1}}, sampler)
+    points = list(proposals(algorithm_for(spec, leg=0)))
+    assert sorted(float(point["rho"]) for point in points) == [0.0, 0.1, 0.2, high]
+    again = algorithm_for(spec, leg=4)
+    for point in points:
+        again.known(point)
+        again.learn(point, "complete", 0.5)
+    assert again.propose() is None
 
 
 def best_of(algorithm: Algorithm, trials: int, mode: str) -> float:

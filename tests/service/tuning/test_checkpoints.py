@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -43,8 +44,8 @@ def save_as_before(tmp_path: Path, *epochs: int) -> None:
 def test_a_trial_begins_without_checkpoints(checkpoints: TrialCheckpoints) -> None:
     assert contents(checkpoints) == []
     assert checkpoints.take_over() == []
-    checkpoints.tidy("latest")
-    checkpoints.delete()
+    checkpoints.tidy("latest", up_to_attempt=1)
+    checkpoints.tidy("none", up_to_attempt=1)
 
 
 def test_the_newest_comes_first_and_two_are_kept(checkpoints: TrialCheckpoints) -> None:
@@ -56,10 +57,54 @@ def test_the_newest_comes_first_and_two_are_kept(checkpoints: TrialCheckpoints) 
 def test_the_newest_stays_of_a_trial_that_has_ended(checkpoints: TrialCheckpoints, tmp_path: Path) -> None:
     for epoch in (1, 2):
         checkpoints.save(epoch, b"")
-    checkpoints.tidy("latest")
+    checkpoints.tidy("latest", up_to_attempt=1)
     assert checkpoints.epochs() == [2]
-    checkpoints.tidy("none")
+    checkpoints.tidy("none", up_to_attempt=1)
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(("keep", "left"), [("latest", [(5, 1)]), ("none", [])])
+def test_tidying_leaves_a_later_attempt_alone(
+    keep: Literal["latest", "none"],
+    left: list[tuple[int, int]],
+    attempt: Callable[[int], TrialCheckpoints],
+    tmp_path: Path,
+) -> None:
+    """The trial runs again meanwhile, from its beginning."""
+    first, second = attempt(1), attempt(2)
+    for epoch in (4, 5):
+        first.save(epoch, b"")
+    for epoch in (1, 2):
+        path = Path(second.save(epoch, b""))
+    path.with_name("000003.ckpt.partial").write_bytes(b"ha")
+    first.tidy(keep, up_to_attempt=1)
+    assert [(found.epoch, found.attempt) for found in second.found()] == [*left, (2, 2), (1, 2)]
+    assert "000003.ckpt.partial" in files(tmp_path)
+
+
+def test_tidying_leaves_an_attempt_alone_that_has_taken_over(attempt: Callable[[int], TrialCheckpoints]) -> None:
+    """Its number is at least the one that the store knows it by."""
+    attempt(1).save(5, b"the store has not heard of it")
+    first, second = attempt(1), attempt(2)
+    first.take_over()
+    first.save(6, b"")
+    second.take_over()
+    second.save(7, b"")
+    first.tidy("none", up_to_attempt=1)
+    assert 7 in second.epochs()
+
+
+def test_what_was_surplus_once_goes_and_nothing_that_was_saved_since(
+    attempt: Callable[[int], TrialCheckpoints],
+) -> None:
+    first, second = attempt(1), attempt(2)
+    for epoch in (4, 5):
+        first.save(epoch, b"")
+    surplus = first.surplus("none")
+    second.save(1, b"")
+    first.remove(surplus)
+    first.remove(surplus)  # as one that comes late to it
+    assert second.epochs() == [1]
 
 
 def test_the_same_epoch_again_replaces_its_checkpoint(checkpoints: TrialCheckpoints) -> None:
@@ -174,15 +219,15 @@ def test_tidying_knows_what_earlier_versions_have_saved(
 ) -> None:
     save_as_before(tmp_path, 4, 5)
     attempt(2).save(3, b"")
-    attempt(1).tidy("latest")
+    attempt(1).tidy("latest", up_to_attempt=2)
     assert files(tmp_path) == ["000005.ckpt"]
 
 
-def test_deleting_takes_this_trial_only(tmp_path: Path) -> None:
+def test_tidying_takes_this_trial_only(tmp_path: Path) -> None:
     one, other = (TrialCheckpoints(tmp_path.as_uri(), "study", f"study-1-{seed}") for seed in (0, 1))
     for checkpoints in (one, other):
         checkpoints.save(1, b"")
-    one.delete()
+    one.tidy("none", up_to_attempt=1)
     assert (contents(one), len(contents(other))) == ([], 1)
 
 
