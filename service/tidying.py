@@ -64,7 +64,7 @@ class Tidier:
             checkpoint = Checkpoint.model_validate(study.spec["checkpoint"])
             for said["trial_id"] in study.trial_ids if checkpoint.every_epochs else ():
                 surplus[said["trial_id"]] = self._checkpoints(**said).surplus(checkpoint.keep)
-            if self._is_still_untidy(study):
+            if self._store.is_at_that_end(study):
                 for said["trial_id"], paths in surplus.items():
                     if paths:
                         self._checkpoints(**said).remove(paths)
@@ -72,10 +72,6 @@ class Tidier:
             logger.warning("study %s is tidied up later: %s", study.study_id, error, extra=said)
             return False
         return True
-
-    def _is_still_untidy(self, study: UntidyStudy) -> bool:
-        now = self._store.untidy()
-        return any((one.study_id, one.finished_at) == (study.study_id, study.finished_at) for one in now)
 
     def _checkpoints(self, study_id: str, trial_id: str) -> TrialCheckpoints:
         return TrialCheckpoints(self._storage_uri, study_id, trial_id)

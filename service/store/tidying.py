@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 
 from service.store import tables
 from service.store.database import Database
@@ -48,9 +48,16 @@ class TidyingStore:
             for row in rows
         ]
 
+    def is_at_that_end(self, study: UntidyStudy) -> bool:
+        """Whether the study is there and has not gone on since."""
+        with self._database.asking() as connection:
+            return connection.execute(select(tables.studies.c.id).where(*_at_that_end(study))).first() is not None
+
     def done(self, study: UntidyStudy) -> None:
         """Nothing is left that is not to stay, unless the study went on and ended again meanwhile."""
-        table = tables.studies
-        of_this_end = (table.c.id == study.study_id, table.c.finished_at == study.finished_at)
         with self._database.writing() as connection:
-            connection.execute(update(table).where(*of_this_end).values(untidy=False))
+            connection.execute(update(tables.studies).where(*_at_that_end(study)).values(untidy=False))
+
+
+def _at_that_end(study: UntidyStudy) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return tables.studies.c.id == study.study_id, tables.studies.c.finished_at == study.finished_at
