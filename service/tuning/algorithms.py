@@ -78,8 +78,10 @@ class OptunaAlgorithm:
         self._study = optuna.create_study(direction=direction, sampler=sampler)
         self._asked: dict[str, optuna.Trial] = {}
         self._values: dict[str, float | None] = {}
+        self._under_way: dict[str, Point] = {}  # what others have proposed, and the sampler does not know of yet
 
     def propose(self) -> Point | None:
+        self._tell_of_what_is_under_way()
         size = self._space.size()
         if size is not None and len(self._values) >= size:
             return None
@@ -99,18 +101,33 @@ class OptunaAlgorithm:
 
     def known(self, point: Point) -> None:
         if self._space.is_exact(point):  # a copy within rounding, from an older version, takes no point's place
-            self._values.setdefault(point_key(point), None)
+            key = point_key(point)
+            if key not in self._values:
+                self._values[key] = None
+                self._under_way[key] = point
 
     def learn(self, point: Point, outcome: Outcome, value: float | None) -> None:
         key = point_key(point)
         if key not in self._values:
             return
         self._values[key] = value if outcome == "complete" else None
+        self._under_way.pop(key, None)
         trial = self._asked.pop(key, None)
         if trial is not None:
             self._tell(trial, outcome, value)
         else:
             self._study.add_trial(self._past_trial(point, outcome, value))
+
+    def _tell_of_what_is_under_way(self) -> None:
+        """Points of an earlier driver and of users run in the sampler's eyes too, so that it looks elsewhere."""
+        for key, point in self._under_way.items():
+            self._study.enqueue_trial(self._within(point))
+            trial = self._study.ask()
+            for name in self._space.ordered():
+                if name in point:
+                    _suggest(trial, name, self._space.parameters[name])
+            self._asked[key] = trial
+        self._under_way.clear()
 
     def _first_unknown(self) -> Point | None:
         """The first point of a finite space that the sampler has not found; `learn` adds it as a past trial."""
@@ -130,7 +147,7 @@ class OptunaAlgorithm:
 
     def _past_trial(self, point: Point, outcome: Outcome, value: float | None) -> optuna.trial.FrozenTrial:
         distributions = {name: distribution(self._space.parameters[name]) for name in point}
-        point = {name: _within(distributions[name], value) for name, value in point.items()}
+        point = self._within(point)
         if value is None or outcome == "failed":
             return optuna.create_trial(state=OptunaState.FAIL, params=point, distributions=distributions)
         if outcome == "pruned":
@@ -142,6 +159,15 @@ class OptunaAlgorithm:
                 intermediate_values={1: value},
             )
         return optuna.create_trial(value=value, params=point, distributions=distributions)
+
+    def _within(self, point: Point) -> Point:
+        """The point as Optuna takes it, for which a range with steps may end a rounding error below its high."""
+        highs = {
+            name: known.high
+            for name in point
+            if isinstance(known := distribution(self._space.parameters[name]), optuna.distributions.FloatDistribution)
+        }
+        return {name: min(float(value), highs[name]) if name in highs else value for name, value in point.items()}
 
 
 def algorithm_for(spec: StudySpec, *, leg: int) -> Algorithm:
@@ -170,8 +196,3 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Scalar:
             return trial.suggest_int(name, low, high, log=log, step=step)
         case CategoricalParameter(choices=choices):
             return cast(Scalar, trial.suggest_categorical(name, choices))
-
-
-def _within(known: optuna.distributions.BaseDistribution, value: Scalar) -> Scalar:
-    """The value as Optuna takes it, for which a range with steps may end a rounding error below its high."""
-    return min(float(value), known.high) if isinstance(known, optuna.distributions.FloatDistribution) else value

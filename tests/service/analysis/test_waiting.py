@@ -101,7 +101,10 @@ def test_without_a_controller_nothing_starts() -> None:
 )
 def test_a_driver_that_has_stopped_answering_comes_first(study: Study, done: str) -> None:
     said = "its driver has stopped answering"
-    assert reason(study, running=1, driver_is_silent=True) == f"{said}; the controller will {done}"
+    assert (
+        reason(study, running=1, driver_is_silent=True)
+        == f"{said}; the controller will {done} once the driver's job has ended"
+    )
     alone = reason(study, running=1, driver_is_silent=True, has_controller=False)
     assert alone == f"{said}, and no controller runs that would {done}"
 

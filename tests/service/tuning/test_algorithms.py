@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from search_spaces.parameters import Point, point_key
 from service.spec import StudySpec
@@ -226,3 +227,27 @@ def test_tpe_learns_from_what_an_earlier_driver_saw(spec_of: Callable[..., Study
         algorithm.learn(point, "complete", -abs(float(point["rho"]) - 0.3))
     distances = [abs(float(point["rho"]) - 0.3) for point in proposals(algorithm, 10)]
     assert fmean(distances) < 0.15
+
+
+@pytest.mark.parametrize("space", [CONDITIONAL, FINITE], ids=["conditional", "finite"])
+def test_the_next_driver_s_sampler_knows_of_the_same_trials_as_the_one_before(
+    spec_of: Callable[..., StudySpec], sampler: str, space: dict[str, Any]
+) -> None:
+    spec = spec_of(space, sampler)
+    first, second = algorithm_for(spec, leg=0), algorithm_for(spec, leg=3)
+    points = list(proposals(first, 3))
+    for algorithm in (first, second):
+        for point in points:
+            algorithm.known(point)
+        algorithm.learn(points[1], "complete", 0.5)
+        algorithm.propose()
+
+    def seen(algorithm: Any) -> list[tuple[str, TrialState, float | None]]:
+        trials = algorithm._study.trials[:-1]  # but for the fourth proposal
+        return sorted((point_key(trial.params), trial.state, trial.value) for trial in trials)
+
+    assert seen(second) == seen(first)
+    assert [state for _, state, _ in seen(second)].count(TrialState.RUNNING) == 2
+    for point in (points[0], points[2]):
+        second.learn(point, "complete", 0.4)
+    assert [state for _, state, _ in seen(second)].count(TrialState.COMPLETE) == 3
