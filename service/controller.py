@@ -29,6 +29,8 @@ _FIRST_START_PAUSE_S, _LONGEST_START_PAUSE_S = 1.0, 60.0
 _CANCEL_PAUSE_S, _LONGEST_WAIT_FOR_JOB_S = 2.0, 600.0
 """Between two looks at drivers that do not end; after how long one whose lease is over is taken for gone."""
 
+_JOB_ENDS_WITHIN_S = 15.0  # Ray kills a driver that has not left within 3 s of being asked to
+
 _LONGEST_LOOK_S = 60.0  # at the store; one that takes longer hangs, and somebody else is to lead
 
 _STOOD_STILL = 0.5  # of a lease: a driver that stood still as long has too little left of its own to be judged by
@@ -40,6 +42,14 @@ class _Refusal:
 
     again_at: float
     pause_s: float
+
+
+@dataclass(slots=True)
+class _Overdue:
+    """A driver without a lease. since: when that was seen. asked_at: when the cluster first took note of its end."""
+
+    since: float
+    asked_at: float | None = None
 
 
 def since_boot_s() -> float:
@@ -86,7 +96,8 @@ class Controller:
         self._refusals: dict[str, _Refusal] = {}
         self._starts_unconfirmed = False
         self._in_contact_since: float | None = None
-        self._overdue_since: dict[DriverClaim, float] = {}
+        self._overdue: dict[DriverClaim, _Overdue] = {}
+        self._left_behind: dict[DriverClaim, float] = {}
 
     @property
     def leads(self) -> bool:
@@ -129,8 +140,7 @@ class Controller:
         self._silence = None
         self._confirm_starts()
         overdue, cancelling = self._overdue_drivers(), self._store.cancelling()
-        now = self._clock()
-        self._overdue_since = {claim: self._overdue_since.get(claim, now) for claim in overdue}
+        self._overdue = {claim: self._overdue.get(claim) or _Overdue(self._clock()) for claim in overdue}
         being_cancelled = {cancel.study_id for cancel in cancelling}
         for claim in overdue:
             if claim.study_id in being_cancelled:
@@ -138,6 +148,7 @@ class Controller:
             with logs.about(study_id=claim.study_id, driver_attempt=claim.driver_attempt):
                 self._replace(claim)
         self._end_cancelled(cancelling, overdue)
+        self._end_left_behind()
         self._start_queued()
         self._share()
 
@@ -188,22 +199,38 @@ class Controller:
     def _replace(self, claim: DriverClaim) -> None:
         """Declares a driver lost once its job has ended: it may be merely silent, and hold its workers.
 
-        Until then the study is not done with it, whatever its user asks for meanwhile. Where the cluster cannot say so
-        for long, the driver is taken for gone.
+        Until then the study is not done with it, whatever its user asks for meanwhile. A job that does not end is not
+        waited for long, since the store refuses what its driver says; where the cluster does not answer it is, since no
+        other driver could be started.
         """
-        has_ended = False
-        overdue_s = self._clock() - self._overdue_since[claim]
+        now, overdue = self._clock(), self._overdue[claim]
+        has_ended, give_up_at = False, overdue.since + _LONGEST_WAIT_FOR_JOB_S
         try:
             with self._asking():
                 has_ended = self._jobs.stop(claim)
+            overdue.asked_at = now if overdue.asked_at is None else overdue.asked_at
+            give_up_at = overdue.asked_at + _JOB_ENDS_WITHIN_S
         except ServiceUnavailableError as error:
-            if not overdue_s:
+            if now == overdue.since:
                 logger.warning("study %s: its driver is silent, and %s", claim.study_id, error)
-        if not has_ended and overdue_s < _LONGEST_WAIT_FOR_JOB_S:
+        if not has_ended and now < give_up_at:
             return
         study = self._store.lose_driver(claim, max_losses=_MAX_DRIVER_LOSSES)
         if study is not None:
             logger.warning("study %s lost driver %d; it is %s", claim.study_id, claim.driver_attempt, study.state)
+            if not has_ended:
+                self._left_behind[claim] = now
+
+    def _end_left_behind(self) -> None:
+        """Goes on asking for the end of jobs whose drivers are lost, for a while: they may hold workers."""
+        for claim, since in list(self._left_behind.items()):
+            try:
+                with self._asking():
+                    has_ended = self._jobs.stop(claim)
+            except ServiceUnavailableError:
+                has_ended = False
+            if has_ended or self._clock() - since > _LONGEST_WAIT_FOR_JOB_S:
+                del self._left_behind[claim]
 
     def _end_cancelled(self, cancelling: list[PendingCancel], overdue: list[DriverClaim]) -> None:
         """Ends cancelled studies whose driver does not, each once its job has ended: nothing may outlive a cancel.

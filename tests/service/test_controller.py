@@ -323,16 +323,49 @@ def test_a_silent_driver_is_not_lost_before_its_job_has_ended(world: World, cont
     driver = world.driver(study)
     driver.heartbeat(10)
     world.jobs.leave = False
+    world.advance(11)
     for _ in range(3):
-        world.advance(11)
         controller.reconcile()
         assert world.studies.get(study.id).state is StudyState.RUNNING
+        world.advance(7)
     driver.heartbeat(10)  # it has only been busy
     world.jobs.leave = True
     controller.reconcile()
     assert world.studies.get(study.id).driver_attempt == 1
     world.advance(11)
     controller.reconcile()
+    assert world.studies.get(study.id).driver_attempt == 2
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_job_that_does_not_end_is_not_waited_for_and_not_forgotten(
+    world: World, controller: Controller, ends: bool
+) -> None:
+    study = world.create()
+    controller.reconcile()
+    world.driver(study).heartbeat(10)
+    world.jobs.leave = False
+    world.advance(11)
+    controller.reconcile()
+    world.advance(16)
+    controller.reconcile()
+    assert world.studies.get(study.id).driver_attempt == 2
+    world.jobs.stopped.clear()
+    world.advance(50)
+    world.driver(study, 2).heartbeat(60)
+    world.jobs.is_down = True
+    controller.reconcile()
+    world.jobs.is_down, world.jobs.leave = False, ends
+    controller.reconcile()
+    assert world.jobs.stopped == [DriverClaim(study.id, 1)]
+    controller.reconcile()
+    assert len(world.jobs.stopped) == (1 if ends else 2)
+    world.advance(600)
+    world.driver(study, 2).heartbeat(60)
+    controller.reconcile()
+    world.jobs.stopped.clear()
+    controller.reconcile()
+    assert world.jobs.stopped == []
     assert world.studies.get(study.id).driver_attempt == 2
 
 
