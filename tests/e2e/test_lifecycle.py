@@ -174,6 +174,7 @@ def test_two_studies_share_the_cluster(client: Client) -> None:
     assert {first.wait(60).state, second.wait(60).state} == {StudyState.CANCELLED}
 
 
+@pytest.mark.soak
 def test_a_failed_trial_is_retried_alone(client: Client) -> None:
     rates = {"type": "categorical", "choices": [0.05, 1e18]}
     spec = spec_for("retried", search_space={"lr": rates}, replicates=ONE_SEED)
