@@ -46,10 +46,14 @@ class _Refusal:
 
 @dataclass(slots=True)
 class _Overdue:
-    """A driver without a lease. since: when that was seen. asked_at: when the cluster first took note of its end."""
+    """A driver without a lease. since: when that was seen. asked_at: when the cluster first took note of its end.
+
+    is_told: whether the log says that the cluster does not.
+    """
 
     since: float
     asked_at: float | None = None
+    is_told: bool = False
 
 
 def since_boot_s() -> float:
@@ -211,7 +215,8 @@ class Controller:
             overdue.asked_at = now if overdue.asked_at is None else overdue.asked_at
             give_up_at = overdue.asked_at + _JOB_ENDS_WITHIN_S
         except ServiceUnavailableError as error:
-            if now == overdue.since:
+            if not overdue.is_told:
+                overdue.is_told = True
                 logger.warning("study %s: its driver is silent, and %s", claim.study_id, error)
         if not has_ended and now < give_up_at:
             return

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -396,12 +397,20 @@ def test_a_wish_that_comes_while_neither_driver_nor_cluster_answers_is_not_fulfi
     assert world.studies.get(study.id).state is ended[wish]
 
 
-def test_a_driver_is_lost_although_its_cluster_is_down_for_long(world: World, controller: Controller) -> None:
+def test_a_driver_is_lost_although_its_cluster_is_down_for_long(
+    world: World, controller: Controller, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = world.create()
     controller.reconcile()
     world.jobs.is_down = True
     world.advance(61)
-    controller.reconcile()
+    ticks = itertools.count()
+    monkeypatch.setattr(controller, "_clock", lambda: world._monotonic_s + 1e-6 * next(ticks))
+    for _ in range(3):
+        controller.reconcile()
+    assert [record.message for record in caplog.records if study.id in record.message] == [
+        f"study {study.id}: its driver is silent, and the Ray cluster does not answer"
+    ]
     world.advance(599)
     controller.reconcile()
     assert world.studies.get(study.id).state is StudyState.RUNNING
