@@ -200,10 +200,10 @@ class DrivingStore:
         with self._database.writing() as connection:
             study, now = self._lock_once_more(connection)
             wanted = Known.of(study.spec, self._last_number(connection, tables.configurations))
-            same = known.budget == wanted.budget if study.intent == Intent.STOP else known == wanted
+            knew_all = known.budget == wanted.budget if study.intent == Intent.STOP else known == wanted
             if study.intent == Intent.CANCEL:
                 records.end_as_intended(connection, study, at=now)
-            elif not same:
+            elif not knew_all:
                 for trial_id in records.trials_in(connection, self._study_id, [TrialState.RUNNING]):
                     self._pause_trial(connection, trial_id, now)
                 self._go_as_intended(connection, study, now)

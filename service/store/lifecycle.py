@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from search_spaces.parameters import Point, Scalar, point_key
-from search_spaces.space import SearchSpace
-from service.analysis.aggregation import most_seeds_first, summary_of
 from service.errors import (
     ConfigurationExistsError,
     FieldProblem,
@@ -25,13 +23,13 @@ from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.database import Database
 from service.store.inserting import insert_configuration, last_number
+from service.store.reopening import check_going_on, raised_limits
 from service.store.spending import used_up
 from service.store.summaries import summarise_configurations
 from service.study import (
     Configuration,
     Intent,
     Origin,
-    Purpose,
     Reason,
     Study,
     StudyState,
@@ -39,9 +37,6 @@ from service.study import (
     TrialState,
 )
 from trainers.config import InvalidTrainConfigError
-
-_LIMITS = ("max_trials", "max_failed_trials", "max_wallclock_s", "max_gpu_hours")
-"""The limits of a budget that end a study; null is no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +160,7 @@ class LifecycleStore:
                 )
             spec = _changed(study.spec, changes)
             budget = spec.budget.model_dump(mode="json")
-            raised = _raised_limits(study.spec["budget"], budget)
+            raised = raised_limits(study.spec["budget"], budget)
             ends = study.intent in (Intent.STOP, Intent.CANCEL) and not state.is_final
             if ends and spec.budget != Budget.model_validate(study.spec["budget"]):
                 raise _impossible(study, "given another budget")
@@ -174,7 +169,7 @@ class LifecycleStore:
                     f"study {study_id!r} has reached objective.target: a clone with another target can go on"
                 )
             if state.is_final and raised:
-                _check_going_on(connection, study, spec)
+                check_going_on(connection, study, spec)
             values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
             records.touch_study(connection, study_id, version=study.version + 1, **values)
             data = {
@@ -306,77 +301,6 @@ def _changed(spec: Mapping[str, Any], changes: StudyChanges) -> StudySpec:
     if changes.description is not None:
         changed["description"] = changes.description
     return accepted_spec(changed)
-
-
-def _raised_limits(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return [name for name in _LIMITS if old.get(name) is not None and (new[name] is None or new[name] > old[name])]
-
-
-def _check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> None:
-    """Raises InvalidTransitionError where the next driver of a study that has ended would only end it again."""
-    budget = spec.budget
-    limit = used_up(connection, study, budget)
-    if limit is not None:
-        raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit} as well: raise that too")
-    cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
-    failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
-    if not (cut_off or _ends_well(connection, study, failures) or _has_more_to_confirm(connection, study.id, spec)):
-        _check_for_more(connection, study.id, spec)
-    if budget.max_failed_trials is not None and failures > budget.max_failed_trials:
-        raise InvalidTransitionError(
-            f"study {study.id!r} has {failures} failed trials, more than budget.max_failed_trials allows, "
-            f"{budget.max_failed_trials}: raise that too, or retry them"
-        )
-
-
-def _ends_well(connection: Connection, study: Row[Any], failures: int) -> bool:
-    """Whether one failure too many ended the study, beside trials that did not fail: without it, it ends well."""
-    old = study.spec["budget"].get("max_failed_trials")
-    if study.reason != Reason.TOO_MANY_FAILURES or old is None:
-        return False
-    return bool(old < failures < last_number(connection, tables.trials, study.id))
-
-
-def _has_more_to_confirm(connection: Connection, study_id: str, spec: StudySpec) -> bool:
-    """Whether one of the best configurations has no confirming trials yet: the next driver adds them, as it ranks."""
-    if spec.confirm is None:
-        return False
-    table, trials, mode = tables.configurations, tables.trials, spec.objective.mode
-    columns = (table.c.id, table.c.number, table.c.objective_mean, table.c.objective_std, table.c.objective_n)
-    rows = connection.execute(select(*columns).where(table.c.study_id == study_id)).all()
-    ranked = sorted(
-        (most_seeds_first(summary, row.number, mode), row.id)
-        for row in rows
-        if (summary := summary_of(row.objective_mean, row.objective_std, row.objective_n)) is not None
-    )
-    confirming = select(trials.c.configuration_id).where(
-        trials.c.study_id == study_id, trials.c.purpose == Purpose.CONFIRM
-    )
-    confirmed = set(connection.execute(confirming.distinct()).scalars())
-    return any(name not in confirmed for _, name in ranked[: spec.confirm.top_k])
-
-
-def _check_for_more(connection: Connection, study_id: str, spec: StudySpec) -> None:
-    """Raises InvalidTransitionError where the search is over: its space is, or the budget has no room for more."""
-    size, most = spec.space.size(), spec.configuration_budget()
-    if size is not None and _tried(connection, study_id, spec.space) >= size:
-        raise InvalidTransitionError(
-            f"study {study_id!r} has tried its whole search space, {size} configurations: no budget gives it more"
-        )
-    tried = last_number(connection, tables.configurations, study_id)
-    if most is not None and tried >= most:
-        raise InvalidTransitionError(
-            f"study {study_id!r} has tried {tried} configurations, as many as budget.max_trials allows: raise that"
-        )
-
-
-def _tried(connection: Connection, study_id: str, space: SearchSpace) -> int:
-    """How many points of the space the study has. Older versions have recorded enqueued ones beside it, as given."""
-    table = tables.configurations
-    searched = select(func.count()).where(table.c.study_id == study_id, table.c.origin == Origin.SEARCH)
-    enqueued = select(table.c.point).where(table.c.study_id == study_id, table.c.origin == Origin.USER)
-    points = connection.execute(enqueued).scalars()
-    return int(connection.execute(searched).scalar_one()) + sum(map(space.is_exact, points))
 
 
 def _checked_point(spec: StudySpec, point: Mapping[str, Scalar]) -> Point:

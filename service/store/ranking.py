@@ -42,6 +42,11 @@ def best_configuration(connection: Connection, study: Study) -> Configuration | 
     return _first(connection, study, _columns.objective_n > 0, "objective", objective["mode"], most)
 
 
+def most_seeds_first(mode: Literal["max", "min"]) -> list[ColumnElement[Any]]:
+    """By how many seeds have an objective, then by mean, spread and number, as the best are chosen to be confirmed."""
+    return [_columns.objective_n.desc(), *_order("objective", mode)]
+
+
 def _first(
     connection: Connection,
     study: Study,
@@ -50,14 +55,18 @@ def _first(
     mode: Literal["max", "min"],
     before: Sequence[ColumnElement[Any]],
 ) -> Configuration | None:
-    mean, std = _columns[f"{name}_mean"], _columns[f"{name}_std"]
     row = connection.execute(
         records.selected(tables.configurations, Configuration)
         .where(_columns.study_id == study.id, condition)
-        .order_by(*before, mean.desc() if mode == "max" else mean.asc(), _flag(std.is_(None)), std, _columns.number)
+        .order_by(*before, *_order(name, mode))
         .limit(1)
     ).one_or_none()
     return None if row is None else records.as_record(Configuration, row)
+
+
+def _order(name: Literal["objective", "confirmed"], mode: Literal["max", "min"]) -> list[ColumnElement[Any]]:
+    mean, std = _columns[f"{name}_mean"], _columns[f"{name}_std"]
+    return [mean.desc() if mode == "max" else mean.asc(), _flag(std.is_(None)), std, _columns.number]
 
 
 def _flag(condition: ColumnElement[bool]) -> ColumnElement[int]:

@@ -87,10 +87,7 @@ class OptunaAlgorithm:
             return None
         for _ in range(_MOST_DUPLICATES):
             trial = self._study.ask()
-            point: Point = {}
-            for name in self._space.ordered():
-                if name in self._space.active(point):
-                    point[name] = _suggest(trial, name, self._space.parameters[name])
+            point = self._suggested(trial)
             key = point_key(point)
             if key not in self._values:
                 self._asked[key] = trial
@@ -123,11 +120,17 @@ class OptunaAlgorithm:
         for key, point in self._under_way.items():
             self._study.enqueue_trial(self._within(point))
             trial = self._study.ask()
-            for name in self._space.ordered():
-                if name in point:
-                    _suggest(trial, name, self._space.parameters[name])
+            self._suggested(trial)
             self._asked[key] = trial
         self._under_way.clear()
+
+    def _suggested(self, trial: optuna.Trial) -> Point:
+        """The point that the trial has or draws: conditional parameters only where they are active."""
+        point: Point = {}
+        for name in self._space.ordered():
+            if name in self._space.active(point):
+                point[name] = _suggest(trial, name, self._space.parameters[name])
+        return point
 
     def _first_unknown(self) -> Point | None:
         """The first point of a finite space that the sampler has not found; `learn` adds it as a past trial."""

@@ -318,18 +318,23 @@ def test_a_new_driver_has_its_time_to_start(world: World, controller: Controller
     assert world.studies.get(study.id).driver_attempt == 2
 
 
-def test_a_silent_driver_is_not_lost_before_its_job_has_ended(world: World, controller: Controller) -> None:
+def with_a_living_driver(world: World, controller: Controller) -> Study:
+    """A study whose driver holds a lease of 10 s."""
     study = world.create()
     controller.reconcile()
-    driver = world.driver(study)
-    driver.heartbeat(10)
+    world.driver(study).heartbeat(10)
+    return study
+
+
+def test_a_silent_driver_is_not_lost_before_its_job_has_ended(world: World, controller: Controller) -> None:
+    study = with_a_living_driver(world, controller)
     world.jobs.leave = False
     world.advance(11)
     for _ in range(3):
         controller.reconcile()
         assert world.studies.get(study.id).state is StudyState.RUNNING
         world.advance(7)
-    driver.heartbeat(10)  # it has only been busy
+    world.driver(study).heartbeat(10)  # it has only been busy
     world.jobs.leave = True
     controller.reconcile()
     assert world.studies.get(study.id).driver_attempt == 1
@@ -342,9 +347,7 @@ def test_a_silent_driver_is_not_lost_before_its_job_has_ended(world: World, cont
 def test_a_job_that_does_not_end_is_not_waited_for_and_not_forgotten(
     world: World, controller: Controller, ends: bool
 ) -> None:
-    study = world.create()
-    controller.reconcile()
-    world.driver(study).heartbeat(10)
+    study = with_a_living_driver(world, controller)
     world.jobs.leave = False
     world.advance(11)
     controller.reconcile()
@@ -374,9 +377,7 @@ def test_a_job_that_does_not_end_is_not_waited_for_and_not_forgotten(
 def test_a_wish_that_comes_while_neither_driver_nor_cluster_answers_is_not_fulfilled_over_its_workers(
     world: World, controller: Controller, wish: str
 ) -> None:
-    study = world.create()
-    controller.reconcile()
-    world.driver(study).heartbeat(10)
+    study = with_a_living_driver(world, controller)
     world.jobs.is_down = True
     world.advance(61)
     controller.reconcile()

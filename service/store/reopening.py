@@ -1,0 +1,91 @@
+"""Whether a study that has ended has anything to go on with: what a raised limit must lead to, or it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from search_spaces.space import SearchSpace
+from service.errors import InvalidTransitionError
+from service.spec import StudySpec
+from service.store import records, tables
+from service.store.inserting import last_number
+from service.store.ranking import most_seeds_first
+from service.store.spending import used_up
+from service.study import Origin, Purpose, Reason, TrialState
+
+_LIMITS = ("max_trials", "max_failed_trials", "max_wallclock_s", "max_gpu_hours")
+"""The limits of a budget that end a study; null is no limit."""
+
+
+def raised_limits(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names of the limits that are higher in the new budget than in the old one, or none any more."""
+    return [name for name in _LIMITS if old.get(name) is not None and (new[name] is None or new[name] > old[name])]
+
+
+def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> None:
+    """Raises InvalidTransitionError where the next driver of a study that has ended would only end it again."""
+    budget = spec.budget
+    limit = used_up(connection, study, budget)
+    if limit is not None:
+        raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit} as well: raise that too")
+    cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
+    failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
+    if not (cut_off or _ends_well(connection, study, failures) or _has_more_to_confirm(connection, study.id, spec)):
+        _check_for_more(connection, study.id, spec)
+    if budget.max_failed_trials is not None and failures > budget.max_failed_trials:
+        raise InvalidTransitionError(
+            f"study {study.id!r} has {failures} failed trials, more than budget.max_failed_trials allows, "
+            f"{budget.max_failed_trials}: raise that too, or retry them"
+        )
+
+
+def _ends_well(connection: Connection, study: Row[Any], failures: int) -> bool:
+    """Whether one failure too many ended the study, beside trials that did not fail: without it, it ends well."""
+    old = study.spec["budget"].get("max_failed_trials")
+    if study.reason != Reason.TOO_MANY_FAILURES or old is None:
+        return False
+    return bool(old < failures < last_number(connection, tables.trials, study.id))
+
+
+def _has_more_to_confirm(connection: Connection, study_id: str, spec: StudySpec) -> bool:
+    """Whether one of the best configurations has no confirming trials yet: the next driver adds them, as it ranks."""
+    if spec.confirm is None:
+        return False
+    table, trials = tables.configurations, tables.trials
+    confirming = select(trials.c.configuration_id).where(
+        trials.c.study_id == study_id, trials.c.purpose == Purpose.CONFIRM
+    )
+    best = (
+        select(table.c.id)
+        .where(table.c.study_id == study_id, table.c.objective_n > 0)
+        .order_by(*most_seeds_first(spec.objective.mode))
+        .limit(spec.confirm.top_k)
+    )
+    confirmed = set(connection.execute(confirming.distinct()).scalars())
+    return not confirmed.issuperset(connection.execute(best).scalars())
+
+
+def _check_for_more(connection: Connection, study_id: str, spec: StudySpec) -> None:
+    """Raises InvalidTransitionError where the search is over: its space is, or the budget has no room for more."""
+    size, most = spec.space.size(), spec.configuration_budget()
+    if size is not None and _tried(connection, study_id, spec.space) >= size:
+        raise InvalidTransitionError(
+            f"study {study_id!r} has tried its whole search space, {size} configurations: no budget gives it more"
+        )
+    tried = last_number(connection, tables.configurations, study_id)
+    if most is not None and tried >= most:
+        raise InvalidTransitionError(
+            f"study {study_id!r} has tried {tried} configurations, as many as budget.max_trials allows: raise that"
+        )
+
+
+def _tried(connection: Connection, study_id: str, space: SearchSpace) -> int:
+    """How many points of the space the study has. Older versions have recorded enqueued ones beside it, as given."""
+    table = tables.configurations
+    searched = select(func.count()).where(table.c.study_id == study_id, table.c.origin == Origin.SEARCH)
+    enqueued = select(table.c.point).where(table.c.study_id == study_id, table.c.origin == Origin.USER)
+    points = connection.execute(enqueued).scalars()
+    return int(connection.execute(searched).scalar_one()) + sum(map(space.is_exact, points))
