@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from trainers.catalog import DATASETS, OPTIMIZERS, facts_of
+from trainers.catalog import DATASETS, OPTIMIZERS, SAMPLINGS, facts_of
+from trainers.closed_form import ClosedFormSteps, Sizes
 from trainers.config import LAMBDA_SCHEDULES, InvalidTrainConfigError, TrainConfig
 from trainers.datasets import Dataset, Split, load_dataset
 from trainers.knob import ConfigProblem
@@ -21,7 +22,7 @@ from trainers.models import build_model
 from trainers.problems import Problem, ProblemSettings, problem
 from trainers.rules import asks_for_theory
 from trainers.sampling import Sampler, build_sampler, smoothness_of_chunks
-from trainers.schedules import Schedule, Setting, learning_rate_at
+from trainers.schedules import Schedule, Setting, learning_rate_at, value_at
 from trainers.theory import Theory
 from trainers.unified_sam import UnifiedSAM
 
@@ -112,6 +113,19 @@ class StepSizes:
     learning_rate: Callable[[int], float]
     bounding: Theory | None
 
+    def at(self, step: int) -> Sizes:
+        """Those of a step, from 0; ρ and λ count their t from 1."""
+        t = step + 1
+        return Sizes(self.learning_rate(step), float(value_at(self.rho, t)), float(value_at(self.lam, t)))
+
+    def bound_after(self, bound: float, steps: range) -> float:
+        """The bound after these steps, from the one before; unchanged where none is reported."""
+        if self.bounding is None:
+            return bound
+        for step in steps:
+            bound = self.bounding.next_bound(bound, self.learning_rate(step), value_at(self.rho, step + 1))
+        return bound
+
 
 def step_sizes_of(config: TrainConfig, problem: Problem | None, *, steps_per_epoch: int) -> StepSizes:
     """The step sizes. Raises InvalidTrainConfigError where lr is "theory" and rho is not below ρ* of Theorem 3.2."""
@@ -193,6 +207,19 @@ def optimizer_of(config: TrainConfig, model: nn.Module, sizes: StepSizes) -> Uni
         clip_norm=None if isinstance(config.gradient_clip, str) else config.gradient_clip,
         **arguments,
     )
+
+
+def closed_form_of(config: TrainConfig, problem: Problem | None, device: torch.device) -> ClosedFormSteps | None:
+    """What takes the steps of a synthetic problem without autograd; None where only the model and optimizer can."""
+    is_plain = (
+        config.optimizer == "sgd"
+        and config.momentum == config.weight_decay == 0
+        and config.perturbation == "l2"
+        and {config.gradient_clip, config.max_perturbation, config.micro_batch_size, config.compile} == {"none"}
+    )
+    if problem is None or not is_plain or not SAMPLINGS[config.sampling].is_static or device.type != "cpu":
+        return None
+    return ClosedFormSteps(problem)
 
 
 def sampler_of(

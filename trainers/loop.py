@@ -18,13 +18,13 @@ from torch.nn.modules.dropout import _DropoutNd
 from trainers import assembly
 from trainers.assembly import DeviceUnavailableError
 from trainers.augmentation import augment
+from trainers.closed_form import ClosedFormSteps
 from trainers.config import TrainConfig
 from trainers.datasets import Split
 from trainers.evaluation import evaluate
 from trainers.landscape import landscape
 from trainers.metrics import LANDSCAPE
 from trainers.sampling import MiniBatch, output_gradient_norms
-from trainers.schedules import value_at
 
 __all__ = ["DeviceUnavailableError", "DivergedError", "EpochResult", "Training", "train"]
 
@@ -100,6 +100,7 @@ class Training:
         self._memory_format = assembly.memory_format_of(config)
         self._scaler = assembly.scaler_of(config, device)
         self._optimizer = assembly.optimizer_of(config, self._model, self._sizes)
+        self._closed_form = assembly.closed_form_of(config, self._problem, device)
         sampling = assembly.generator_of(config, _SAMPLING, device)
         self._sampler = assembly.sampler_of(config, self._dataset, self._scores, sampling)
         self._augmentation = assembly.generator_of(config, _AUGMENTATION, device)
@@ -184,38 +185,54 @@ class Training:
         The means leave out the steps whose first gradient is not finite; they are not numbers where all are left out.
         """
         totals = torch.zeros(5, dtype=torch.float64, device=self._device)
-        one = torch.ones((), dtype=torch.float64, device=self._device)
         sampled: list[dict[str, float]] = []
-        lr = rho = 0.0
         started = time.perf_counter()
         for _ in range(epochs):
-            for batch in self._sampler.batches():
-                lr = self._sizes.learning_rate(self._optimizer.t)
-                rho = value_at(self._sizes.rho, self._optimizer.t + 1)
-                for group in self._optimizer.param_groups:
-                    group["lr"] = lr
-                loss = self._step(batch)
-                examples, norm = len(batch.indices), self._optimizer.last_grad_norm
-                of_step = (loss * examples, norm, self._optimizer.last_perturbation_norm, one * examples, one)
-                totals += torch.where(torch.isfinite(norm), torch.stack(of_step), 0.0)
-                if self._sizes.bounding is not None:
-                    self._bound = self._sizes.bounding.next_bound(self._bound, lr, rho)
+            first_step = self._optimizer.t
+            totals += self._closed_form_epoch(self._closed_form) if self._closed_form else self._epoch()
+            self._bound = self._sizes.bound_after(self._bound, range(first_step, self._optimizer.t))
             sampled.append(self._sampler.diagnostics())
         per_example, per_step = totals[0] / totals[3], totals[1:3] / totals[4]
         train_loss, grad_norm, perturbation_norm = torch.cat((per_example.view(1), per_step)).tolist()
         duration_s = time.perf_counter() - started
+        last = self._sizes.at(self._optimizer.t - 1)
         return {
             "train_loss": train_loss,
             "grad_norm": grad_norm,
             "perturbation_norm": perturbation_norm,
             "skipped_steps": float(self._optimizer.skipped_steps),
-            "lr": lr,
-            "rho": rho,
-            "lambda": float(value_at(self._sizes.lam, self._optimizer.t)),
+            "lr": last.lr,
+            "rho": last.rho,
+            "lambda": last.lam,
             "samples_per_s": epochs * len(self._dataset.train) / duration_s,
             **{name: sum(one[name] for one in sampled) / epochs for name in sampled[0]},
             "largest_weight": max(one["largest_weight"] for one in sampled),
         }
+
+    def _epoch(self) -> Tensor:
+        """Trains for one epoch; (5,): the sums over its steps of loss, norms, examples and steps, see `StepSums`."""
+        totals = torch.zeros(5, dtype=torch.float64, device=self._device)
+        one = torch.ones((), dtype=torch.float64, device=self._device)
+        for batch in self._sampler.batches():
+            lr = self._sizes.learning_rate(self._optimizer.t)
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            loss = self._step(batch)
+            examples, norm = len(batch.indices), self._optimizer.last_grad_norm
+            of_step = (loss * examples, norm, self._optimizer.last_perturbation_norm, one * examples, one)
+            totals += torch.where(torch.isfinite(norm), torch.stack(of_step), 0.0)
+        return totals
+
+    def _closed_form_epoch(self, steps: ClosedFormSteps) -> Tensor:
+        """`_epoch` without model and optimizer, whose weights and step count go on from where this ends."""
+        batches, first_step = list(self._sampler.batches()), self._optimizer.t
+        (weight,) = self._params
+        sums, losses = steps.run(weight.detach().view(-1), batches, lambda step: self._sizes.at(first_step + step))
+        for batch, of_batch in zip(batches, losses, strict=True):
+            self._sampler.observe(batch, of_batch)
+        self._optimizer.count_steps(len(batches), skipped=sums.skipped)
+        means = (sums.loss, sums.grad_norm, sums.perturbation_norm, sums.examples, sums.steps)
+        return torch.tensor(means, dtype=torch.float64)
 
     def _step(self, batch: MiniBatch) -> Tensor:
         """One step of Unified SAM; (), the mean loss at the weights.

@@ -19,7 +19,7 @@ class ExperimentName(StrEnum):
 
 
 class Scale(StrEnum):
-    """small: fits two CPU cores, less than was published where an experiment says so. paper: the published setting."""
+    """small: fits two CPU cores; the table is then a smaller one. paper: the published setting."""
 
     SMALL = "small"
     PAPER = "paper"

@@ -16,8 +16,8 @@ from service.reproduction.experiment import Experiment
 
 _EXPERIMENTS: dict[ExperimentName, Callable[[Scale], Experiment]] = {
     ExperimentName.LAMBDA_SWEEP: lambda _: lambda_sweep.experiment(),
-    ExperimentName.CONSTANT_VS_DECREASING: constant_vs_decreasing.experiment,
-    ExperimentName.IMPORTANCE: importance.experiment,
+    ExperimentName.CONSTANT_VS_DECREASING: lambda _: constant_vs_decreasing.experiment(),
+    ExperimentName.IMPORTANCE: lambda _: importance.experiment(),
     ExperimentName.LAMBDA_RHO: lambda_rho_table.experiment,
 }
 

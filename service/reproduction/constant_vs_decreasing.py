@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from service.analysis import colours
 from service.analysis.curves import CurveFigure, CurvePanel
-from service.reproduction import ExperimentName, Scale
+from service.reproduction import ExperimentName
 from service.reproduction.differences import Difference, findings
 from service.reproduction.experiment import Experiment, Report, StudyResults
 from service.reproduction.markdown import number, paragraph, table
@@ -15,7 +15,6 @@ from service.reproduction.synthetic import (
     RUNS_NOTE,
     X_LABEL,
     Y_LABEL,
-    Size,
     bound_curve,
     bound_sentence,
     bound_violations,
@@ -35,12 +34,11 @@ NAME = ExperimentName.CONSTANT_VS_DECREASING
 TITLE = "Constant against decreasing steps"
 LAMBDAS = (0.0, 0.5, 1.0)
 CONSTANT, DECREASING = "constant", "decreasing"
-SIZES = {Scale.SMALL: Size(3_000, 20, 3), Scale.PAPER: Size(10_000, 50, 5)}
+EPOCHS, REPORT_EVERY, SEEDS = 10_000, 50, 5
 
 
-def experiment(scale: Scale) -> Experiment:
-    """Two studies that differ in both schedules; at paper scale with the steps and runs of the authors' notebook."""
-    size = SIZES[scale]
+def experiment() -> Experiment:
+    """Two studies that differ in both schedules, with the steps and runs of the authors' notebook at both scales."""
     fixed: dict[str, Scalar] = {
         "dataset": "ridge",
         "n_samples": 100,
@@ -51,8 +49,8 @@ def experiment(scale: Scale) -> Experiment:
         "regulariser": "auto",
         "batch_size": 1,
         "sampling": "uniform_with_replacement",
-        "epochs": size.epochs,
-        "report_every_epochs": size.report_every_epochs,
+        "epochs": EPOCHS,
+        "report_every_epochs": REPORT_EVERY,
     }
     schedules = {
         CONSTANT: ("constant", "the constant steps of Theorem 3.2"),
@@ -64,17 +62,15 @@ def experiment(scale: Scale) -> Experiment:
             f"Ridge regression, one index a step, {steps}",
             train={**fixed, "lr_schedule": schedule, "rho_schedule": schedule},
             space={"lambda": LAMBDAS},
-            seeds=size.seeds,
+            seeds=SEEDS,
         )
         for part, (schedule, steps) in schedules.items()
     }
-    name = NAME if scale is Scale.SMALL else f"{NAME}-{scale}"
-    about = ABOUT.format(steps=f"{100 * size.epochs:,}", runs=size.seeds)
-    of_published = extent(size, SIZES[Scale.PAPER])
-    return Experiment(name, TITLE, about, studies, lambda results: report(results, name), of_published)
+    about = ABOUT.format(steps=f"{100 * EPOCHS:,}", runs=SEEDS)
+    return Experiment(NAME, TITLE, about, studies, report, extent(epochs=EPOCHS, seeds=SEEDS))
 
 
-def report(results: Mapping[str, StudyResults], name: str) -> Report:
+def report(results: Mapping[str, StudyResults]) -> Report:
     """One panel for each λ."""
     constant, decreasing = results[CONSTANT], results[DECREASING]
     blue, orange = colours.CATEGORIES[:2]
@@ -110,8 +106,8 @@ def report(results: Mapping[str, StudyResults], name: str) -> Report:
         ends = ending(constant, {"lambda": lam}), ending(decreasing, {"lambda": lam})
         ratio = number(ends[0].mean / ends[1].mean) if ends[0] and ends[1] and ends[1].mean > 0 else "–"
         rows.append([f"{lam:.1f}", *(str(end) if end else "–" for end in ends), ratio])
-    parts = [shown(name, TITLE), table(head, rows), paragraph(RUNS_NOTE), *_findings(constant, decreasing)]
-    return Report("\n\n".join(parts), drawn(name, figure))
+    parts = [shown(NAME, TITLE), table(head, rows), paragraph(RUNS_NOTE), *_findings(constant, decreasing)]
+    return Report("\n\n".join(parts), drawn(NAME, figure))
 
 
 def _findings(constant: StudyResults, decreasing: StudyResults) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from service.analysis import colours
 from service.analysis.curves import CurveFigure, CurvePanel, first_below
-from service.reproduction import ExperimentName, Scale
+from service.reproduction import ExperimentName
 from service.reproduction.differences import Difference, findings
 from service.reproduction.experiment import Experiment, Report, StudyResults
 from service.reproduction.markdown import number, paragraph, table
@@ -15,7 +15,6 @@ from service.reproduction.synthetic import (
     RUNS_NOTE,
     X_LABEL,
     Y_LABEL,
-    Size,
     bound_curve,
     bound_sentence,
     bound_violations,
@@ -36,14 +35,13 @@ TITLE = "Uniform against importance sampling"
 LAMBDAS = (0.0, 0.5, 1.0)
 UNIFORM, IMPORTANCE = "uniform_with_replacement", "lipschitz"
 PART = "samplings"
-SIZES = {Scale.SMALL: Size(1_000, 10, 3), Scale.PAPER: Size(3_000, 20, 5)}
+EPOCHS, REPORT_EVERY, SEEDS = 3_000, 20, 5
 
 _LAST_COLUMN = "The last column: after how many steps importance sampling stays below what uniform sampling ends at."
 
 
-def experiment(scale: Scale) -> Experiment:
-    """One study; at paper scale with the steps and runs of the authors' notebook."""
-    size = SIZES[scale]
+def experiment() -> Experiment:
+    """One study, with the steps and runs of the authors' notebook at both scales."""
     study = synthetic_study(
         NAME,
         "Ridge regression with an outlier, one index a step, uniform against importance sampling",
@@ -56,19 +54,17 @@ def experiment(scale: Scale) -> Experiment:
             "targets": "independent",
             "regulariser": "auto",
             "batch_size": 1,
-            "epochs": size.epochs,
-            "report_every_epochs": size.report_every_epochs,
+            "epochs": EPOCHS,
+            "report_every_epochs": REPORT_EVERY,
         },
         space={"sampling": (UNIFORM, IMPORTANCE), "lambda": LAMBDAS},
-        seeds=size.seeds,
+        seeds=SEEDS,
     )
-    name = NAME if scale is Scale.SMALL else f"{NAME}-{scale}"
-    about = ABOUT.format(steps=f"{100 * size.epochs:,}", runs=size.seeds)
-    of_published = extent(size, SIZES[Scale.PAPER])
-    return Experiment(name, TITLE, about, {PART: study}, lambda results: report(results, name), of_published)
+    about = ABOUT.format(steps=f"{100 * EPOCHS:,}", runs=SEEDS)
+    return Experiment(NAME, TITLE, about, {PART: study}, report, extent(epochs=EPOCHS, seeds=SEEDS))
 
 
-def report(results: Mapping[str, StudyResults], name: str) -> Report:
+def report(results: Mapping[str, StudyResults]) -> Report:
     """One panel for each λ."""
     study = results[PART]
     blue, orange = colours.CATEGORIES[:2]
@@ -103,12 +99,12 @@ def report(results: Mapping[str, StudyResults], name: str) -> Report:
             there = f"{place:,.0f} of {drawn_curve.x[-1]:,.0f}" if place is not None else "never"
         rows.append([f"{lam:.1f}", *(str(end) if end else "–" for end in ends), ratio, there])
     parts = [
-        shown(name, TITLE),
+        shown(NAME, TITLE),
         table(head, rows),
         paragraph(f"{RUNS_NOTE} {_LAST_COLUMN}"),
         *_findings(study),
     ]
-    return Report("\n\n".join(parts), drawn(name, figure))
+    return Report("\n\n".join(parts), drawn(NAME, figure))
 
 
 def _findings(study: StudyResults) -> list[str]:

@@ -36,7 +36,7 @@ PART = "sweep"
 
 
 def experiment() -> Experiment:
-    """The same at both scales: the published setting takes minutes on two cores."""
+    """The same at both scales: the published setting takes a minute on two cores."""
     study = synthetic_study(
         NAME,
         "Consistent least squares, full gradients, the step sizes of Theorem 3.2",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from service.analysis.aggregation import Summary, summarise
 from service.analysis.curve_page import curves_html
@@ -37,20 +37,9 @@ THEORY = {
 """Training with the theorems' step sizes; of what else could be measured nothing is."""
 
 
-class Size(NamedTuple):
-    """How long the runs are, and how many there are of each configuration. An epoch has 100 steps."""
-
-    epochs: int
-    report_every_epochs: int
-    seeds: int
-
-
-def extent(size: Size, published: Size) -> str:
-    """How much of the authors' experiment this is; of λ = 0 they have one run."""
-    steps, all_steps = (100 * of.epochs for of in (size, published))
-    share = f"all {steps:,}" if steps == all_steps else f"{steps:,} of the {all_steps:,}"
-    runs = f"all {size.seeds} runs" if size.seeds == published.seeds else f"{size.seeds} of the {published.seeds} runs"
-    return f"{share} steps and {runs} of the authors' notebook (which has one run for λ = 0)"
+def extent(*, epochs: int, seeds: int) -> str:
+    """That all of the authors' experiment is run, which has one run for λ = 0. An epoch has 100 steps."""
+    return f"all {100 * epochs:,} steps and all {seeds} runs of the authors' notebook (which has one run for λ = 0)"
 
 
 def synthetic_study(

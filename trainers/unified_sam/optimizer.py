@@ -224,6 +224,19 @@ class UnifiedSAM(WrappingOptimizer):
         check_shares(shares, len(closures))
         return self._step(closures, shares, model, scaler)
 
+    def count_steps(self, steps: int, *, skipped: int) -> None:
+        """Counts steps that something else took in its place, so that t, and every schedule of it, goes on from there.
+
+        steps: at least 0. skipped: how many of them left the weights as they were.
+        Raises ValueError for other numbers, RuntimeError between `first_step` and `second_step`.
+        """
+        if self.is_perturbed:
+            raise RuntimeError("steps cannot be counted between first_step() and second_step()")
+        if not 0 <= skipped <= steps:
+            raise ValueError(f"skipped must lie in [0, {steps}], the number of steps, got {skipped}")
+        self._t += steps
+        self._skipped_steps = self._skipped_steps + skipped
+
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state with our settings in its groups, and `OwnState`, as tensors and plain data.
 

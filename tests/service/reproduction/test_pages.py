@@ -41,7 +41,7 @@ def test_a_page_says_how_when_how_long_and_on_what() -> None:
     text = page(ExperimentName.IMPORTANCE)
     assert "`samstudy reproduce figure-importance`" in text
     assert "2026-01-02" in text
-    assert "5 min (18 trials, 9 min of training)" in text
+    assert "5 min (30 trials, 15 min of training)" in text
     assert "a machine" in text
     assert "Python 3.11, torch 2.13" in text
     assert "did not succeed" not in text

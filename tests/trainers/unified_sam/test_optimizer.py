@@ -355,3 +355,37 @@ def test_a_base_optimizer_that_raises_has_made_no_step(fused: bool) -> None:
         optimizer.step(closure_for(model, a_batch(0)))
     assert (optimizer.t, int(optimizer.skipped_steps)) == (0, 0)
     assert same(weights_of(model), before)
+
+
+# Steps that something else takes.
+
+
+@pytest.mark.parametrize("lam", ["1/t", "1-1/t"])
+def test_schedules_go_on_from_steps_that_something_else_took(lam: str) -> None:
+    ours, theirs = a_model(), a_model()
+    optimizer = UnifiedSAM(ours.parameters(), torch.optim.SGD, rho=0.2, lam=lam, lr=0.1)
+    optimizer.count_steps(9, skipped=2)
+    assert (optimizer.t, int(optimizer.skipped_steps)) == (9, 2)
+    value = {"1/t": 1 / 10, "1-1/t": 1 - 1 / 10}[lam]
+    other = UnifiedSAM(theirs.parameters(), torch.optim.SGD, rho=0.2, lam=value, lr=0.1)
+    optimizer.step(closure_for(ours, a_batch(0)))
+    other.step(closure_for(theirs, a_batch(0)))
+    assert same(weights_of(ours), weights_of(theirs))
+
+
+@pytest.mark.parametrize(("steps", "skipped"), [(-1, 0), (2, 3), (2, -1)])
+def test_numbers_of_steps_that_cannot_be_are_refused(steps: int, skipped: int) -> None:
+    optimizer = UnifiedSAM(a_model().parameters(), torch.optim.SGD, lr=0.1)
+    with pytest.raises(ValueError, match=rf"skipped must lie in \[0, {steps}\], the number of steps, got {skipped}"):
+        optimizer.count_steps(steps, skipped=skipped)
+    assert (optimizer.t, int(optimizer.skipped_steps)) == (0, 0)
+
+
+def test_no_steps_are_counted_at_an_ascent_point() -> None:
+    model = a_model()
+    optimizer = UnifiedSAM(model.parameters(), torch.optim.SGD, lr=0.1)
+    closure_for(model, a_batch(0))()
+    optimizer.first_step()
+    with pytest.raises(RuntimeError, match="between first_step"):
+        optimizer.count_steps(1, skipped=0)
+    optimizer.abandon_step()
