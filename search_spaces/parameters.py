@@ -98,17 +98,25 @@ class FloatParameter(_Conditional):
         """Every value in ascending order. Raises ValueError where they are a continuum."""
         if self.step is None or self.size is None:
             raise ValueError("a float parameter without a step has no list of values")
-        low, step, last = Decimal(repr(self.low)), Decimal(repr(self.step)), self.size - 1
-        return (self.high if index == last else float(low + index * step) for index in range(self.size))
+        return map(self.at, range(self.size))
+
+    def at(self, index: int) -> float:
+        """Its value so many steps above low. Raises ValueError where it has no steps."""
+        if self.step is None or self.size is None:
+            raise ValueError("a float parameter without a step has no list of values")
+        if index + 1 == self.size:
+            return self.high
+        return float(Decimal(repr(self.low)) + index * Decimal(repr(self.step)))
+
+    def index_of(self, value: float) -> int:
+        """How many steps above low this is, within rounding. Raises ValueError where it has no steps."""
+        if self.step is None:
+            raise ValueError("a float parameter without a step has no list of values")
+        return round(_steps(self.low, value, self.step))
 
     def snapped(self, value: Scalar) -> float:
         """The one of its values that this is within rounding: 0.3 for a sum of steps that is 0.30000000000000004."""
-        if self.step is None:
-            return float(value)
-        steps = round(_steps(self.low, float(value), self.step))
-        if steps + 1 == self.size:
-            return self.high
-        return float(Decimal(repr(self.low)) + steps * Decimal(repr(self.step)))
+        return float(value) if self.step is None else self.at(self.index_of(float(value)))
 
     def ends(self) -> tuple[float, ...]:
         """The smallest and the largest value."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from trainers.catalog import DATASETS, facts_of
+from trainers.config import defaults
 
 LANDSCAPE = (
     "sharpness_one_step",
@@ -35,6 +37,13 @@ def has_bound(values: Mapping[str, Any]) -> bool:
     """
     has_independent_steps = values["sampling"] != "uniform" or values["batch_size"] == facts_of(values).train_size
     return bool(values["lr"] == "theory" and has_independent_steps)
+
+
+@cache
+def every_metric() -> frozenset[str]:
+    """Names of all metrics that some run reports."""
+    richest = {**defaults(), "landscape": "last", "lr": "theory", "sampling": "uniform_with_replacement"}
+    return frozenset(name for dataset in DATASETS for name in reported_metrics({**richest, "dataset": dataset}))
 
 
 def reported_metrics(values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from search_spaces.parameters import CategoricalParameter, FloatParameter, IntParameter, Parameter
+from search_spaces.parameters import CategoricalParameter, FloatParameter, IntParameter, Parameter, Scalar
 from service.analysis.aggregation import ConfigurationSummary
 from service.analysis.moments import scaled
 from service.errors import NotEnoughResultsError
@@ -95,7 +95,7 @@ def _evaluated(
     warnings.filterwarnings("error", _NOTHING_TO_TELL)
     study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
     for point, mean in told:
-        known = {name: value for name, value in point.items() if name in distributions}
+        known = {name: in_optuna(parameters[name], value) for name, value in point.items() if name in distributions}
         study.add_trial(
             optuna.trial.create_trial(
                 params=known, distributions={name: distributions[name] for name in known}, value=mean
@@ -113,13 +113,22 @@ def _evaluated(
     return dict(sorted(sound.items(), key=lambda pair: -pair[1]))
 
 
+def in_optuna(parameter: Parameter, value: Scalar) -> Scalar:
+    """A value of the parameter in terms of `distribution`."""
+    if isinstance(parameter, FloatParameter) and parameter.step is not None:
+        return parameter.index_of(float(value))
+    return value
+
+
 def distribution(parameter: Parameter) -> BaseDistribution:
-    """The parameter in Optuna's words."""
+    """The parameter in Optuna's terms: floats in steps by their number, as Optuna takes no step within rounding."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     match parameter:
-        case FloatParameter(low=low, high=high, log=log, step=step):
-            return FloatDistribution(low, high, log=log, step=step)
+        case FloatParameter(step=float(), size=int(size)):
+            return IntDistribution(0, size - 1)
+        case FloatParameter(low=low, high=high, log=log):
+            return FloatDistribution(low, high, log=log)
         case IntParameter(low=low, high=high, log=log, step=step):
             return IntDistribution(low, high, log=log, step=step)
         case CategoricalParameter(choices=choices):

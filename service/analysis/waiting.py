@@ -57,7 +57,7 @@ def waiting_reason(study: Study, care: Care, *, begun: bool = False) -> str | No
             return "its study is being cancelled"
         case StudyState.STOPPING if study.intent is Intent.STOP and not begun:
             return _BEGINS_NOTHING
-    return _limit(study, care.running) or study.waiting_reason
+    return study.waiting_reason or _limit(study, care.running)
 
 
 def missing_care(study: Study, care: Care) -> str | None:
@@ -76,8 +76,8 @@ def _limit(study: Study, running: int) -> str | None:
     """The limit on trials at once that the study has reached; the lower one where it has two."""
     most = study.spec.get("budget", {}).get("max_concurrent_trials")
     if study.slots is not None and running >= study.slots and (most is None or study.slots <= most):
-        if study.slots == 0:  # its driver knows whether that is because no node could hold a trial of it
-            return study.waiting_reason or "its study's share is used up: other studies have every slot"
+        if study.slots == 0:  # were it that no node could hold a trial of it, its driver would say so
+            return "its study's share is used up: other studies have every slot"
         return f"its study's share, {study.slots} at a time, is in use"
     if most is not None and running >= most:
         return f"budget.max_concurrent_trials is {most}, and {running} train"

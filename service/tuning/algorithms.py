@@ -19,7 +19,7 @@ from search_spaces.parameters import (
     point_key,
 )
 from search_spaces.space import SearchSpace
-from service.analysis.importances import distribution
+from service.analysis.importances import distribution, in_optuna
 from service.spec import StudySpec
 
 Outcome = Literal["complete", "pruned", "failed"]
@@ -118,7 +118,7 @@ class OptunaAlgorithm:
     def _tell_of_what_is_under_way(self) -> None:
         """Points of an earlier driver and of users run in the sampler's eyes too, so that it looks elsewhere."""
         for key, point in self._under_way.items():
-            self._study.enqueue_trial(self._within(point))
+            self._study.enqueue_trial(self._in_optuna(point))
             trial = self._study.ask()
             self._suggested(trial)
             self._asked[key] = trial
@@ -150,7 +150,7 @@ class OptunaAlgorithm:
 
     def _past_trial(self, point: Point, outcome: Outcome, value: float | None) -> optuna.trial.FrozenTrial:
         distributions = {name: distribution(self._space.parameters[name]) for name in point}
-        point = self._within(point)
+        point = self._in_optuna(point)
         if value is None or outcome == "failed":
             return optuna.create_trial(state=OptunaState.FAIL, params=point, distributions=distributions)
         if outcome == "pruned":
@@ -163,14 +163,8 @@ class OptunaAlgorithm:
             )
         return optuna.create_trial(value=value, params=point, distributions=distributions)
 
-    def _within(self, point: Point) -> Point:
-        """The point as Optuna takes it, for which a range with steps may end a rounding error below its high."""
-        highs = {
-            name: known.high
-            for name in point
-            if isinstance(known := distribution(self._space.parameters[name]), optuna.distributions.FloatDistribution)
-        }
-        return {name: min(float(value), highs[name]) if name in highs else value for name, value in point.items()}
+    def _in_optuna(self, point: Point) -> Point:
+        return {name: in_optuna(self._space.parameters[name], value) for name, value in point.items()}
 
 
 def algorithm_for(spec: StudySpec, *, leg: int) -> Algorithm:
@@ -193,8 +187,10 @@ def algorithm_for(spec: StudySpec, *, leg: int) -> Algorithm:
 
 def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Scalar:
     match parameter:
-        case FloatParameter(low=low, high=high, log=log, step=step):
-            return parameter.snapped(trial.suggest_float(name, low, high, log=log, step=step))
+        case FloatParameter(step=float(), size=int(size)):
+            return parameter.at(trial.suggest_int(name, 0, size - 1))
+        case FloatParameter(low=low, high=high, log=log):
+            return trial.suggest_float(name, low, high, log=log)
         case IntParameter(low=low, high=high, log=log, step=step):
             return trial.suggest_int(name, low, high, log=log, step=step)
         case CategoricalParameter(choices=choices):

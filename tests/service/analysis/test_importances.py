@@ -147,3 +147,25 @@ def test_too_few_or_equal_results_are_no_ground(method: ImportanceMethod) -> Non
         importances(results(20, lambda _: 0.5), SPACE, mode="max", method=method)
     with pytest.raises(NotEnoughResultsError, match="there are 0"):
         importances(results(20, lambda point: point["rho"], complete=False), SPACE, mode="max", method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.8), (0.1, 0.7999999999999999), (0.1, 0.1 * 3), (0.1 * 3, 0.9)])
+def test_steps_are_told_by_their_number_whatever_their_ends_are_within_rounding(
+    low: float, high: float, method: ImportanceMethod
+) -> None:
+    space: dict[str, Parameter] = {
+        "lambda": FloatParameter(low=low, high=high, step=0.1),
+        "rho": FloatParameter(low=0.0, high=1.0),
+    }
+    rng, values = random.Random(0), list(FloatParameter(low=low, high=high, step=0.1).values())
+    points = [{"lambda": rng.choice(values), "rho": rng.random()} for _ in range(40)]
+    points[0] = {"lambda": values[-1], "rho": 0.5}
+    told = [
+        ConfigurationSummary(
+            configuration=configuration(number, **point), objective=summarise([point["lambda"]]), complete=True
+        )
+        for number, point in enumerate(points, 1)
+    ]
+    found, n = importances(told, space, mode="max", method=method)
+    assert (next(iter(found)), n) == ("lambda", 40)

@@ -120,6 +120,12 @@ def test_a_limit_is_a_reason_once_it_is_reached() -> None:
     assert reason(a_study(slots=0)) == "its study's share is used up: other studies have every slot"
 
 
+def test_what_the_driver_says_comes_before_a_limit() -> None:
+    said = "has reached its target: 1 trials train to their end, no other begins"
+    assert reason(a_study(slots=1, waiting_reason=said), running=1) == said
+    assert reason(a_study(slots=0, waiting_reason="no node has a GPU")) == "no node has a GPU"
+
+
 def test_of_two_limits_the_lower_one_is_the_reason() -> None:
     assert reason(a_study(most=2, slots=3), running=3) == "budget.max_concurrent_trials is 2, and 3 train"
     assert reason(a_study(most=3, slots=2), running=2) == "its study's share, 2 at a time, is in use"

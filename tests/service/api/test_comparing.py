@@ -113,6 +113,20 @@ def test_a_metric_that_one_maximises_and_another_minimises_is_422(
     assert compared(api, up, down, metric="val_loss")["at"] == "last"
 
 
+def test_a_metric_that_no_trial_could_report_is_422_also_where_none_has_reported_yet(
+    api: TestClient, life: Life
+) -> None:
+    ids = ",".join(life.create().id for _ in range(2))
+    answer = api.get("/studies:compare", params={"ids": ids, "metric": "val_acuracy"})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "metric"
+    assert "no trial reports 'val_acuracy'; what they report:" in error["message"]
+    assert "val_accuracy" in error["message"]
+    assert "bound" in error["message"]
+    assert api.get("/studies:compare", params={"ids": ids, "metric": "train_loss"}).json()["differences"]
+
+
 def test_what_was_not_tested_has_no_part_in_the_correction(api: TestClient, life: Life) -> None:
     values = [(0.90, 0.92), (0.80, 0.85), (0.70, 0.78), (0.89, 0.91)]
     a, b, c, shifted = (life.finished({(0.0, 0.1): accuracies}) for accuracies in values)

@@ -156,9 +156,12 @@ def test_a_target_reached_lets_the_running_trials_end(
     driver = drive(objective={"metric": "val_loss", "mode": mode, "target": target})
     driver.end(driver.issue(), worse)
     first, second = driver.issue(), driver.issue()
+    assert driver.progress.waiting_reason is None
     driver.end(first, better)
     assert driver.progress.next_trial() is None
+    assert driver.progress.waiting_reason == "has reached its target: 1 trials train to their end, no other begins"
     driver.end(second, worse)
+    assert driver.progress.waiting_reason is None
     assert driver.progress.next_trial() == succeeded(Reason.TARGET_REACHED)
 
 
