@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from service import logs
 from service.errors import ServiceSilentError, ServiceUnavailableError, StoreUnavailableError
 from service.settings import Settings
-from service.shares import fair_shares
+from service.shares import Usage, fair_shares
 from service.store.reconciling import DriverClaim, PendingCancel, ReconcilingStore
 from service.store.watching import CONTROLLER_LEASE
 from service.tuning.jobs import DriverJobs
@@ -96,6 +96,7 @@ class Controller:
         self._silence: ServiceSilentError | None = None
         self._looking_since: float | None = None
         self._share_again_at = float("-inf")
+        self._usage = Usage()
         self._cancel_again_at = float("-inf")
         self._refusals: dict[str, _Refusal] = {}
         self._starts_unconfirmed = False
@@ -349,7 +350,9 @@ class Controller:
         except ServiceUnavailableError as error:
             logger.warning("shares stay as they are: %s", error)
             return
-        shares = fair_shares([study.demand for study in studies], nodes)
+        demands = [study.demand for study in studies]
+        self._usage.count(demands, nodes, now=self._clock())
+        shares = fair_shares(demands, nodes, self._usage)
         before = {study.demand.study_id: study.slots for study in studies}
         changed = {study_id: slots for study_id, slots in shares.items() if slots != before[study_id]}
         if changed:

@@ -40,6 +40,7 @@ def _demand(study: Row[Any], recorded: _Recorded) -> Demand:
         float(resources["cpu"]),
         float(resources["gpu"]),
         wanted if most is None else min(wanted, most),
+        recorded.running,
     )
 
 

@@ -879,6 +879,22 @@ def test_owners_share_before_their_studies_do(world: World, controller: Controll
     assert slots(world, *many, one) == [1, 1, 2]
 
 
+def test_studies_for_which_there_is_no_slot_take_turns(world: World, controller: Controller) -> None:
+    studies = []
+    for _ in range(5):
+        studies.append(world.create())
+        world.advance(0.1)
+    controller.reconcile()
+    assert slots(world, *studies) == [1, 1, 1, 1, 0]
+    for study in studies[:4]:
+        driver = world.driver(study)
+        (trial,) = driver.add_configuration({"rho": 0.1}, '{"rho":0.1}', [0], last_known=0)[1]
+        driver.record([AttemptStarted(trial.id, 1, "node-1")])
+    world.advance(5)
+    controller.reconcile()
+    assert slots(world, *studies) == [1, 1, 1, 0, 1]
+
+
 def test_a_cluster_that_does_not_say_what_it_has_leaves_the_shares_alone(world: World, controller: Controller) -> None:
     studies = [world.create(), world.create()]
     controller.reconcile()

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.shares import MOST_SLOTS, Demand, Node, fair_shares
+from service.shares import MOST_SLOTS, Demand, Node, Usage, fair_shares
 
 ENDLESS = float("inf")
 
 
-def demand(name: str, owner: str = "ada", *, cpu: float = 1, gpu: float = 0, wanted: float = ENDLESS) -> Demand:
-    return Demand(name, owner, cpu, gpu, wanted)
+def demand(
+    name: str, owner: str = "ada", *, cpu: float = 1, gpu: float = 0, wanted: float = ENDLESS, running: int = 0
+) -> Demand:
+    return Demand(name, owner, cpu, gpu, wanted, running)
 
 
 def test_one_study_has_no_limit() -> None:
@@ -51,6 +56,78 @@ def test_with_more_studies_than_slots_the_later_ones_wait() -> None:
     assert shares == {"a": 1, "b": 1, "c": 0}
 
 
+@dataclass
+class _Trial:
+    study: Demand
+    ends_at: float
+
+
+def simulated(
+    asked: dict[str, tuple[Demand, float]], nodes: list[Node], hours: int, *, comes_at: dict[str, float] | None = None
+) -> dict[str, float]:
+    """CPU hours by study of trials that last so long, where a share is reached as trials end; a look every minute."""
+    usage, training, had = Usage(), list[_Trial](), dict.fromkeys(asked, 0.0)
+    cpus = sum(node.cpu for node in nodes)
+    for minute in range(hours * 60):
+        there = [one for name, (one, _) in asked.items() if minute >= 60 * (comes_at or {}).get(name, 0)]
+        trained = Counter(trial.study.study_id for trial in training)
+        demands = [replace(one, running=trained[one.study_id]) for one in there]
+        usage.count(demands, nodes, now=60.0 * minute)
+        shares = fair_shares(demands, nodes, usage)
+        training = [trial for trial in training if trial.ends_at > minute]
+        counts = Counter(trial.study.study_id for trial in training)
+        for one in demands:
+            slots = shares[one.study_id]
+            while slots is None or counts[one.study_id] < slots:
+                if sum(trial.study.cpu for trial in training) + one.cpu > cpus:
+                    break
+                training.append(_Trial(one, minute + asked[one.study_id][1]))
+                counts[one.study_id] += 1
+        for trial in training:
+            had[trial.study.study_id] += trial.study.cpu / 60
+    return had
+
+
+@pytest.mark.parametrize("first", ["small", "large"])
+@pytest.mark.parametrize(("small_min", "large_min"), [(5, 5), (7, 240), (240, 7)])
+def test_trials_that_do_not_fit_side_by_side_have_the_same_over_time(
+    first: str, small_min: float, large_min: float
+) -> None:
+    asked = {
+        "small": (demand("small", "ada", cpu=1), small_min),
+        "large": (demand("large", "bob", cpu=8), large_min),
+    }
+    ordered = {name: asked[name] for name in sorted(asked, key=lambda name: name != first)}
+    had = simulated(ordered, [Node(8, 0)], 24 * 4)
+    assert had["small"] + had["large"] > 0.85 * 8 * 24 * 4  # what idles waits for the last of the small ones
+    assert had["small"] == pytest.approx(had["large"], abs=8 * 4)  # a turn of the longer ones
+
+
+def test_more_studies_than_slots_take_turns() -> None:
+    asked = {name: (demand(name), 10.0) for name in "abcde"}
+    had = simulated(asked, [Node(2, 0)], 100)
+    assert sum(had.values()) == pytest.approx(200, rel=0.01)
+    assert all(hours == pytest.approx(40, rel=0.05) for hours in had.values())
+
+
+def test_who_comes_later_is_owed_nothing() -> None:
+    asked = {"small": (demand("small", "ada"), 5.0), "large": (demand("large", "bob", cpu=8), 5.0)}
+    had = simulated(asked, [Node(8, 0)], 200, comes_at={"large": 100})
+    assert had["large"] == pytest.approx(400, rel=0.1)
+    assert had["small"] == pytest.approx(800 + 400, rel=0.1)
+
+
+def test_usage_is_forgotten_with_its_owner() -> None:
+    usage, nodes = Usage(), [Node(4, 0)]
+    both = [demand("a", "ada", running=2), demand("b", "bob", running=1)]
+    usage.count(both, nodes, now=0)
+    usage.count(both, nodes, now=10)
+    assert (usage.of_owner("ada"), usage.of_study("b")) == (5.0, 2.5)
+    usage.count(both[1:], nodes, now=20)
+    usage.count([demand("c", "ada"), both[1]], nodes, now=20)
+    assert (usage.of_owner("ada"), usage.of_owner("bob")) == (5.0, 5.0)
+
+
 def test_trials_of_any_size_are_shared_out_at_once() -> None:
     tiny = [demand(str(number), f"owner {number % 3}", cpu=0.0001) for number in range(20)]
     began = time.process_time()
@@ -72,7 +149,7 @@ def test_trials_of_any_size_are_shared_out_at_once() -> None:
 def test_shares_fit_into_the_cluster_and_nobody_has_more_than_it_wants(
     demands: list[tuple[str, float, float, int]], nodes: list[tuple[int, int]]
 ) -> None:
-    asked = [Demand(str(index), owner, cpu, gpu, most) for index, (owner, cpu, gpu, most) in enumerate(demands)]
+    asked = [Demand(str(index), owner, cpu, gpu, most, 0) for index, (owner, cpu, gpu, most) in enumerate(demands)]
     shares = fair_shares(asked, [Node(cpu, gpu) for cpu, gpu in nodes])
     given = [(one, shares[one.study_id] or 0) for one in asked]
     assert all(0 <= slots <= one.wanted for one, slots in given)

@@ -50,6 +50,14 @@ def confirm(stores: Any, driver: DrivingStore, number: int, *, end: bool) -> lis
     return trials
 
 
+def test_what_trains_is_counted(stores: Any) -> None:
+    study = create(stores, GRID)
+    driver = stores.drive(study)
+    trials = [stores.begin(driver) for _ in range(3)]
+    stores.succeed(driver, trials[0])
+    assert [one.demand.running for one in stores.reconciling.driven()] == [2]
+
+
 @pytest.mark.parametrize("budget", [{"max_trials": None}, {"max_trials": GRID_SIZE}, {"max_trials": 500}])
 def test_a_grid_wants_what_is_left_of_it(stores: Any, budget: dict[str, Any]) -> None:
     study = create(stores, GRID, budget=budget)
