@@ -12,22 +12,29 @@ from sqlalchemy import Connection, Row, func, select
 from service.shares import Demand
 from service.spec import stored_plan
 from service.store import tables
-from service.study import OPEN_TRIAL_STATES, Intent, StudyState, TrialState
+from service.study import OPEN_TRIAL_STATES, Intent, Purpose, StudyState, TrialState
 
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """How many configurations a study has, and trials that have not ended: begun ones have had an attempt."""
+    """What a study has come to.
+
+    configurations: how many it has. unended: of its trials. begun: those of them that have had an attempt. confirming:
+    those and the ones that confirm its best. running: those that train. is_at_target: whether it has reached its
+    objective's target.
+    """
 
     configurations: int = 0
     unended: int = 0
     begun: int = 0
+    confirming: int = 0
     running: int = 0
+    is_at_target: bool = False
 
 
 def demands_of(connection: Connection, studies: Sequence[Row[Any]]) -> list[Demand]:
     """The demands of studies that have a driver, in this order, from their rows."""
-    recorded = _recorded(connection, [study.id for study in studies])
+    recorded = _recorded(connection, studies)
     return [_demand(study, recorded.get(study.id, _Recorded())) for study in studies]
 
 
@@ -47,11 +54,14 @@ def _demand(study: Row[Any], recorded: _Recorded) -> Demand:
 def _wanted(study: Row[Any], recorded: _Recorded) -> float:
     """Trials that run or could: recorded ones, and those that its plan has room for.
 
-    One that is on its way to an end begins nothing; stopped by its user, it finishes what has begun. Those that will
-    confirm its best count once they are recorded: until then a slot kept for them would idle.
+    One that is on its way to an end begins nothing; stopped by its user, it finishes what has begun, and at its target
+    it begins only what confirms its best. Those that will do so count once they are recorded: until then a slot kept
+    for them would idle.
     """
     if study.state == StudyState.STOPPING:
         return recorded.begun if study.intent == Intent.STOP else recorded.running
+    if recorded.is_at_target:
+        return max(1, recorded.confirming)
     planned = stored_plan(study.spec)
     if planned is None:
         return math.inf  # an older version has accepted it: nobody can tell
@@ -60,13 +70,16 @@ def _wanted(study: Row[Any], recorded: _Recorded) -> float:
     return max(1, unended)  # one lets its driver find out what comes next
 
 
-def _recorded(connection: Connection, study_ids: Sequence[str]) -> dict[str, _Recorded]:
+def _recorded(connection: Connection, studies: Sequence[Row[Any]]) -> dict[str, _Recorded]:
     trials, configurations = tables.trials, tables.configurations
+    study_ids = [study.id for study in studies]
+    has_begun = trials.c.attempt > 0
     of_trials = connection.execute(
         select(
             trials.c.study_id,
             func.count().label("unended"),
-            func.count().filter(trials.c.attempt > 0).label("begun"),
+            func.count().filter(has_begun).label("begun"),
+            func.count().filter(has_begun | (trials.c.purpose == Purpose.CONFIRM)).label("confirming"),
             func.count().filter(trials.c.state == TrialState.RUNNING).label("running"),
         )
         .where(trials.c.study_id.in_(study_ids), trials.c.state.in_(OPEN_TRIAL_STATES))
@@ -78,9 +91,33 @@ def _recorded(connection: Connection, study_ids: Sequence[str]) -> dict[str, _Re
         .where(configurations.c.study_id.in_(study_ids))
         .group_by(configurations.c.study_id)
     )
+    at_target = _at_target(connection, studies)
     return {
-        row.study_id: _Recorded(row.number, count.unended, count.begun, count.running)
+        row.study_id: _Recorded(
+            row.number, count.unended, count.begun, count.confirming, count.running, row.study_id in at_target
+        )
         if (count := counts.get(row.study_id))
-        else _Recorded(row.number)
+        else _Recorded(row.number, is_at_target=row.study_id in at_target)
         for row in of_configurations
+    }
+
+
+def _at_target(connection: Connection, studies: Sequence[Row[Any]]) -> set[str]:
+    """Ids of those of which a whole configuration has reached the target, as their drivers judge it."""
+    table = tables.configurations
+    objectives = {study.id: study.spec["objective"] for study in studies}
+    with_target = {study_id: of for study_id, of in objectives.items() if of.get("target") is not None}
+    if not with_target:
+        return set()
+    mean = table.c.objective_mean
+    bests = connection.execute(
+        select(table.c.study_id, func.min(mean).label("least"), func.max(mean).label("most"))
+        .where(table.c.study_id.in_(with_target), table.c.complete)
+        .group_by(table.c.study_id)
+    )
+    return {
+        row.study_id
+        for row in bests
+        if (of := with_target[row.study_id])
+        if (row.most >= of["target"] if of["mode"] == "max" else row.least <= of["target"])
     }

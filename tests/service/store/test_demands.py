@@ -10,7 +10,7 @@ from service.shares import Node, fair_shares
 from service.spec import parse_spec
 from service.store.driving import DrivingStore
 from service.store.lifecycle import StudyChanges
-from service.store.reports import AttemptPaused, AttemptStarted
+from service.store.reports import AttemptPaused, AttemptStarted, TrialEnded
 from service.study import Purpose, Study, Trial, TrialState
 
 RANDOM: dict[str, Any] = {
@@ -149,3 +149,28 @@ def test_a_driver_with_nothing_to_train_may_find_out_what_comes_next(stores: Any
     study = create(stores, RANDOM, budget={"max_trials": 2})
     succeeded(stores, stores.drive(study), 2)
     assert wanted(stores, study) == 1
+
+
+@pytest.mark.parametrize(("mode", "target"), [("max", 0.9), ("min", 0.1)])
+def test_at_its_target_a_study_wants_what_has_begun(stores: Any, mode: str, target: float) -> None:
+    metric = "val_accuracy" if mode == "max" else "val_loss"
+    study = create(stores, GRID, objective={"metric": metric, "mode": mode, "target": target})
+    driver = stores.drive(study)
+    first, second, third = (stores.begin(driver) for _ in range(3))
+    driver.record([TrialEnded(first.id, 1, TrialState.SUCCEEDED, 0.5)])
+    assert wanted(stores, study) == GRID_SIZE - 1
+    driver.record([TrialEnded(second.id, 1, TrialState.SUCCEEDED, target)])
+    assert wanted(stores, study) == 1
+    driver.record([TrialEnded(third.id, 1, TrialState.SUCCEEDED, 0.5)])
+    assert wanted(stores, study) == 1  # its driver is to find out
+
+
+def test_at_its_target_a_study_wants_what_confirms_it_too(stores: Any) -> None:
+    objective = {"metric": "val_accuracy", "mode": "max", "target": 0.9}
+    study = create(stores, GRID, objective=objective, confirm={"top_k": 1, "seeds": [100, 101]})
+    driver = stores.drive(study)
+    first, _ = (stores.begin(driver) for _ in range(2))
+    driver.record([TrialEnded(first.id, 1, TrialState.SUCCEEDED, 0.95)])
+    assert wanted(stores, study) == 1
+    confirm(stores, driver, 1, end=False)
+    assert wanted(stores, study) == 3
