@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from service.analysis import colours
-from service.analysis.curves import Curve, CurveFigure
+from service.analysis.curves import Curve, CurveFigure, CurvePanel
 from service.analysis.matplotlib_figures import drawable
 
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 3.2  # inches, of one of several panels
 _ONLY_WIDTH, _ONLY_HEIGHT = 5.6, 3.8  # inches, of the only panel
-_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _LEGEND = 0.85, 0.3, 0.62, 0.58, 0.34, 1.3  # inches
-_LINE, _PANEL_TITLE = 0.155, 0.12  # inches, of the subtitle and above a panel
+_LEFT, _RIGHT, _TOP, _BOTTOM, _GAP, _LEGEND = 0.85, 0.3, 0.26, 0.58, 0.34, 1.3  # inches
+_SUBTITLE = 0.36  # inches from the top
+_LINE, _PANEL_TITLE, _LEGEND_ROW = 0.155, 0.12, 0.3  # inches, of the subtitle, above a panel, of a legend above all
 _DPI = 200
 _SMALL_FONT, _FONT, _TITLE_FONT = 8.5, 9.5, 12.0  # points
 _MARKERS = {"none": "", "circle": "o", "triangle": "^"}
@@ -34,7 +35,9 @@ def curves_png(figure: CurveFigure) -> bytes:
     count = len(figure.panels)
     total_width = _LEFT + count * width + (count - 1) * _GAP + (_LEGEND if beside else _RIGHT)
     has_titles = any(panel.title for panel in figure.panels)
-    top = _TOP + _LINE * len(figure.subtitle) - (0 if has_titles else _PANEL_TITLE)
+    above = not beside and count > 1 and all(_labels(panel) == _labels(figure.panels[0]) for panel in figure.panels)
+    head = _SUBTITLE + _LINE * len(figure.subtitle)
+    top = _TOP + head + (_LEGEND_ROW if above else 0) - (0 if has_titles else _PANEL_TITLE)
     total_height = top + height + _BOTTOM
     canvas = Figure(figsize=(total_width, total_height), dpi=_DPI, facecolor="white")
     first: Axes | None = None
@@ -48,13 +51,17 @@ def curves_png(figure: CurveFigure) -> bytes:
         axes.set_title(drawable(panel.title), loc="left", fontsize=_FONT, color=colours.INK, parse_math=False)
         if beside:
             _legend(axes, figure, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0.0)
-        elif first is None or _labels(panel.curves) != _labels(figure.panels[0].curves):
+        elif above and first is None:
+            corner = (left / total_width, 1 - (head + 0.1) / total_height)
+            row = {"ncols": len(panel.curves), "columnspacing": 2.0, "borderpad": 0.0, "borderaxespad": 0.0}
+            _legend(axes, figure, loc="upper left", bbox_to_anchor=corner, bbox_transform=canvas.transFigure, **row)
+        elif not above:
             _legend(axes, figure, loc="best")
         first = first or axes
     left = 0.12 / total_width
     _text(canvas, figure.title, left, 1 - 0.12 / total_height, _TITLE_FONT, colours.INK, weight="bold")
     for index, line in enumerate(figure.subtitle):
-        _text(canvas, line, left, 1 - (0.36 + _LINE * index) / total_height, _SMALL_FONT, colours.FAINT)
+        _text(canvas, line, left, 1 - (_SUBTITLE + _LINE * index) / total_height, _SMALL_FONT, colours.FAINT)
     buffer = io.BytesIO()
     FigureCanvasAgg(canvas).print_figure(buffer, format="png", facecolor="white")
     return buffer.getvalue()
@@ -111,8 +118,8 @@ def _legend(axes: Axes, figure: CurveFigure, **place: Any) -> None:
         text.set_color(colours.INK)
 
 
-def _labels(curves: tuple[Curve, ...]) -> list[str]:
-    return [curve.label for curve in curves]
+def _labels(panel: CurvePanel) -> list[str]:
+    return [curve.label for curve in panel.curves]
 
 
 def _text(canvas: Figure, text: str, x: float, y: float, size: float, colour: str, weight: str = "normal") -> None:
