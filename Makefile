@@ -55,10 +55,11 @@ bench-load: $(INSTALLED) ## the API over 100,000 trials at 50 requests/s, beside
 	$(BIN)/python -m benchmarks.export_rate
 	$(BIN)/python -m benchmarks.mlflow_lists
 
-bench-trainers: $(INSTALLED) ## steps against other implementations, the data path against a DataLoader, what sampling costs
+bench-trainers: $(INSTALLED) ## steps against other implementations, the data path against a DataLoader, what sampling costs, synthetic steps
 	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/data_path.py
 	$(BIN)/python benchmarks/sampling_cost.py
+	$(BIN)/python benchmarks/synthetic_steps.py
 
 clean: ## removes the environment and every cache
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

@@ -36,10 +36,17 @@ class StudyOverview(Study):
     """A study as a list shows it."""
 
     trial_counts: dict[TrialState, int] = Field(description="how many trials are in each state that occurs")
+    trials_planned: int | None = Field(
+        None, description="the most there will be, those that are there included; null where this version cannot tell"
+    )
 
 
 class Progress(_Answer):
-    """How far a study has come. Planned numbers are the most there will be: a study may end earlier."""
+    """How far a study has come. Planned numbers are the most there will be: a study may end earlier.
+
+    A study that was reopened and finds a better configuration than it has confirmed confirms that too: those trials
+    count once they are recorded.
+    """
 
     trials_done: int = Field(description="trials in a final state")
     trials_planned: int | None = Field(description="null where this version cannot tell")

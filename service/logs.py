@@ -30,7 +30,7 @@ _QUIET = {
     "alembic": logging.WARNING,
     "urllib3": logging.WARNING,
 }
-_KEY = re.compile(r"(sam_[a-z0-9]{12}_)[0-9a-f]{64}")
+_KEY = re.compile(r"(sam_[a-z0-9]{12}_)[0-9a-f]{64}|(whsec_)[A-Za-z0-9+/=]{16,}")
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 _OWN = {*RESERVED_ATTRS, "asctime", "message", "color_message"}
@@ -73,11 +73,11 @@ def about(**fields: object) -> Iterator[None]:
 
 
 def redacted(text: str) -> str:
-    """The text without the secrets of API keys, the passwords of URLs and the secrets among their parameters.
+    """The text without the secrets of API keys and webhooks, the passwords of URLs and secrets among their parameters.
 
     Of a URL with a port or a password goes everything up to the last @: rather too much than a part of a password.
     """
-    text = _KEY.sub(r"\1***", text)
+    text = _KEY.sub(r"\1\2***", text)
     return SECRET_PARAMETER.sub(r"\1***", URL_PASSWORD.sub(r"\1:***@", text))
 
 

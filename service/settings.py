@@ -63,6 +63,11 @@ class Settings(BaseSettings):
         False,
         description="bind addresses other than loopback although there are no keys: something in front must check",
     )
+    allowed_hosts: str = Field(
+        "",
+        description="names with a dot by which the API may be asked for while there are no keys, with commas between, "
+        "such as that of a proxy in front; empty: none, so that no web page reaches it under a name of its own",
+    )
     trusted_proxies: str = Field(
         "",
         description="addresses or networks of proxies in front of the API, with commas between: who asks is whom their "

@@ -125,5 +125,5 @@ def _dominant(demand: Demand, cpus: float, gpus: float) -> float:
 
 def _fitting(demand: Demand, node: Node) -> int:
     """How many of the study's trials one node holds."""
-    by_gpu = math.floor(node.gpu / demand.gpu + 1e-9) if demand.gpu > 0 else math.inf
-    return int(min(math.floor(node.cpu / demand.cpu + 1e-9), by_gpu))
+    by_gpu = node.gpu / demand.gpu if demand.gpu > 0 else math.inf
+    return math.floor(min(node.cpu / demand.cpu, by_gpu, MOST_SLOTS) + 1e-9)  # a quotient may be infinite

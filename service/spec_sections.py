@@ -191,6 +191,10 @@ class Budget(StrictModel):
     )
 
 
+_SMALLEST_AMOUNT = 0.00009999
+"""Of a CPU or a GPU, within rounding: Ray counts in units of 0.0001, and knows no trial that takes less."""
+
+
 class Resources(StrictModel):
     """What one trial occupies while it trains."""
 
@@ -204,7 +208,7 @@ class Resources(StrictModel):
         problems = [
             RuleProblem((name,), f"must be a multiple of 0.0001, got {amount}")
             for name, amount in (("cpu", self.cpu), ("gpu", self.gpu))
-            if abs(amount * 10_000 - round(amount * 10_000)) > 1e-6
+            if abs(amount * 10_000 - round(amount * 10_000)) > 1e-6 or (amount and amount < _SMALLEST_AMOUNT)
         ]
         if self.gpu > 1 and not self.gpu.is_integer():
             problems = [RuleProblem(("gpu",), f"above 1, gpu must be a whole number, got {self.gpu}"), *problems]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from trainers.problem_settings import SIZES
@@ -233,13 +234,21 @@ def facts_of(values: Mapping[str, object]) -> DatasetFacts:
     """
     facts = DATASETS[str(values["dataset"])]
     if facts.is_problem:
-        size, features = values["n_samples"], values["n_features"]
-        return replace(
-            facts,
-            train_size=size if isinstance(size, int) else facts.train_size,
-            shape=(features,) if isinstance(features, int) else facts.shape,
-        )
-    if values["validation"] == "none":
+        return _sized(facts, values["n_samples"], values["n_features"])
+    return _cut(facts, values["validation"] == "none", values["train_examples"])
+
+
+@lru_cache(maxsize=4096, typed=True)  # a check of a search space asks for many combinations, again and again
+def _sized(facts: DatasetFacts, size: object, features: object) -> DatasetFacts:
+    return replace(
+        facts,
+        train_size=size if isinstance(size, int) else facts.train_size,
+        shape=(features,) if isinstance(features, int) else facts.shape,
+    )
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _cut(facts: DatasetFacts, with_validation: bool, examples: object) -> DatasetFacts:
+    if with_validation:
         facts = replace(facts, train_size=facts.train_size + facts.validation_size, validation_size=0)
-    examples = values["train_examples"]
     return replace(facts, train_size=examples) if isinstance(examples, int) else facts

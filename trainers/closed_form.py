@@ -1,8 +1,8 @@
 """Steps of Unified SAM on a synthetic problem, its gradients written out: what needs a million steps needs no autograd.
 
 With A, b and w a batch's rows, targets and weights, the gradient at x is Aᵀ(w φ′(Ax, b))/τ + r w̄ x. In NumPy a step of
-one index and 100 columns takes 12 µs where the model, autograd and the optimizer take 500, whose every tensor costs
-more than its arithmetic. The numbers are theirs, up to rounding.
+one index and 100 columns takes a twentieth of what the model, autograd and the optimizer take, whose every tensor costs
+more than its arithmetic (docs/benchmarks.md). The numbers are theirs, up to rounding.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -60,7 +61,6 @@ class ClosedFormSteps:
         self._targets: _Array = problem.targets.numpy()
         self._regulariser = problem.regulariser
         self._value, self._slope = _LOSSES[problem.settings.kind]
-        self._threads = ThreadpoolController()
 
     def run(
         self, x: Tensor, batches: Sequence[MiniBatch], sizes: Callable[[int], Sizes]
@@ -69,11 +69,11 @@ class ClosedFormSteps:
 
         sizes: of the step of each batch, from 0.
         Returns the sums, and for each batch the losses, (b,), of its examples before the step, without weights and
-        regulariser. NumPy's BLAS takes as many threads as torch does.
+        regulariser. NumPy's BLAS takes as many threads as torch does, in the whole process as torch's number is.
         """
         sums, losses = StepSums(), []
         point = x.numpy()
-        limit = self._threads.limit(limits=torch.get_num_threads(), user_api="blas")
+        limit = _thread_pools().limit(limits=torch.get_num_threads(), user_api="blas")
         with limit, np.errstate(all="ignore"):  # what is not finite is seen to by the norms
             for step, batch in enumerate(batches):
                 losses.append(self._step(point, batch.indices.numpy(), batch.weights.numpy(), sizes(step), sums))
@@ -110,6 +110,12 @@ class ClosedFormSteps:
         else:
             sums.skipped += 1
         return losses
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """Those of the libraries that are loaded, which takes milliseconds to find out."""
+    return ThreadpoolController()
 
 
 _LOSSES: dict[str, tuple[Callable[[_Array, _Array], _Array], Callable[[_Array, _Array], _Array]]] = {

@@ -231,6 +231,8 @@ class Training:
         for batch, of_batch in zip(batches, losses, strict=True):
             self._sampler.observe(batch, of_batch)
         self._optimizer.count_steps(len(batches), skipped=sums.skipped)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._sizes.learning_rate(self._optimizer.t - 1)
         means = (sums.loss, sums.grad_norm, sums.perturbation_norm, sums.examples, sums.steps)
         return torch.tensor(means, dtype=torch.float64)
 

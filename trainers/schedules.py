@@ -45,11 +45,11 @@ class Schedule:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         _check_number("start", self.start)
-        _check_count("warmup_steps", self.warmup_steps, 0)
-        _check_count("steps_per_t", self.steps_per_t, 1)
+        check_count("warmup_steps", self.warmup_steps, 0)
+        check_count("steps_per_t", self.steps_per_t, 1)
         if self.kind in ("linear", "cosine"):
             _check_number("end", self.end)
-            _check_count("total_steps", self.total_steps, 1)
+            check_count("total_steps", self.total_steps, 1)
         elif self.end is not None or self.total_steps is not None:
             raise ValueError(f"a {self.kind} schedule takes neither end nor total_steps, got {self!r}")
 
@@ -114,6 +114,12 @@ def check_lam(lam: object) -> None:
         raise ValueError(f"lam must be a number in [0, 1], '1/t', '1-1/t' or a Schedule within [0, 1], got {lam!r}")
 
 
+def check_count(name: str, value: object, low: int) -> None:
+    """Raises ValueError, with the rule and the value, unless it is an integer of at least `low`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
+
+
 def to_plain(setting: Setting) -> float | str | dict[str, object]:
     """The setting as plain data, which torch.load(weights_only=True) and JSON read."""
     if isinstance(setting, Schedule):
@@ -170,8 +176,3 @@ def learning_rate_at(
 def _check_number(name: str, value: object) -> None:
     if not is_finite_number(value, low=0):
         raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
-
-
-def _check_count(name: str, value: object, low: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")

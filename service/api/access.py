@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -42,8 +42,8 @@ _PATIENCE_S = 10.0
 
 _FOREIGN_HOST = (
     "without keys the service answers only where it is asked for by an address or as localhost, so that no web page "
-    "can reach it under a name of its own: make a key, or set SAMSTUDY_ALLOW_OPEN_ACCESS=true where a proxy in front "
-    "takes care of access"
+    "can reach it under a name of its own: make a key, or name this one in SAMSTUDY_ALLOWED_HOSTS where a proxy in "
+    "front takes care of access"
 )
 _FOREIGN_PAGE = (
     "without keys the service takes changes from programs and its own pages, and not from a web page of another site: "
@@ -60,8 +60,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def is_own_name(host: str) -> bool:
-    """Whether a Host header names this machine: an address, localhost, or a name without a dot.
+def is_own_name(host: str, others: Collection[str] = ()) -> bool:
+    """Whether a Host header names this machine: an address, localhost, a name without a dot, or one of the others.
 
     A web page that has its own domain resolve to 127.0.0.1 (DNS rebinding) is asked for by that domain, dots and all.
     """
@@ -72,7 +72,7 @@ def is_own_name(host: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        return "." not in name or name.endswith(".localhost")
+        return "." not in name or name.endswith(".localhost") or name in others
     return True
 
 
@@ -156,9 +156,11 @@ class KeysInUse:
 class Authentication:
     """ASGI middleware: finds out who asks, and refuses who has no key or may not do this."""
 
-    def __init__(self, app: ASGIApp, keys: KeyStore, lock: Lock, open_paths: frozenset[str], *, any_host: bool) -> None:
-        """any_host: whether requests without a key may name this machine as they like, because of a proxy in front."""
-        self._any_host = any_host
+    def __init__(
+        self, app: ASGIApp, keys: KeyStore, lock: Lock, open_paths: frozenset[str], *, allowed_hosts: frozenset[str]
+    ) -> None:
+        """allowed_hosts: names by which requests without a key may ask for this machine beside its own."""
+        self._allowed_hosts = allowed_hosts
         self._app = app
         self._keys = keys
         self._lock = lock
@@ -187,7 +189,7 @@ class Authentication:
     def _key(self, headers: Headers, method: str) -> ApiKey | None:
         """The valid key that was sent, None where none is needed. Raises UnauthenticatedError, ForbiddenError."""
         if not self._lock.is_locked():
-            if not self._any_host and not is_own_name(headers.get("host", "")):
+            if not is_own_name(headers.get("host", ""), self._allowed_hosts):
                 raise ForbiddenError(_FOREIGN_HOST)
             if method not in _SAFE and is_from_foreign_page(headers):
                 raise ForbiddenError(_FOREIGN_PAGE)

@@ -30,6 +30,7 @@ from service.api import (
 )
 from service.api.access import Authentication, Lock, is_loopback, open_paths
 from service.api.body_limit import BodyLimit
+from service.api.computing import Computing
 from service.api.farewell import Farewell
 from service.api.lookups import Lookups
 from service.api.metrics import Metrics
@@ -72,6 +73,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app.state.readiness = Readiness(database)
     app.state.open_streams = OpenStreams(settings.max_streams)
     app.state.lookups = Lookups()
+    app.state.computing = Computing()
     app.state.stopping = threading.Event()
     app.add_middleware(BodyLimit)  # the innermost: who may not come in is told so first
     if settings.requests_per_minute:
@@ -82,7 +84,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
         keys=key_store,
         lock=Lock(key_store, opens=local or settings.allow_open_access),
         open_paths=open_paths(PREFIX, metrics=local),
-        any_host=settings.allow_open_access,
+        allowed_hosts=frozenset(name.strip().lower() for name in settings.allowed_hosts.split(",") if name.strip()),
     )
     app.add_middleware(Farewell, stopping=app.state.stopping)
     app.add_middleware(Observation, metrics=app.state.metrics)  # the last one added is the outermost

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
 
 from service.analysis.importances import ImportanceMethod, importances
 from service.analysis.surface import Surface, surface
 from service.answers import BestConfiguration, Importance, Importances, StudyComparison
 from service.api import comparing, reading
+from service.api.computing import Computing
 from service.api.problems import documented
-from service.api.requests import NO_NUL, Studies, StudyId
+from service.api.requests import NO_NUL, Studies, StudyId, ThePrincipal
 from service.errors import (
     FieldProblem,
     InvalidRequestError,
     InvalidSpecError,
     NotEnoughResultsError,
     StudyNotFoundError,
+    TooManyRequestsError,
 )
 from service.spec import accepted_spec
 
@@ -84,21 +88,29 @@ def read_surface(
 
 @router.get(
     "/studies/{study_id}/importances",
-    responses=documented(StudyNotFoundError, NotEnoughResultsError, InvalidSpecError),
+    responses=documented(StudyNotFoundError, NotEnoughResultsError, InvalidSpecError, TooManyRequestsError),
 )
-def read_importances(
+async def read_importances(
     study_id: StudyId,
     studies: Studies,
+    principal: ThePrincipal,
+    request: Request,
     method: Annotated[
         ImportanceMethod,
         Query(description="fanova: over the whole space; ped_anova: what tells the best points from the others"),
     ] = "fanova",
 ) -> Importances:
     """Which parameters matter: how much of the objective's variance over complete configurations each explains."""
-    study = studies.get(study_id)
+    study = await run_in_threadpool(studies.get, study_id)
     parameters = accepted_spec(study.spec).space.parameters
     objective = reading.objective_of(study)
-    found, n = importances(studies.summaries(study_id), parameters, mode=objective.mode, method=method)
+    results = await run_in_threadpool(studies.summaries, study_id)
+    computing: Computing = request.app.state.computing
+    found, n = await computing.answer(
+        (study_id, study.revision, method),
+        principal.owner,
+        partial(importances, results, parameters, mode=objective.mode, method=method),
+    )
     return Importances(
         metric=objective.metric,
         method=method,

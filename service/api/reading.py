@@ -21,7 +21,7 @@ from service.answers import (
 from service.spec import Objective, stored_plan
 from service.store.contents import Best, ConfigurationPage, StudyStanding, TrialPage
 from service.store.studies import StudyStore
-from service.study import OPEN_TRIAL_STATES, Study
+from service.study import OPEN_TRIAL_STATES, Study, TrialState
 from trainers.config import defaults
 
 
@@ -33,7 +33,14 @@ def objective_of(study: Study) -> Objective:
 def overviews(store: StudyStore, studies: Sequence[Study]) -> list[StudyOverview]:
     """The studies with their trials counted by state."""
     counts = store.trial_counts([study.id for study in studies])
-    return [StudyOverview(**dict(study), trial_counts=counts[study.id]) for study in studies]
+    return [
+        StudyOverview(
+            **dict(study),
+            trial_counts=counts[study.id],
+            trials_planned=trials_planned(study, counts[study.id]),
+        )
+        for study in studies
+    ]
 
 
 def study_detail(store: StudyStore, study_id: str, *, mlflow_url: str) -> StudyDetail:
@@ -44,6 +51,7 @@ def study_detail(store: StudyStore, study_id: str, *, mlflow_url: str) -> StudyD
     return StudyDetail(
         **dict(study),
         trial_counts=counts,
+        trials_planned=trials_planned(study, counts),
         progress=_progress(standing),
         pending_reason=_pending_reason(standing),
         best=_result(standing.best),
@@ -109,14 +117,20 @@ def _pending_reason(standing: StudyStanding) -> str | None:
 
 
 def _progress(standing: StudyStanding) -> Progress:
-    planned = stored_plan(standing.study.spec)
-    recorded = sum(standing.trial_counts.values())  # more than the plan where the budget was lowered
+    trials = trials_planned(standing.study, standing.trial_counts)
     return Progress(
         trials_done=sum(count for state, count in standing.trial_counts.items() if state.is_final),
-        trials_planned=max(planned.trials, recorded) if planned else None,
+        trials_planned=trials,
         epochs_done=standing.epochs_done,
-        epochs_planned=_epochs(standing.study.spec, planned.trials) if planned else None,
+        epochs_planned=None if trials is None else _epochs(standing.study.spec, trials),
     )
+
+
+def trials_planned(study: Study, trial_counts: Mapping[TrialState, int]) -> int | None:
+    """Those of its plan, or those that it has, which are more where its budget was lowered or its best has changed
+    since it was confirmed; None where this version cannot tell."""
+    planned = stored_plan(study.spec)
+    return max(planned.trials, sum(trial_counts.values())) if planned else None
 
 
 def _epochs(spec: Mapping[str, Any], trials: int) -> int | None:

@@ -73,7 +73,7 @@ def studies_table(studies: Sequence[StudyOverview]) -> Table:
             study.id,
             study.name,
             _state(study, archived=study.archived_at is not None),
-            f"{done}/{sum(study.trial_counts.values())}",
+            f"{done}/{'?' if study.trials_planned is None else study.trials_planned}",
             f"{study.created_at:%Y-%m-%d %H:%M}",
             " ".join(f"{key}:{value}" for key, value in study.labels.items()),
         )

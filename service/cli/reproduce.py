@@ -37,8 +37,8 @@ def reproduce(
     scale: Annotated[
         Scale,
         typer.Option(
-            help="small: 1 to 40 minutes on two CPU cores, most with fewer steps and runs, the table on other data; "
-            "paper: the published setting."
+            help="small: 1 to 40 minutes on two CPU cores, the table on other data; paper: the published setting, for "
+            "which the table needs GPUs. The figures are the published ones at either."
         ),
     ] = Scale.SMALL,
     output: Annotated[
@@ -77,7 +77,8 @@ def reproduce(
             typer.echo("\nits studies are recorded: the same command goes on with them")
             raise typer.Exit(_INTERRUPTED) from None
         report = experiment.report(results)
-        command = f"samstudy reproduce {name}" + (f" --scale {scale}" if scale is not Scale.SMALL else "")
+        is_small = experiment.name == catalog.experiment(name, Scale.SMALL).name
+        command = f"samstudy reproduce {name}" + ("" if is_small else f" --scale {scale}")
         page = pages.page(experiment, report, results, command=command, provenance=provenance)
         files = {**report.files, f"{experiment.name}.md": page.encode()}
         for file_name, content in files.items():

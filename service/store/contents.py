@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -272,7 +273,8 @@ class StudyContents:
         with self._database.reading() as connection:
             self._study(connection, configuration.study_id)
             rows = connection.execute(query.order_by(table.c.seed)).all()
-        return {seed: metrics[metric] for seed, metrics in rows if metric in metrics}
+        values = {seed: metrics[metric] for seed, metrics in rows if metric in metrics}
+        return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
     def _of_trial(
         self, study_id: str, trial_id: str, table: Table, record_type: type[Record], *, order_by: ColumnElement[Any]

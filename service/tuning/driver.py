@@ -28,14 +28,14 @@ from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
 from service import logs
 from service.errors import LeaseLostError
 from service.settings import Settings, settings
-from service.spec import StudySpec, accepted_spec
+from service.spec import accepted_spec
 from service.store.database import Database
 from service.store.driving import DrivingStore
 from service.tuning.algorithms import algorithm_for
 from service.tuning.capacity import waiting_reason
 from service.tuning.checkpoints import TrialCheckpoints
 from service.tuning.decisions import IssuedTrial, Leaving
-from service.tuning.orders import TrialOrder
+from service.tuning.orders import TrialOrder, order_for_trial
 from service.tuning.progress import StudyProgress
 from service.tuning.recorder import Recorder
 from service.tuning.schedulers import scheduler_for, why_stopped
@@ -70,7 +70,7 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
 
     def order_for(issued: IssuedTrial) -> TrialOrder:
         last_attempts[issued.trial_id] = issued.attempt
-        return _order(spec, study_id, issued, storage_uri=config.storage_uri)
+        return order_for_trial(spec, study_id, issued, storage_uri=config.storage_uri)
 
     def tidy_checkpoints(trial_id: str) -> None:
         attempt = last_attempts.get(trial_id, 0)
@@ -151,22 +151,6 @@ def main(arguments: Sequence[str]) -> int:
         logger.error("%s", error)  # the message says it all
         return 1
     return 0
-
-
-def _order(spec: StudySpec, study_id: str, issued: IssuedTrial, *, storage_uri: str) -> TrialOrder:
-    return TrialOrder(
-        study_id=study_id,
-        trial_id=issued.trial_id,
-        attempt=issued.attempt,
-        epochs_done=issued.epochs_done,
-        train=spec.train_config(issued.point, issued.seed).to_mapping(),
-        threads=max(1, int(spec.resources_per_trial.cpu)),
-        storage_uri=storage_uri,
-        checkpoint_every_epochs=spec.checkpoint.every_epochs,
-        max_trial_s=issued.max_trial_s,
-        seconds_left=issued.seconds_left,
-        keep_last_checkpoint=spec.checkpoint.keep == "latest" and spec.checkpoint.every_epochs > 0,
-    )
 
 
 if __name__ == "__main__":

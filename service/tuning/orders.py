@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from service.spec import StudySpec
+from service.tuning.decisions import IssuedTrial
+
 
 @dataclass(frozen=True, slots=True)
 class TrialOrder:
@@ -40,6 +43,26 @@ class TrialOrder:
         """The order in Tune's config; today there is exactly one."""
         (order,) = config["orders"]
         return cls(**order)
+
+
+def order_for_trial(spec: StudySpec, study_id: str, issued: IssuedTrial, *, storage_uri: str) -> TrialOrder:
+    """What a worker is to do for a trial of a study with this spec."""
+    train = spec.train_config(issued.point, issued.seed).to_mapping()
+    if train["device"] == "auto" and not spec.resources_per_trial.gpu:
+        train["device"] = "cpu"  # Ray does not hide a node's GPUs from a worker that was given none
+    return TrialOrder(
+        study_id=study_id,
+        trial_id=issued.trial_id,
+        attempt=issued.attempt,
+        epochs_done=issued.epochs_done,
+        train=train,
+        threads=max(1, int(spec.resources_per_trial.cpu)),
+        storage_uri=storage_uri,
+        checkpoint_every_epochs=spec.checkpoint.every_epochs,
+        max_trial_s=issued.max_trial_s,
+        seconds_left=issued.seconds_left,
+        keep_last_checkpoint=spec.checkpoint.keep == "latest" and spec.checkpoint.every_epochs > 0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

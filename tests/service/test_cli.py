@@ -165,7 +165,7 @@ class TestListAndShow:
         assert first < second
         assert "QUEUED" in lines[first]
         assert "a:b" in lines[first]
-        assert "8/8" in lines[second]
+        assert "8/40" in lines[second]  # its plan has room for more
         assert main(["list", "--state", "SUCCEEDED", "--limit", "1", "--json"]) == 0
         assert [study["id"] for study in json.loads(capsys.readouterr().out)] == [older.id]
         assert main(["list", "--label", "a:b", "--name", "newer"]) == 0

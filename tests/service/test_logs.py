@@ -104,6 +104,7 @@ def test_secrets_are_not_logged(log_format: str) -> None:
         ("http://u:pa/ss@h", "http://u:***@h"),
         ("http://u:p@ss?w#rd@h/x", "http://u:***@h/x"),
         ("redis://:pw@h", "redis://:***@h"),
+        ("('1', 'whsec_0sIGC1yFabcdefgh+/A=', 2)", "('1', 'whsec_***', 2)"),
         ("https://h/p?password=X&y=1", "https://h/p?password=***&y=1"),
         ("https://h/p?a=1&client_secret=X", "https://h/p?a=1&client_secret=***"),
         ("https://h/p?token=X#top", "https://h/p?token=***"),

@@ -117,6 +117,15 @@ def test_who_comes_later_is_owed_nothing() -> None:
     assert had["small"] == pytest.approx(800 + 400, rel=0.1)
 
 
+@pytest.mark.parametrize("amount", [1e-11, 1e-300, 5e-324])
+def test_no_amount_is_too_small_for_the_others(amount: float) -> None:
+    """The spec refuses them; one that is in the store all the same must not keep everybody from a share."""
+    for tiny in (demand("a", cpu=amount), demand("a", gpu=amount)):
+        shares = fair_shares([tiny, demand("b", "bob")], [Node(4, 1)])
+        assert shares["b"] is not None
+        assert shares["b"] >= 2
+
+
 def test_usage_is_forgotten_with_its_owner() -> None:
     usage, nodes = Usage(), [Node(4, 0)]
     both = [demand("a", "ada", running=2), demand("b", "bob", running=1)]

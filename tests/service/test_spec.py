@@ -131,6 +131,8 @@ def test_unreadable_values_do_not_hide_the_rest() -> None:
         ({"algorithm": {"name": "tpe"}}, "budget.max_trials", "tpe needs a number of trials"),
         ({"budget": {"max_wallclock_s": 0}}, "budget.max_wallclock_s", "must be above 0, got 0"),
         ({"resources_per_trial": {"cpu": 0}}, "resources_per_trial.cpu", "must be above 0, got 0"),
+        ({"resources_per_trial": {"cpu": 1e-11}}, "resources_per_trial.cpu", "multiple of 0.0001, got 1e-11"),
+        ({"resources_per_trial": {"gpu": 1e-320}}, "resources_per_trial.gpu", "multiple of 0.0001, got 1e-320"),
         ({"resources_per_trial": {"gpu": 1.5}}, "resources_per_trial.gpu", "whole number, got 1.5"),
         ({"train": {"device": "cuda"}}, "resources_per_trial.gpu", "device cuda needs a gpu"),
         ({"checkpoint": {"keep": "best"}}, "checkpoint.keep", "those that are: latest, none"),

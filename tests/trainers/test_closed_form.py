@@ -1,5 +1,6 @@
 """Steps with written-out gradients: those of a plain simulation, and of the model and the optimizer they stand for."""
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -218,6 +219,24 @@ def test_a_run_that_leaves_the_numbers_says_so_either_way(monkeypatch: pytest.Mo
     assert errors[0].split(" is ")[0] == errors[1].split(" is ")[0]
 
 
+def test_steps_that_are_skipped_are_reported_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = a_config(dataset="logistic", rho=1e30, **{"lambda": 0.0}, lr=1e-3, regulariser=1e6, epochs=2)
+    reported = [
+        [result.metrics["skipped_steps"] for result in results_of(training)]
+        for training in (Training(config), by_model(config, monkeypatch))
+    ]
+    assert reported[0] == reported[1]
+    assert reported[0][-1] > 0
+
+
+def test_a_copy_of_a_run_goes_on_as_it_does() -> None:
+    training = Training(a_config(sampling="lipschitz", lr_schedule="cosine"))
+    training.next_result()
+    again = copy.deepcopy(training)
+    assert again._optimizer.param_groups[0]["lr"] == training._sizes.learning_rate(training._optimizer.t - 1)
+    assert_alike(results_of(again), results_of(training))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -228,6 +247,7 @@ def test_a_run_that_leaves_the_numbers_says_so_either_way(monkeypatch: pytest.Mo
         {"gradient_clip": 1.0},
         {"max_perturbation": 1.0},
         {"micro_batch_size": 10},
+        {"compile": "default"},
         {"sampling": "loss"},
         {"sampling": "gradient_norm"},
         {"dataset": "digits"},

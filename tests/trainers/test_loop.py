@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from tests.trainers.simulation import Array, importance, unified_sam
-from trainers import checkpoint
+from trainers import assembly, checkpoint
 from trainers.catalog import DATASETS, OPTIMIZERS, SAMPLINGS
 from trainers.config import LARGEST_FLOAT, InvalidTrainConfigError, TrainConfig
 from trainers.loop import DeviceUnavailableError, DivergedError, EpochResult, Training, train
@@ -304,8 +304,13 @@ def test_threads_sets_torchs_threads() -> None:
     assert torch.get_num_threads() == 2
 
 
-def test_full_gradient_descent_on_ridge_converges_at_the_rate_of_its_constants() -> None:
+@pytest.mark.parametrize("by", ["written_out", "optimizer"])
+def test_full_gradient_descent_on_ridge_converges_at_the_rate_of_its_constants(
+    by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Gradient descent with step 1/L contracts f − f* by at least 1 − μ/L a step (μ = 0.04, L = 1.03)."""
+    if by == "optimizer":
+        monkeypatch.setattr(assembly, "closed_form_of", lambda *_: None)
     ridge = problem(ProblemSettings.of("ridge"))
     best = ridge.f_star
     config = a_config(dataset="ridge", model="linear", batch_size=100, rho=0, momentum=0, lr=1 / 1.03, epochs=60)
@@ -328,11 +333,16 @@ def test_importance_sampling_comes_closer_on_ridge_when_each_sampling_takes_a_st
     assert 0 < gaps["lipschitz"] < 0.7 * gaps["uniform"]
 
 
-def test_importance_sampling_beats_uniform_sampling_by_far_with_the_step_sizes_of_theory() -> None:
+@pytest.mark.parametrize("by", ["written_out", pytest.param("optimizer", marks=pytest.mark.soak)])
+def test_importance_sampling_beats_uniform_sampling_by_far_with_the_step_sizes_of_theory(
+    by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The default ridge, one index a step, Theorem 3.2's sizes, 100,000 steps, λ = 0.5; see tests of the theory too.
 
     The published code's estimator, which leaves the weights out, stalls at 3e-3.
     """
+    if by == "optimizer":
+        monkeypatch.setattr(assembly, "closed_form_of", lambda *_: None)
     ends = {}
     for sampling in ("lipschitz", "uniform_with_replacement"):
         choice = {**THEORY, "sampling": sampling, "epochs": 1000, "report_every_epochs": 100}

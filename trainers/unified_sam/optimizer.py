@@ -16,7 +16,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from trainers.batchnorm import RunningStatistics
-from trainers.schedules import Setting
+from trainers.schedules import Setting, check_count
 from trainers.unified_sam.ascent import Ascent, ascend, ascent_at, check_limit, clip_factor
 from trainers.unified_sam.base_optimizer import load_exactly, step_unless
 from trainers.unified_sam.distributed import local_gradients, mean_over_replicas
@@ -232,10 +232,14 @@ class UnifiedSAM(WrappingOptimizer):
         """
         if self.is_perturbed:
             raise RuntimeError("steps cannot be counted between first_step() and second_step()")
-        if not 0 <= skipped <= steps:
-            raise ValueError(f"skipped must lie in [0, {steps}], the number of steps, got {skipped}")
+        check_count("steps", steps, 0)
+        check_count("skipped", skipped, 0)
+        if skipped > steps:
+            raise ValueError(f"skipped must be at most steps, {steps}, got {skipped}")
         self._t += steps
         self._skipped_steps = self._skipped_steps + skipped
+        if steps:
+            self._opt_called = True
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state with our settings in its groups, and `OwnState`, as tensors and plain data.

@@ -35,6 +35,7 @@ def test_a_study_tells_how_far_it_has_come(api: TestClient, life: Life) -> None:
     shown = api.get(f"studies/{study.id}").json()
     assert shown["state"] == "RUNNING"
     assert shown["trial_counts"] == {"SUCCEEDED": 1, "RUNNING": 1, "FAILED": 1, "PENDING": 1}
+    assert api.get("studies").json()["studies"][0]["trials_planned"] == 40
     assert shown["progress"] == {"trials_done": 2, "trials_planned": 40, "epochs_done": 3, "epochs_planned": 120}
     assert (shown["best"]["objective"]["n"], shown["best"]["complete"]) == (1, False), "it is preliminary"
     assert shown["mlflow_url"] is None
@@ -312,4 +313,7 @@ def test_a_lowered_budget_plans_no_less_than_there_is(api: TestClient, life: Lif
     for lam in (0.0, 0.5):
         life.propose(driver, {"lambda": lam, "rho": 0.1})
     api.patch(f"studies/{study.id}", json={"budget": {"max_trials": 2}}, headers={"If-Match": "*"})
-    assert api.get(f"studies/{study.id}").json()["progress"]["trials_planned"] == 4
+    progress = api.get(f"studies/{study.id}").json()["progress"]
+    assert (progress["trials_planned"], progress["epochs_planned"]) == (4, 12)
+    (listed,) = api.get("studies").json()["studies"]
+    assert listed["trials_planned"] == 4

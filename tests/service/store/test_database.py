@@ -17,6 +17,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import StoreUnavailableError
+from service.logs import redacted
 from service.store import tables
 from service.store.database import Database
 from service.store.studies import NewStudy, StudyStore
@@ -52,6 +53,15 @@ def test_migrating_again_changes_nothing(stores: Any) -> None:
     stores.database.migrate()
     stores.database.check_schema()
     assert stores.studies.get(study.id) == study
+
+
+def test_a_statement_that_fails_tells_nothing_of_its_values(database: Database) -> None:
+    statement = text("INSERT INTO webhooks (id, secret) VALUES (:id, :secret)")
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    with pytest.raises(IntegrityError) as failed, database.writing() as connection:
+        connection.execute(statement, {"id": "1", "secret": secret})
+    assert "hidden" in str(failed.value)
+    assert secret not in redacted(str(failed.value))  # PostgreSQL quotes the row itself
 
 
 def test_two_processes_may_migrate_at_once(new_url: str, open_url: Callable[..., Database]) -> None:
