@@ -24,7 +24,7 @@ up: $(INSTALLED) ## runs the service until Ctrl-C
 	$(BIN)/samstudy up
 
 test: $(INSTALLED) ## every test but the long ones, the real service included
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak and not e2e" -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak and not e2e" -n 3
 	$(BIN)/pytest -m "e2e and not soak"
 
 soak: $(INSTALLED) ## the long tests: whatever can die does (SAMSTUDY_FAULTS_MINUTES), long trainings, every torchvision model

@@ -192,6 +192,7 @@ class TestTrials:
         driver.record([TrialEnded(third.id, 1, TrialState.EARLY_STOPPED, 0.5, note="behind 3 others")])
         life.begin(driver, fourth)
         driver.add_confirming_trials(first.configuration_id, [7])
+        driver.heartbeat(60)
         said = command("trials", study.id)
         assert f"{first.id} 0 SUCCEEDED 1 3 90.0" in said
         assert f"{second.id} 1 FAILED 1 0 ValueError: no" in said
