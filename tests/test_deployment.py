@@ -42,6 +42,11 @@ def test_only_loopback_is_published(services: dict[str, Any]) -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
+def test_nothing_is_open_without_a_key(services: dict[str, Any]) -> None:
+    assert services["api"]["environment"]["SAMSTUDY_HOST"] == "0.0.0.0"
+    assert "SAMSTUDY_ALLOW_OPEN_ACCESS" not in services["api"]["environment"]
+
+
 def test_the_controller_has_the_time_to_give_up_its_lead(services: dict[str, Any]) -> None:
     """Less than 8 s, as tests/service/test_stopping.py has it."""
     assert services["controller"]["stop_grace_period"] == "20s"
