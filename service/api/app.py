@@ -70,7 +70,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app.state.database = database
     app.state.settings = settings
     app.state.metrics = Metrics(WatchingStore(database))
-    app.state.readiness = Readiness(database)
+    app.state.readiness = Readiness(database, explains=is_loopback(settings.host))
     app.state.open_streams = OpenStreams(settings.max_streams)
     app.state.lookups = Lookups()
     app.state.computing = Computing()

@@ -46,6 +46,18 @@ def test_a_file_that_cannot_be_written_is_not_ready(migrated_store: Path, tmp_pa
     assert "readonly" in detail
 
 
+def test_where_others_can_ask_the_log_alone_says_what_is_wrong(
+    migrated_store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(f"sqlite:///file:{migrated_store}?mode=ro&uri=true")
+    client = TestClient(create_app(database, Settings(home=tmp_path, host="0.0.0.0")))
+    details = {client.get("/readyz").json()["detail"] for _ in range(3)}
+    database.dispose()
+    assert details == {"the study store is not ready: the log of this process says why"}
+    assert [record.message for record in caplog.records if "readonly" in record.message] != []
+    assert sum("not ready: " in record.message for record in caplog.records) == 1
+
+
 def test_a_full_disk_is_not_ready_until_there_is_room(migrated_store: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", size_bytes=1024 * 1024) as disk:
         path = disk.path / "samstudy.db"
