@@ -879,10 +879,10 @@ def test_owners_share_before_their_studies_do(world: World, controller: Controll
     assert slots(world, *many, one) == [1, 1, 2]
 
 
-def test_studies_for_which_there_is_no_slot_take_turns(world: World, controller: Controller) -> None:
+def test_owners_for_whom_there_is_no_slot_take_turns(world: World, controller: Controller) -> None:
     studies = []
-    for _ in range(5):
-        studies.append(world.create())
+    for owner in ("ada", "bob", "cyd", "dan", "eve"):
+        studies.append(world.create(owner))
         world.advance(0.1)
     controller.reconcile()
     assert slots(world, *studies) == [1, 1, 1, 1, 0]
@@ -890,9 +890,13 @@ def test_studies_for_which_there_is_no_slot_take_turns(world: World, controller:
         driver = world.driver(study)
         (trial,) = driver.add_configuration({"rho": 0.1}, '{"rho":0.1}', [0], last_known=0)[1]
         driver.record([AttemptStarted(trial.id, 1, "node-1")])
-    world.advance(5)
-    controller.reconcile()
-    assert slots(world, *studies) == [1, 1, 1, 0, 1]
+    for _ in range(12):
+        assert slots(world, *studies) == [1, 1, 1, 1, 0]
+        for study in studies:
+            world.driver(study).heartbeat(60)
+        world.advance(5)
+        controller.reconcile()
+    assert slots(world, *studies) == [1, 1, 1, 0, 1]  # after a minute
 
 
 def test_a_cluster_that_does_not_say_what_it_has_leaves_the_shares_alone(world: World, controller: Controller) -> None:
