@@ -84,10 +84,14 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="A key's id.
 
 @contextmanager
 def _key_store() -> Iterator[KeyStore]:
+    from service.cli.examining_store import missing_file
+    from service.errors import StoreUnavailableError
     from service.settings import settings
     from service.store.database import Database
     from service.store.keys import KeyStore
 
+    if missing := missing_file(settings()):  # to look would make it
+        raise StoreUnavailableError(f"{missing} is not there yet: samstudy up, or samstudy migrate, makes it")
     database = Database(settings().store_url)
     try:
         database.check_schema()

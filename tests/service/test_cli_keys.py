@@ -108,8 +108,10 @@ class TestKeys:
     ) -> None:
         monkeypatch.setenv("SAMSTUDY_DATABASE_URL", f"sqlite:///{tmp_path / 'none.db'}")
         settings.cache_clear()
-        assert main(["keys", "create", "--owner", "ada", "--role", "user"]) == 1
-        assert "samstudy migrate" in capsys.readouterr().err
+        for command in (["create", "--owner", "ada", "--role", "user"], ["list"]):
+            assert main(["keys", *command]) == 1
+            assert "none.db is not there yet: samstudy up, or samstudy migrate, makes it" in capsys.readouterr().err
+        assert not (tmp_path / "none.db").exists()
 
 
 class TestClient:
