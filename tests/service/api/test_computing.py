@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -78,6 +80,15 @@ def test_who_goes_away_ends_nothing_for_the_others() -> None:
         assert slow.begun == ["a"]
 
     asyncio.run(asked())
+
+
+def test_a_process_ends_without_what_is_being_computed() -> None:
+    program = (
+        "import asyncio, time; from service.api.computing import Computing; computing = Computing();"
+        "asyncio.run(asyncio.wait_for(computing.answer(1, 'ada', lambda: time.sleep(60)), 0.1))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert "TimeoutError" in ended.stderr
 
 
 def test_a_failure_is_told_and_not_remembered() -> None:
