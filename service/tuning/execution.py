@@ -254,7 +254,7 @@ def _unpacked(content: dict[str, Any], train: dict[str, Any], *, is_first: bool)
     if saved is None and is_first:
         raise _OtherConfigurationError("it does not say of which configuration it is")
     saved = saved or {}
-    for name in sorted(saved.keys() & train.keys() - {"device"}):  # where it trains is not what it trains
+    for name in sorted(saved.keys() & train.keys()):
         if saved[name] != train[name]:
             raise _OtherConfigurationError(f"it is of another configuration, with {name} {saved[name]!r}")
     return content["training"], _Results.from_state_dict(content["results"])

@@ -384,12 +384,6 @@ def test_what_another_configuration_saved_under_the_same_id_is_of_no_use(
     assert "training from the start" in worker.log(attempt)
 
 
-def test_a_trial_goes_on_on_another_device(worker: Worker, uninterrupted: dict[int, Any]) -> None:
-    steps(worker.trial(train={"device": "cpu"}), 3)
-    assert numbers(steps(worker.trial(2, 3, train={"device": "auto"}))) == {4: uninterrupted[4]}
-    assert "continues after epoch 3/4" in worker.log(2)
-
-
 def test_what_the_same_configuration_saved_before_a_restore_is_gone_on_from(
     worker: Worker, uninterrupted: dict[int, Any]
 ) -> None:
