@@ -15,6 +15,11 @@ MOST_SLOTS = 10_000
 _TURN_S = 60.0
 """How long those who do not fit side by side train in turn, or until the trials end that they have begun."""
 
+_LONGEST_GAP_S = 60.0
+"""Between two looks; in a longer one the machine slept, another controller led, or the cluster did not answer."""
+
+_FORGOTTEN_AFTER_S = 600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -42,23 +47,34 @@ class Demand:
 class Usage:
     """What owners have had of a cluster: dominant shares that trained, times seconds.
 
-    Whoever comes later begins with the least that the others have had, and is owed nothing for the time before.
+    Who comes anew, or has all that they want, counts as having had no less than the one who has had least of those that
+    want more: nobody is owed anything for a time in which they wanted nothing, as in start-time fair queueing (Goyal,
+    Vin and Cheng 1996). Who is away for some minutes, as while a driver is replaced, is owed the same afterwards.
     """
 
     def __init__(self) -> None:
         self._had: dict[str, float] = {}
+        self._seen_at: dict[str, float] = {}
         self._counted_at: float | None = None
 
     def count(self, demands: Sequence[Demand], nodes: Sequence[Node], *, now: float) -> None:
-        """Adds what has trained since it was last counted, and forgets who is gone. now: of a clock, in seconds."""
-        seconds = 0.0 if self._counted_at is None else now - self._counted_at
+        """Adds what has trained since it was last counted. now: of a clock, in seconds."""
+        seconds = 0.0 if self._counted_at is None else min(now - self._counted_at, _LONGEST_GAP_S)
         self._counted_at = now
-        owners = {demand.owner for demand in demands}
-        least = min((had for owner, had in self._had.items() if owner in owners), default=0.0)
-        self._had = {owner: self._had.get(owner, least) for owner in owners}
         cpus, gpus = _totals(nodes)
+        had = dict.fromkeys((demand.owner for demand in demands), 0.0)
         for demand in demands if cpus > 0 else ():
-            self._had[demand.owner] += demand.running * _dominant(demand, cpus, gpus) * seconds
+            had[demand.owner] += demand.running * _dominant(demand, cpus, gpus) * seconds
+        known = {owner: self._had[owner] + more for owner, more in had.items() if owner in self._had}
+        want_more = {demand.owner for demand in demands if demand.running < demand.wanted}
+        contending = [value for owner, value in known.items() if owner in want_more]
+        least = min(contending, default=max(known.values(), default=0.0))
+        self._seen_at |= dict.fromkeys(had, now)
+        self._seen_at = {owner: at for owner, at in self._seen_at.items() if now - at <= _FORGOTTEN_AFTER_S}
+        self._had = {owner: value for owner, value in self._had.items() if owner in self._seen_at}
+        for owner in had:
+            value = known.get(owner, least)
+            self._had[owner] = value if owner in want_more else max(value, least)
 
     def of(self, owner: str) -> float:
         """What all of the owner's studies have had."""
@@ -79,14 +95,12 @@ def fair_shares(demands: Sequence[Demand], nodes: Sequence[Node], usage: Usage |
     if len(demands) < 2 or cpus <= 0:
         return {demand.study_id: None for demand in demands}
     slots = {demand.study_id: 0 for demand in demands}
-    most = {
-        demand.study_id: min(demand.wanted, MOST_SLOTS, sum(_fitting(demand, node) for node in nodes))
-        for demand in demands
-    }
+    most = {demand.study_id: _wanted(demand, nodes) for demand in demands}
     of_owner: defaultdict[str, list[tuple[float, int, Demand]]] = defaultdict(list)  # a heap of studies by their shares
     for index, demand in enumerate(demands):
         of_owner[demand.owner].append((0.0, index, demand))  # in order, and so a heap
-    turn = _TURN_S * max(_dominant(demand, cpus, gpus) for demand in demands)
+    largest = max((_dominant(demand, cpus, gpus) for demand in demands if most[demand.study_id]), default=1.0)
+    turn = _TURN_S * largest
     turns = {owner: usage.of(owner) // turn if usage else 0.0 for owner in of_owner}
     owners = [(0.0, turns[owner], studies[0][1], owner) for owner, studies in of_owner.items()]
     heapify(owners)
@@ -106,6 +120,11 @@ def fair_shares(demands: Sequence[Demand], nodes: Sequence[Node], usage: Usage |
         if studies:  # one that has no more does not come back: what is free only gets less
             heappush(owners, (owned, turns_had, studies[0][1], owner))
     return dict(slots)
+
+
+def _wanted(demand: Demand, nodes: Sequence[Node]) -> float:
+    """How many trials the study could train if the cluster were its own."""
+    return min(demand.wanted, MOST_SLOTS, sum(_fitting(demand, node) for node in nodes))
 
 
 def _totals(nodes: Sequence[Node]) -> tuple[float, float]:

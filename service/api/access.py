@@ -60,6 +60,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def allowed_names(listed: str) -> frozenset[str]:
+    """The names in a list with commas between, as a Host header's are compared: without a port and a last dot."""
+    names = (name.strip().partition(":")[0].rstrip(".").lower() for name in listed.split(","))
+    return frozenset(filter(None, names))
+
+
 def is_own_name(host: str, others: Collection[str] = ()) -> bool:
     """Whether a Host header names this machine: an address, localhost, a name without a dot, or one of the others.
 
@@ -72,7 +78,7 @@ def is_own_name(host: str, others: Collection[str] = ()) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        return "." not in name or name.endswith(".localhost") or name in others
+        return "." not in name or name.endswith(".localhost") or name.rstrip(".") in others
     return True
 
 

@@ -28,7 +28,7 @@ from service.api import (
     trials,
     webhooks,
 )
-from service.api.access import Authentication, Lock, is_loopback, open_paths
+from service.api.access import Authentication, Lock, allowed_names, is_loopback, open_paths
 from service.api.body_limit import BodyLimit
 from service.api.computing import Computing
 from service.api.farewell import Farewell
@@ -84,7 +84,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
         keys=key_store,
         lock=Lock(key_store, opens=local or settings.allow_open_access),
         open_paths=open_paths(PREFIX, metrics=local),
-        allowed_hosts=frozenset(name.strip().lower() for name in settings.allowed_hosts.split(",") if name.strip()),
+        allowed_hosts=allowed_names(settings.allowed_hosts),
     )
     app.add_middleware(Farewell, stopping=app.state.stopping)
     app.add_middleware(Observation, metrics=app.state.metrics)  # the last one added is the outermost

@@ -279,7 +279,7 @@ class Client(Connection):
 
     def delete_webhook(self, webhook_id: str) -> None:
         """Deletes a webhook. Raises WebhookNotFoundError."""
-        self._ask(type(None), "DELETE", f"/webhooks/{quoted(webhook_id)}")
+        self._ask(type(None), "DELETE", f"/webhooks/{quoted(webhook_id)}", once_only=True)
 
     def search_spaces(self) -> list[SearchSpaceAnswer]:
         """Every named search space."""

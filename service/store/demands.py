@@ -91,18 +91,18 @@ def _recorded(connection: Connection, studies: Sequence[Row[Any]]) -> dict[str, 
         .where(configurations.c.study_id.in_(study_ids))
         .group_by(configurations.c.study_id)
     )
-    at_target = _at_target(connection, studies)
+    reached = at_target(connection, studies)
     return {
         row.study_id: _Recorded(
-            row.number, count.unended, count.begun, count.confirming, count.running, row.study_id in at_target
+            row.number, count.unended, count.begun, count.confirming, count.running, row.study_id in reached
         )
         if (count := counts.get(row.study_id))
-        else _Recorded(row.number, is_at_target=row.study_id in at_target)
+        else _Recorded(row.number, is_at_target=row.study_id in reached)
         for row in of_configurations
     }
 
 
-def _at_target(connection: Connection, studies: Sequence[Row[Any]]) -> set[str]:
+def at_target(connection: Connection, studies: Sequence[Row[Any]]) -> set[str]:
     """Ids of those of which a whole configuration has reached the target, as their drivers judge it."""
     table = tables.configurations
     objectives = {study.id: study.spec["objective"] for study in studies}

@@ -90,11 +90,15 @@ class LifecycleStore:
             return self._study(connection, study_id)
 
     def stop(self, study_id: str) -> Study:
-        """No new trials; what has begun ends. At once where nothing has begun, or where the study is paused."""
+        """No new trials; what has begun ends. At once where nothing has begun, or where the study is paused.
+
+        A study that has ended so stays as it is.
+        """
         with self._database.writing() as connection:
             study, state, now = self._locked(connection, study_id)
             pausing = state is StudyState.STOPPING and study.intent == Intent.PAUSE
-            if study.intent == Intent.CANCEL or state.is_final or pausing:
+            is_stopped = state.is_final and study.intent == Intent.STOP
+            if study.intent == Intent.CANCEL or pausing or (state.is_final and not is_stopped):
                 raise _impossible(study, "stopped")
             if study.intent != Intent.STOP:
                 study = self._want(connection, study, Intent.STOP, now)
@@ -170,12 +174,14 @@ class LifecycleStore:
                 )
             if state.is_final and raised:
                 check_going_on(connection, study, spec)
+            shows_again = {"archived": False} if state.is_final and raised and study.archived_at else {}
             values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
             records.touch_study(connection, study_id, version=study.version + 1, **values)
             data = {
                 "budget": budget,
                 "labels": spec.labels,
                 "description": spec.description,
+                **shows_again,
             }
             records.add_event(connection, study_id, "study.changed", data, at=now)
             if state.is_final and raised:

@@ -11,6 +11,7 @@ from search_spaces.space import SearchSpace
 from service.errors import InvalidTransitionError
 from service.spec import StudySpec
 from service.store import records, tables
+from service.store.demands import at_target
 from service.store.inserting import last_number
 from service.store.ranking import most_seeds_first
 from service.store.spending import used_up
@@ -32,6 +33,10 @@ def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> 
     if limit is not None:
         raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit} as well: raise that too")
     cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
+    if study.id in at_target(connection, [study]) and not _has_more_at_target(connection, study.id, spec):
+        raise InvalidTransitionError(
+            f"study {study.id!r} has reached objective.target: a clone with another target can go on"
+        )
     failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
     if not (cut_off or _ends_well(connection, study, failures) or _has_more_to_confirm(connection, study.id, spec)):
         _check_for_more(connection, study.id, spec)
@@ -40,6 +45,17 @@ def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> 
             f"study {study.id!r} has {failures} failed trials, more than budget.max_failed_trials allows, "
             f"{budget.max_failed_trials}: raise that too, or retry them"
         )
+
+
+def _has_more_at_target(connection: Connection, study_id: str, spec: StudySpec) -> bool:
+    """Whether a study at its target goes on with something: what had begun, or what confirms its best."""
+    table = tables.trials
+    kept = select(func.count()).where(
+        table.c.study_id == study_id,
+        table.c.state == TrialState.CANCELLED,
+        (table.c.attempt > 0) | (table.c.purpose == Purpose.CONFIRM),
+    )
+    return bool(connection.execute(kept).scalar_one()) or _has_more_to_confirm(connection, study_id, spec)
 
 
 def _ends_well(connection: Connection, study: Row[Any], failures: int) -> bool:

@@ -83,6 +83,9 @@ def study_params(spec: StudySpec) -> dict[str, str]:
     return {limits.key(name): limits.text(value, limits.MAX_PARAM) for name, value in _flat(plain)}
 
 
+_BEFORE_OR_CANCELLED = (StudyState.QUEUED, StudyState.PAUSED, StudyState.CANCELLED)
+
+
 def study_content(study: Study, spec: StudySpec, results: Sequence[ConfigurationResult]) -> RunContent:
     """The parent run as the study stands: tags, and once it has ended the metrics of its best configuration."""
     winner = best(results, spec.objective.mode)
@@ -97,7 +100,8 @@ def study_content(study: Study, spec: StudySpec, results: Sequence[Configuration
         **{f"{LABEL}{name}": value for name, value in study.labels.items()},
         "mlflow.note.content": summary(study, spec, results),
     }
-    if study.error or study.driver_attempt > 1:  # a run that was reopened may still show what went wrong before
+    reopened = study.driver_attempt > 1 or (study.driver_attempt and study.state in _BEFORE_OR_CANCELLED)
+    if study.error or reopened:  # its run may still show what went wrong before
         tags["samstudy.error"] = limits.last_lines(study.error or "")
     if winner:
         point = {name: winner.configuration.point.get(name) for name in spec.space.parameters}
@@ -139,7 +143,8 @@ def trial_content(study: Study, item: TrialBacklog, parent_run_id: str) -> RunCo
         tags["samstudy.objective"] = repr(trial.objective)
     if trial.note:
         tags["samstudy.note"] = trial.note
-    if trial.error or trial.attempt > 1:  # a trial that was retried may still show what went wrong before
+    retried = trial.attempt > 1 or (trial.attempt and trial.state in (TrialState.PENDING, TrialState.CANCELLED))
+    if trial.error or retried:  # its run may still show what went wrong before
         tags["samstudy.error"] = limits.last_lines(trial.error or "")
     metrics = [
         MetricPoint(limits.key(name), value, result.epoch, milliseconds(result.recorded_at))

@@ -231,8 +231,9 @@ class StudyProgress:
             return f"is being paused: {training} trials train up to their next checkpoint"
         if self._intent is Intent.STOP and training:
             return f"is being stopped: {training} trials train to their end"
-        if self._target_reached and not self._spec.confirm and training:
-            return f"has reached its target: {training} trials train to their end, no other begins"
+        if self._target_reached and training:
+            others = "only what confirms its best begins" if self._spec.confirm else "no other begins"
+            return f"has reached its target: what trains does so to its end, {others}"
         return None
 
     @property

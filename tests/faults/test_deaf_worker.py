@@ -23,7 +23,9 @@ def impatient_service(tmp_path: Path) -> Iterator[Service]:
 
 def test_the_trial_fails_its_worker_is_gone_and_the_others_go_on(impatient_service: Service) -> None:
     service = impatient_service
-    witness = submit(service, "deaf-worker", trials=4, epochs=150, budget={"max_trial_s": 30, "max_failed_trials": None})
+    witness = submit(
+        service, "deaf-worker", trials=4, epochs=150, budget={"max_trial_s": 30, "max_failed_trials": None}
+    )
     witness.wait_for_trials(finished=0, training=2, epochs=1)
     deaf = service.workers()[0]
     deaf.suspend()

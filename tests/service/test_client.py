@@ -205,6 +205,7 @@ def test_a_study_is_steered_by_its_handle(client: Client, life: Life) -> None:
     enqueued = study.enqueue({"lambda": 1.0, "rho": 0.1})
     assert enqueued.configuration.origin is Origin.USER
     assert study.stop().state is StudyState.CANCELLED
+    assert study.stop().state is StudyState.CANCELLED, "it is asked again where the answer was lost"
     with pytest.raises(InvalidTransitionError):
         study.retry()
     assert client.archive(study.id).archived_at is not None

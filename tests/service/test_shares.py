@@ -128,15 +128,65 @@ def test_who_comes_later_is_owed_nothing() -> None:
     assert had["small"] == pytest.approx(800 + 400, rel=0.1)
 
 
-def test_usage_is_forgotten_with_its_owner() -> None:
-    usage, nodes = Usage(), [Node(4, 0)]
-    both = [demand("a", "ada", running=2), demand("b", "bob", running=1)]
-    usage.count(both, nodes, now=0)
-    usage.count(both, nodes, now=10)
+def counted(usage: Usage, demands: list[Demand], seconds: float, *, since: float, nodes: list[Node]) -> float:
+    """A look every second; answers when the last one was."""
+    for second in range(int(seconds) + 1):
+        usage.count(demands, nodes, now=since + second)
+    return since + int(seconds)
+
+
+def test_usage_is_what_has_trained() -> None:
+    usage = Usage()
+    counted(usage, [demand("a", "ada", running=2), demand("b", "bob", running=1)], 10, since=0, nodes=[Node(4, 0)])
     assert (usage.of("ada"), usage.of("bob")) == (5.0, 2.5)
-    usage.count(both[1:], nodes, now=20)
-    usage.count([demand("c", "ada"), both[1]], nodes, now=20)
-    assert (usage.of("ada"), usage.of("bob")) == (5.0, 5.0)
+
+
+def test_a_time_without_looks_is_nobodys() -> None:
+    """The machine slept, another controller led, or ada was alone, when nobody looks."""
+    usage, nodes = Usage(), [Node(4, 0)]
+    now = counted(usage, [demand("a", "ada", cpu=4, running=1), demand("c", "cyd", cpu=4)], 15, since=0, nodes=nodes)
+    both = [demand("a", "ada", cpu=4, running=1), demand("b", "bob", cpu=4)]
+    usage.count(both, nodes, now=now + 3600)
+    assert usage.of("ada") - usage.of("bob") <= 60
+    assert fair_shares(both, nodes, usage) == {"a": 1, "b": 0}
+
+
+def test_who_comes_is_owed_no_more_than_those_who_wait() -> None:
+    """cyd, who has all that cyd wants, has had little; ada and bob take turns."""
+    usage, nodes = Usage(), [Node(4, 0), Node(4, 0)]
+    one = demand("c", "cyd", wanted=1, running=1)
+    now = 0.0
+    for turn in range(40):
+        running = (1, 0) if turn % 2 else (0, 1)
+        turns = [
+            demand(name, owner, cpu=4, running=n) for name, owner, n in zip("ab", ("ada", "bob"), running, strict=True)
+        ]
+        now = counted(usage, [*turns, one], 60, since=now, nodes=nodes)
+    all_four = [demand("a", "ada", cpu=4), demand("b", "bob", cpu=4), one, demand("d", "dan", cpu=4)]
+    usage.count(all_four, nodes, now=now + 1)
+    assert usage.of("dan") >= min(usage.of("ada"), usage.of("bob")) > 500
+    assert usage.of("cyd") >= min(usage.of("ada"), usage.of("bob"))
+
+
+def test_who_is_away_for_a_moment_is_owed_the_same() -> None:
+    usage, nodes = Usage(), [Node(4, 0)]
+    ada, bob = demand("a", "ada", cpu=4, running=1), demand("b", "bob", cpu=4)
+    now = counted(usage, [ada, bob], 300, since=0, nodes=nodes)
+    owed = usage.of("ada") - usage.of("bob")
+    now = counted(usage, [ada], 60, since=now, nodes=nodes)
+    usage.count([ada, bob], nodes, now=now + 1)
+    assert usage.of("ada") - usage.of("bob") >= owed == 300
+    now = counted(usage, [ada], 700, since=now + 1, nodes=nodes)
+    usage.count([ada, bob], nodes, now=now + 1)
+    assert usage.of("bob") == usage.of("ada")  # as if bob had come anew
+
+
+def test_a_study_that_no_node_holds_makes_nobodys_turn_longer() -> None:
+    usage, nodes = Usage(), [Node(4, 0)]
+    waits = demand("c", "cyd", cpu=1024)
+    both = [demand("a", "ada", cpu=4, running=1), demand("b", "bob", cpu=4)]
+    counted(usage, [*both, waits], 61, since=0, nodes=nodes)
+    assert fair_shares([*both, waits], nodes, usage) == {"a": 0, "b": 1, "c": 0}
 
 
 @pytest.mark.parametrize("amount", [1e-11, 1e-300, 5e-324])

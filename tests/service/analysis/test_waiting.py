@@ -121,7 +121,7 @@ def test_a_limit_is_a_reason_once_it_is_reached() -> None:
 
 
 def test_what_the_driver_says_comes_before_a_limit() -> None:
-    said = "has reached its target: 1 trials train to their end, no other begins"
+    said = "has reached its target: what trains does so to its end, no other begins"
     assert reason(a_study(slots=1, waiting_reason=said), running=1) == said
     assert reason(a_study(slots=0, waiting_reason="no node has a GPU")) == "no node has a GPU"
 

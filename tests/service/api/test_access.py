@@ -82,9 +82,9 @@ class TestWithoutKeys:
         assert codes(client_of(allow_open_access=True).get("studies", headers=named)) == (403, "forbidden")
         assert client_of(token_for()).get("studies", headers=named).status_code == 200
 
-    @pytest.mark.parametrize("host", ["sam.example", "SAM.example:443", "api.sam.example"])
+    @pytest.mark.parametrize("host", ["sam.example", "SAM.example:443", "api.sam.example", "sam.example."])
     def test_a_name_of_the_proxy_in_front_is_its_own(self, client_of: Callable[..., TestClient], host: str) -> None:
-        client = client_of(allow_open_access=True, allowed_hosts="sam.example, API.sam.example")
+        client = client_of(allow_open_access=True, allowed_hosts="sam.example:8443, API.sam.example,")
         assert client.get("studies", headers={"Host": host}).status_code == 200
         assert codes(client.get("studies", headers={"Host": "evil.sam.example"})) == (403, "forbidden")
 

@@ -609,6 +609,55 @@ class TestPatch:
         with pytest.raises(InvalidTransitionError, match=r"objective\.target"):
             lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 8}), if_version=None)
 
+    @pytest.mark.parametrize("confirm", [{}, {"confirm": {"top_k": 1, "seeds": [100]}}], ids=["", "confirmed"])
+    def test_a_study_at_its_target_is_not_reopened_whatever_has_ended_it(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], confirm: dict[str, Any]
+    ) -> None:
+        objective = {"metric": "val_accuracy", "mode": "max", "target": 0.5}
+        study = create(objective=objective, budget={"max_trials": 4}, **confirm)
+        driver = stores.drive(study)
+        for trial in stores.propose(driver, seeds=[0, 1]):
+            end(driver, trial, TrialState.SUCCEEDED)
+        stores.propose(driver, seeds=[0, 1])
+        lifecycle.stop(study.id)
+        driver.finish(SUCCEEDED, Reason.USER, known=driver.snapshot().known)
+        more = StudyChanges(budget={"max_trials": 8})
+        if confirm:  # which the next driver adds
+            assert lifecycle.patch(study.id, more, if_version=None).state is QUEUED
+            return
+        before = stores.studies.get(study.id)
+        with pytest.raises(InvalidTransitionError, match=r"has reached objective\.target: a clone"):
+            lifecycle.patch(study.id, more, if_version=None)
+        assert stores.studies.get(study.id) == before
+
+    def test_at_its_target_what_had_begun_goes_on(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        objective = {"metric": "val_accuracy", "mode": "max", "target": 0.5}
+        study = create(objective=objective, budget={"max_trials": 4, "max_failed_trials": 0})
+        driver = stores.drive(study)
+        for trial in stores.propose(driver, seeds=[0, 1]):
+            end(driver, trial, TrialState.SUCCEEDED)
+        begun, bad = stores.propose(driver, seeds=[0, 1])
+        driver.record([AttemptStarted(begun.id, 1, None)])
+        end(driver, bad, TrialState.FAILED)
+        driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, known=driver.snapshot().known)
+        changed = lifecycle.patch(study.id, StudyChanges(budget={"max_failed_trials": 1}), if_version=None)
+        assert changed.state is QUEUED
+
+    def test_what_is_reopened_is_archived_no_more_and_says_so(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(budget={"max_trials": 2})
+        driver = stores.drive(study)
+        driver.finish(SUCCEEDED, Reason.MAX_TRIALS, known=driver.snapshot().known)
+        lifecycle.archive(study.id)
+        lifecycle.patch(study.id, StudyChanges(labels={"a": "b"}), if_version=None)
+        lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 8}), if_version=None)
+        assert stores.studies.get(study.id).archived_at is None
+        changes = [event.data for event in stores.studies.events(study.id) if event.kind == "study.changed"]
+        assert [change.get("archived") for change in changes] == [True, None, False]
+
     def test_a_limit_raised_beside_one_that_is_used_up_changes_nothing(self, timed_stores: Any, clock: Any) -> None:
         lifecycle = timed_stores.lifecycle
         study = timed_stores.create(spec=spec_with(budget={"max_trials": 4, "max_wallclock_s": 100}))

@@ -159,7 +159,7 @@ def test_a_target_reached_lets_the_running_trials_end(
     assert driver.progress.waiting_reason is None
     driver.end(first, better)
     assert driver.progress.next_trial() is None
-    assert driver.progress.waiting_reason == "has reached its target: 1 trials train to their end, no other begins"
+    assert driver.progress.waiting_reason == "has reached its target: what trains does so to its end, no other begins"
     driver.end(second, worse)
     assert driver.progress.waiting_reason is None
     assert driver.progress.next_trial() == succeeded(Reason.TARGET_REACHED)
@@ -693,6 +693,8 @@ def test_a_target_reached_is_confirmed_too(drive: Callable[..., Driver]) -> None
         driver.end(driver.issue(), 0.9)
     confirming = [driver.issue() for _ in range(2)]
     assert {one.purpose for one in confirming} == {Purpose.CONFIRM}
+    said = "has reached its target: what trains does so to its end, only what confirms its best begins"
+    assert driver.progress.waiting_reason == said
     for one in confirming:
         driver.end(one, 0.7)
     assert driver.progress.next_trial() == succeeded(Reason.TARGET_REACHED)
