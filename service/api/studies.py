@@ -79,7 +79,8 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x20-\x7e]*$",
-        description="makes it safe to send the same study again: the second time answers 200 with the first study",
+        description="makes it safe to send the same study again: the second time answers 200 with the first study, "
+        "until that is deleted",
     ),
 ]
 ValidateOnly = Annotated[bool, Query(description="answers how much would be run and stores nothing")]
@@ -148,7 +149,10 @@ def clone_study(
     idempotency_key: IdempotencyKey = None,
     validate_only: ValidateOnly = False,
 ) -> Response:
-    """Records a new study with the spec of this one, but for the sections that are given; it takes no results over."""
+    """Records a new study with the spec of this one, but for the sections that are given.
+
+    It takes no results over, and no points that were enqueued by hand.
+    """
     original = studies.get(study_id)
     spec = parse_spec({**original.spec, **body} if isinstance(body, dict) else body)
     if validate_only:
