@@ -66,7 +66,7 @@ class Usage:
         for demand in demands if cpus > 0 else ():
             had[demand.owner] += demand.running * _dominant(demand, cpus, gpus) * seconds
         known = {owner: self._had[owner] + more for owner, more in had.items() if owner in self._had}
-        want_more = {demand.owner for demand in demands if demand.running < demand.wanted}
+        want_more = {one.owner for one in demands if one.running < one.wanted and _wanted(one, nodes)}
         contending = [value for owner, value in known.items() if owner in want_more]
         least = min(contending, default=max(known.values(), default=0.0))
         self._seen_at |= dict.fromkeys(had, now)

@@ -181,12 +181,16 @@ def test_who_is_away_for_a_moment_is_owed_the_same() -> None:
     assert usage.of("bob") == usage.of("ada")  # as if bob had come anew
 
 
-def test_a_study_that_no_node_holds_makes_nobodys_turn_longer() -> None:
+def test_a_study_that_no_node_holds_makes_nobodys_turn_longer_and_nobody_rich() -> None:
     usage, nodes = Usage(), [Node(4, 0)]
     waits = demand("c", "cyd", cpu=1024)
     both = [demand("a", "ada", cpu=4, running=1), demand("b", "bob", cpu=4)]
-    counted(usage, [*both, waits], 61, since=0, nodes=nodes)
+    now = counted(usage, [*both, waits], 61, since=0, nodes=nodes)
     assert fair_shares([*both, waits], nodes, usage) == {"a": 0, "b": 1, "c": 0}
+    turned = [replace(both[0], running=0), replace(both[1], running=1)]
+    now = counted(usage, [*turned, waits], 300, since=now, nodes=nodes)
+    usage.count([*turned, waits, demand("d", "dan", cpu=4)], nodes, now=now)
+    assert usage.of("dan") == usage.of("ada") == 61
 
 
 @pytest.mark.parametrize("amount", [1e-11, 1e-300, 5e-324])
