@@ -80,6 +80,9 @@ class _Conditional(StrictModel):
         return {parent: frozenset(map(scalar_key, values)) for parent, values in self.when.items()}
 
 
+_NO_LIST = "a float parameter without a step has no list of values"
+
+
 class FloatParameter(_Conditional):
     """A real number from low to high, both included; with `step` only low, low + step, …, high."""
 
@@ -97,13 +100,13 @@ class FloatParameter(_Conditional):
     def values(self) -> Iterator[float]:
         """Every value in ascending order. Raises ValueError where they are a continuum."""
         if self.step is None or self.size is None:
-            raise ValueError("a float parameter without a step has no list of values")
+            raise ValueError(_NO_LIST)
         return map(self.at, range(self.size))
 
     def at(self, index: int) -> float:
         """Its value so many steps above low. Raises ValueError where it has no steps."""
         if self.step is None or self.size is None:
-            raise ValueError("a float parameter without a step has no list of values")
+            raise ValueError(_NO_LIST)
         if index + 1 == self.size:
             return self.high
         return float(Decimal(repr(self.low)) + index * Decimal(repr(self.step)))
@@ -111,7 +114,7 @@ class FloatParameter(_Conditional):
     def index_of(self, value: float) -> int:
         """How many steps above low this is, within rounding. Raises ValueError where it has no steps."""
         if self.step is None:
-            raise ValueError("a float parameter without a step has no list of values")
+            raise ValueError(_NO_LIST)
         return round(_steps(self.low, value, self.step))
 
     def snapped(self, value: Scalar) -> float:

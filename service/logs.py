@@ -30,7 +30,7 @@ _QUIET = {
     "alembic": logging.WARNING,
     "urllib3": logging.WARNING,
 }
-_KEY = re.compile(r"(sam_[a-z0-9]{12}_)[0-9a-f]{64}|(whsec_)[A-Za-z0-9+/=]{16,}")
+_SECRET = re.compile(r"(sam_[a-z0-9]{12}_)[0-9a-f]{64}|(whsec_)[A-Za-z0-9+/=]{16,}")
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 _OWN = {*RESERVED_ATTRS, "asctime", "message", "color_message"}
@@ -77,7 +77,7 @@ def redacted(text: str) -> str:
 
     Of a URL with a port or a password goes everything up to the last @: rather too much than a part of a password.
     """
-    text = _KEY.sub(r"\1\2***", text)
+    text = _SECRET.sub(r"\1\2***", text)
     return SECRET_PARAMETER.sub(r"\1***", URL_PASSWORD.sub(r"\1:***@", text))
 
 

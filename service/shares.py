@@ -19,6 +19,7 @@ _LONGEST_GAP_S = 60.0
 """Between two looks; in a longer one the machine slept, another controller led, or the cluster did not answer."""
 
 _FORGOTTEN_AFTER_S = 600.0
+"""For which an owner has had no study with a driver."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,7 @@ class ClosedFormSteps:
     ) -> _Array:
         rows, targets = self._features.take(indices, 0), self._targets.take(indices)
         shares = np.divide(weights, len(indices), dtype=np.float64)
-        share = float(shares.sum())
-        strength = self._regulariser * share
+        strength = self._regulariser * float(shares.sum())
         outputs = rows @ x
         losses = self._value(outputs, targets)
         gradient = (shares * self._slope(outputs, targets)) @ rows

@@ -36,9 +36,9 @@ def compare_studies(store: StudyStore, study_ids: Sequence[str], metric: str | N
             )
         (metric,) = optimised
     known = {name for _, winner in found if winner for name in winner.metrics}
-    if metric not in (known or every_metric()) | optimised:
-        reported = f"what they report: {', '.join(sorted(known or every_metric()))}"
-        raise _refused(f"no trial reports {metric!r}; {reported}")
+    reported = known or every_metric()
+    if metric not in reported | optimised:
+        raise _refused(f"no trial reports {metric!r}; what they report: {', '.join(sorted(reported))}")
     winners = [winner for _, winner in found if winner is not None]
     values: Values = "confirmed" if winners and all(winner.confirmed for winner in winners) else "search"
     shared = _shared_objective(metric, objectives)

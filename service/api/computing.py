@@ -82,7 +82,7 @@ class Computing:
             asked, compute = self._asked_for.get()
             try:
                 answer = compute()
-            except BaseException as error:  # noqa: BLE001 – it is raised where the answer is waited for
+            except Exception as error:  # noqa: BLE001 – it is raised where the answer is waited for
                 asked.set_exception(error)
             else:
                 asked.set_result(answer)

@@ -45,14 +45,14 @@ class Readiness:
             wrong = await self._question.answer_later()
         except TimeoutError:
             wrong = f"the study store does not answer within {self._patience_s:g} s"
-        if wrong is not None and not self._explains:
-            if wrong != self._logged:
-                logger.warning("not ready: %s", wrong)
-            self._logged = wrong
-            raise StoreUnavailableError("the study store is not ready: the log of this process says why")
-        self._logged = None
-        if wrong is not None:
+        is_news, self._logged = wrong != self._logged, wrong
+        if wrong is None:
+            return
+        if self._explains:
             raise StoreUnavailableError(wrong)
+        if is_news:
+            logger.warning("not ready: %s", wrong)
+        raise StoreUnavailableError("the study store is not ready: the log of this process says why")
 
     def _what_is_wrong(self) -> str | None:
         try:

@@ -168,10 +168,6 @@ class LifecycleStore:
             ends = study.intent in (Intent.STOP, Intent.CANCEL) and not state.is_final
             if ends and spec.budget != Budget.model_validate(study.spec["budget"]):
                 raise _impossible(study, "given another budget")
-            if state.is_final and raised and study.reason == Reason.TARGET_REACHED:
-                raise InvalidTransitionError(
-                    f"study {study_id!r} has reached objective.target: a clone with another target can go on"
-                )
             if state.is_final and raised:
                 check_going_on(connection, study, spec)
             shows_again = {"archived": False} if state.is_final and raised and study.archived_at else {}

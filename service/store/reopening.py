@@ -28,15 +28,16 @@ def raised_limits(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> None:
     """Raises InvalidTransitionError where the next driver of a study that has ended would only end it again."""
+    is_at_target = study.id in at_target(connection, [study])
+    if study.reason == Reason.TARGET_REACHED or (is_at_target and not _has_more_at_target(connection, study.id, spec)):
+        raise InvalidTransitionError(
+            f"study {study.id!r} has reached objective.target: a clone with another target can go on"
+        )
     budget = spec.budget
     limit = used_up(connection, study, budget)
     if limit is not None:
         raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit} as well: raise that too")
     cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
-    if study.id in at_target(connection, [study]) and not _has_more_at_target(connection, study.id, spec):
-        raise InvalidTransitionError(
-            f"study {study.id!r} has reached objective.target: a clone with another target can go on"
-        )
     failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
     if not (cut_off or _ends_well(connection, study, failures) or _has_more_to_confirm(connection, study.id, spec)):
         _check_for_more(connection, study.id, spec)

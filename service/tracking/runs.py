@@ -83,7 +83,7 @@ def study_params(spec: StudySpec) -> dict[str, str]:
     return {limits.key(name): limits.text(value, limits.MAX_PARAM) for name, value in _flat(plain)}
 
 
-_BEFORE_OR_CANCELLED = (StudyState.QUEUED, StudyState.PAUSED, StudyState.CANCELLED)
+_AFTER_A_RETRY = (StudyState.QUEUED, StudyState.PAUSED, StudyState.CANCELLED)
 
 
 def study_content(study: Study, spec: StudySpec, results: Sequence[ConfigurationResult]) -> RunContent:
@@ -100,7 +100,7 @@ def study_content(study: Study, spec: StudySpec, results: Sequence[Configuration
         **{f"{LABEL}{name}": value for name, value in study.labels.items()},
         "mlflow.note.content": summary(study, spec, results),
     }
-    reopened = study.driver_attempt > 1 or (study.driver_attempt and study.state in _BEFORE_OR_CANCELLED)
+    reopened = study.driver_attempt > 1 or (study.driver_attempt and study.state in _AFTER_A_RETRY)
     if study.error or reopened:  # its run may still show what went wrong before
         tags["samstudy.error"] = limits.last_lines(study.error or "")
     if winner:
