@@ -10,6 +10,7 @@ samstudy's API the same over its store. Takes some minutes for each store.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -26,6 +27,7 @@ from service.store import tables
 from service.store.database import Database
 
 _AT_MOST_S = 30.0
+_DEADLINE_S = 300.0
 _AT_MOST = 50
 _ROWS_AT_A_TIME = 5_000
 _PARAMS = dict.fromkeys(("lr", "momentum", "batch_size", "epochs", "model", "dataset", "optimizer", "lambda"), "0.1")
@@ -59,22 +61,23 @@ def main() -> None:
         print(f"\n{store}, {options.trials} trials in {size.studies} studies, medians in ms")
         print("| | samstudy | MLflow | ÷ |\n| --- | ---: | ---: | ---: |")
         for question, ms in ours.items():
-            print(f"| {question} | {ms:.1f} | {other[question]:.1f} | {other[question] / ms:.1f} |", flush=True)
+            theirs_ms, above = (other[question], "") if other[question] < math.inf else (1000 * _DEADLINE_S, "> ")
+            print(f"| {question} | {ms:.1f} | {above}{theirs_ms:.1f} | {above}{theirs_ms / ms:.1f} |", flush=True)
 
 
 def _ours(url: str, token: str) -> dict[str, Callable[[], httpx.Response]]:
-    client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=120)
+    client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=_DEADLINE_S)
     large = f"/studies/{LARGE_STUDY}"
     return {
         "an owner's newest 50 studies that succeeded": lambda: client.get("/studies?state=SUCCEEDED"),
-        "the best of 10 % of all trials": lambda: client.get(f"{large}/best"),
         "100 of these trials": lambda: client.get(f"{large}/trials"),
         "one study": lambda: client.get(large),
+        "the best of 10 % of all trials": lambda: client.get(f"{large}/best"),
     }
 
 
 def _theirs(url: str) -> dict[str, Callable[[], httpx.Response]]:
-    client = httpx.Client(base_url=f"{url}/api/2.0/mlflow", timeout=120)
+    client = httpx.Client(base_url=f"{url}/api/2.0/mlflow", timeout=_DEADLINE_S)
     everywhere = [str(number) for number in range(1, Size().studies + 1)]
 
     def search(experiments: list[str], condition: str, order: str, at_most: int) -> httpx.Response:
@@ -87,24 +90,38 @@ def _theirs(url: str) -> dict[str, Callable[[], httpx.Response]]:
     best = "metrics.val_accuracy DESC"
     return {
         "an owner's newest 50 studies that succeeded": lambda: search(everywhere, parents, "start_time DESC", 50),
-        "the best of 10 % of all trials": lambda: search(["1"], "tags.`samstudy.trial` != ''", best, 1),
         "100 of these trials": lambda: search(["1"], "tags.`samstudy.trial` != ''", "start_time ASC", 100),
         "one study": lambda: client.get("/runs/get", params={"run_id": _run_id(LARGE_STUDY)}),
+        "the best of 10 % of all trials": lambda: search(["1"], "tags.`samstudy.trial` != ''", best, 1),
     }
 
 
 def _times(questions: dict[str, Callable[[], httpx.Response]]) -> dict[str, float]:
-    """The median of each in milliseconds; each is asked twice before."""
+    """The median of each in milliseconds; each is asked twice before, or once in all where the answer takes long.
+
+    inf is what has no answer in time. The server goes on working for it, so the dearest question comes last.
+    """
     medians = {}
     for name, ask in questions.items():
-        times: list[float] = []
+        times = [_time_ms(ask)]
         give_up_at = time.monotonic() + _AT_MOST_S
-        while len(times) < 2 + _AT_MOST and (len(times) < 3 or time.monotonic() < give_up_at):
-            began = time.perf_counter()
-            ask().raise_for_status()
-            times.append(1000 * (time.perf_counter() - began))
-        medians[name] = statistics.median(times[2:])
+        while (
+            times[0] < 1000 * _AT_MOST_S
+            and len(times) < 2 + _AT_MOST
+            and (len(times) < 3 or time.monotonic() < give_up_at)
+        ):
+            times.append(_time_ms(ask))
+        medians[name] = statistics.median(times[2:] or times)
     return medians
+
+
+def _time_ms(ask: Callable[[], httpx.Response]) -> float:
+    began = time.perf_counter()
+    try:
+        ask().raise_for_status()
+    except httpx.ReadTimeout:
+        return math.inf
+    return 1000 * (time.perf_counter() - began)
 
 
 def _run_id(name: str) -> str:

@@ -153,13 +153,16 @@ def clone_study(
 
     It takes no results over, and no points that were enqueued by hand.
     """
-    original = studies.get(study_id)
+    original = None  # it may have changed since the clone was made, or be gone: what is asked again fits the clone
+    if idempotency_key is not None and not validate_only:
+        original = studies.clone_made_by(principal.owner, idempotency_key, of=study_id)
+    original = original or studies.get(study_id)
     spec = parse_spec({**original.spec, **body} if isinstance(body, dict) else body)
     if validate_only:
         return _planned(spec)
     given = body if isinstance(body, dict) else {}
     changes = {name: value for name, value in spec.to_mapping().items() if name in given}
-    digest = _digest({"cloned_from": study_id, "changes": changes})  # the original may change until it is asked again
+    digest = _digest({"cloned_from": study_id, "changes": changes})
     return _recorded(request, studies, _new(spec, principal.owner, digest, idempotency_key, cloned_from=study_id))
 
 

@@ -27,7 +27,7 @@ from sqlalchemy.types import String
 from service.errors import BackupDamagedError, RestoreRefusedError, StoreUnavailableError
 from service.store import tables
 from service.store.database import Database, current_revision, known_revisions, upgrade
-from service.study import StudyState
+from service.study import StudyState, TrialState
 
 FORMAT = 1
 
@@ -253,18 +253,20 @@ def _count_on(connection: Connection) -> None:
 def _let_go(connection: Connection, now: datetime) -> None:
     """Nobody holds a study: drivers are overdue, and the next ones have numbers that none has had.
 
-    Every study counts as behind in MLflow, which may show what came after the backup: its exporter looks.
+    Every study counts as behind in MLflow, which may show what came after the backup, and so does every trial that may
+    have gone on since: their exporter looks.
     """
     table = tables.studies
     driven = [state for state in StudyState if state.has_driver]
-    final = [state for state in StudyState if state.is_final]
+    successes = (TrialState.SUCCEEDED, TrialState.EARLY_STOPPED)
     connection.execute(
         update(table).where(table.c.state.in_(driven)).values(lease_expires_at=now - timedelta(seconds=1))
     )
-    connection.execute(update(table).values(revision=table.c.revision + 1))
     connection.execute(
-        update(table).where(table.c.state.not_in(final)).values(driver_attempt=table.c.driver_attempt + DRIVER_JUMP)
+        update(table).values(revision=table.c.revision + 1, driver_attempt=table.c.driver_attempt + DRIVER_JUMP)
     )
+    trials = tables.trials
+    connection.execute(update(trials).where(trials.c.state.not_in(successes)).values(revision=trials.c.revision + 1))
 
 
 def _tell_readers(connection: Connection, contents: Contents, now: datetime) -> None:

@@ -138,14 +138,13 @@ class LifecycleStore:
                 raise InvalidTransitionError(f"study {study_id!r} has used up budget.{limit}: raise that first")
             if study.reason == Reason.BUDGET_EXHAUSTED:
                 raise InvalidTransitionError(f"study {study_id!r} has used up its budget: raise that first")
-            failed = records.trials_in(connection, study_id, [TrialState.FAILED])
-            cut_off = records.trials_in(connection, study_id, [TrialState.CANCELLED])
-            if state is not StudyState.FAILED:
-                cut_off = []
-            if not failed and not cut_off and study.reason != Reason.DRIVER_FAILED:
+            by_user = study.reason == Reason.USER or study.intent == Intent.STOP
+            trials = records.trials_in(connection, study_id, [TrialState.FAILED])
+            if state is StudyState.FAILED:
+                trials += records.trials_in(connection, study_id, [TrialState.CANCELLED], begun=by_user)
+            if not trials and (by_user or study.reason != Reason.DRIVER_FAILED):
                 raise InvalidTransitionError(f"study {study_id!r} has no trial that failed or was lost")
-            self._reopen_trials(connection, study_id, [*failed, *cut_off], now)
-            by_user = study.reason == Reason.USER
+            self._reopen_trials(connection, study_id, trials, now)
             study = self._want(connection, study, Intent.STOP if by_user else Intent.RUN, now)
             self._queue(connection, study, now, driver_losses=0, archived_at=None)
             return self._study(connection, study_id)

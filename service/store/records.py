@@ -118,8 +118,10 @@ def set_study_state(
         values |= {"finished_at": None, "reason": None, "error": None, "untidy": False}
     intent = values.get("intent", study.intent)
     touch_study(connection, study.id, state=state, **values)
+    if state is StudyState.QUEUED and told_state(connection, study.id) == state:
+        return  # it has been there all the time, as far as anybody knows: its driver was lost before its start was told
     data = {"state": state, "intent": intent, "reason": reason, "error": error}
-    add_event(connection, study.id, "study.state", data, at=at)
+    add_event(connection, study.id, STUDY_STATE, data, at=at)
 
 
 def told_state(connection: Connection, study_id: str) -> str | None:
@@ -206,10 +208,15 @@ def in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     return (ids[start : start + _IDS_AT_A_TIME] for start in range(0, len(ids), _IDS_AT_A_TIME))
 
 
-def trials_in(connection: Connection, study_id: str, states: Collection[TrialState]) -> list[str]:
-    """Ids of the study's trials in these states, in the order of their numbers."""
-    query = select(tables.trials.c.id).where(tables.trials.c.study_id == study_id, tables.trials.c.state.in_(states))
-    return list(connection.execute(query.order_by(tables.trials.c.number)).scalars())
+def trials_in(
+    connection: Connection, study_id: str, states: Collection[TrialState], *, begun: bool = False
+) -> list[str]:
+    """Ids of the study's trials in these states, in the order of their numbers; begun: only those that had started."""
+    trials = tables.trials
+    query = select(trials.c.id).where(trials.c.study_id == study_id, trials.c.state.in_(states))
+    if begun:
+        query = query.where(trials.c.attempt > 0)
+    return list(connection.execute(query.order_by(trials.c.number)).scalars())
 
 
 def cancel_open_trials(connection: Connection, study: Row[Any], *, at: datetime) -> None:

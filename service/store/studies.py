@@ -57,6 +57,16 @@ class StudyStore(StudyContents):
         except IntegrityError:  # another request used the key at this very moment, so now it is known
             return self._create(new)
 
+    def clone_made_by(self, owner: str, idempotency_key: str, *, of: str) -> Study | None:
+        """The clone of this study that the owner's Idempotency-Key has made, if it has."""
+        table = tables.studies
+        query = records.selected(table, Study).where(
+            table.c.owner == owner, table.c.idempotency_key == idempotency_key, table.c.cloned_from == of
+        )
+        with self._database.asking() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else records.as_record(Study, row)
+
     def page(
         self,
         wanted: StudyFilter,

@@ -50,8 +50,8 @@ def due(
 
 
 def has_run(trial: Trial) -> bool:
-    """Whether a trial is shown in MLflow: once it has started, or has failed before it could."""
-    return trial.attempt > 0 or trial.state is TrialState.FAILED
+    """Whether a trial is shown in MLflow: once it has started, or has failed before it could; what is shown stays."""
+    return trial.attempt > 0 or trial.state is TrialState.FAILED or trial.mlflow_run_id is not None
 
 
 def has_parent_run(study: Study) -> bool:

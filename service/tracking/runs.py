@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -20,8 +20,8 @@ from trainers.config import InvalidTrainConfigError
 STUDY_ID, TRIAL_ID = "samstudy.study_id", "samstudy.trial_id"
 """The tags by which a run is known again, whatever the store remembers of it."""
 
-LABEL = "samstudy.label."
-"""What the tag of a label begins with."""
+_LABEL, _BEST = "samstudy.label.", "best."
+_ERROR, _OBJECTIVE, _NOTE = "samstudy.error", "samstudy.objective", "samstudy.note"
 
 RunStatus = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -83,9 +83,6 @@ def study_params(spec: StudySpec) -> dict[str, str]:
     return {limits.key(name): limits.text(value, limits.MAX_PARAM) for name, value in _flat(plain)}
 
 
-_AFTER_A_RETRY = (StudyState.QUEUED, StudyState.PAUSED, StudyState.CANCELLED)
-
-
 def study_content(study: Study, spec: StudySpec, results: Sequence[ConfigurationResult]) -> RunContent:
     """The parent run as the study stands: tags, and once it has ended the metrics of its best configuration."""
     winner = best(results, spec.objective.mode)
@@ -97,17 +94,16 @@ def study_content(study: Study, spec: StudySpec, results: Sequence[Configuration
         "samstudy.metric": spec.objective.metric,
         "samstudy.configurations": str(len(results)),
         **{f"samstudy.trials.{state.value.lower()}": str(count) for state, count in counts.items()},
-        **{f"{LABEL}{name}": value for name, value in study.labels.items()},
+        **{f"{_LABEL}{name}": value for name, value in study.labels.items()},
         "mlflow.note.content": summary(study, spec, results),
     }
-    reopened = study.driver_attempt > 1 or (study.driver_attempt and study.state in _AFTER_A_RETRY)
-    if study.error or reopened:  # its run may still show what went wrong before
-        tags["samstudy.error"] = limits.last_lines(study.error or "")
+    if study.error:
+        tags[_ERROR] = limits.last_lines(study.error)
     if winner:
         point = {name: winner.configuration.point.get(name) for name in spec.space.parameters}
-        tags |= {f"best.{name}": value_label(value) for name, value in point.items()}
-        tags["best.configuration"] = str(winner.configuration.number)
-        tags["best.by"] = "confirmed" if winner.confirmed else "search"
+        tags |= {f"{_BEST}{name}": value_label(value) for name, value in point.items()}
+        tags[f"{_BEST}configuration"] = str(winner.configuration.number)
+        tags[f"{_BEST}by"] = "confirmed" if winner.confirmed else "search"
     metrics = _best_metrics(winner, study.finished_at) if winner and study.finished_at else []
     return RunContent(tags=_clean(tags), metrics=metrics)
 
@@ -140,18 +136,28 @@ def trial_content(study: Study, item: TrialBacklog, parent_run_id: str) -> RunCo
         "samstudy.attempt": str(trial.attempt),
     }
     if trial.objective is not None:
-        tags["samstudy.objective"] = repr(trial.objective)
+        tags[_OBJECTIVE] = repr(trial.objective)
     if trial.note:
-        tags["samstudy.note"] = trial.note
-    retried = trial.attempt > 1 or (trial.attempt and trial.state in (TrialState.PENDING, TrialState.CANCELLED))
-    if trial.error or retried:  # its run may still show what went wrong before
-        tags["samstudy.error"] = limits.last_lines(trial.error or "")
+        tags[_NOTE] = trial.note
+    if trial.error:
+        tags[_ERROR] = limits.last_lines(trial.error)
     metrics = [
         MetricPoint(limits.key(name), value, result.epoch, milliseconds(result.recorded_at))
         for result in item.results
         for name, value in result.metrics.items()
     ]
     return RunContent(tags=_clean(tags), metrics=metrics)
+
+
+def passing_tags(names: Iterable[str]) -> frozenset[str]:
+    """The names among these tags that a run loses again where its content has them no more: labels, errors, …"""
+    return frozenset(name for name in names if name in (_ERROR, _OBJECTIVE, _NOTE) or name.startswith((_LABEL, _BEST)))
+
+
+def summary_metrics(results: Iterable[ConfigurationResult]) -> frozenset[str]:
+    """The names of all metrics that the parent run can have: whichever of its configurations were the best."""
+    names = {name for result in results for name in result.metrics} | {"objective", "objective_confirmed"}
+    return frozenset(limits.key(f"{name}_{what}") for name in names for what in ("mean", "n", "std"))
 
 
 def milliseconds(moment: datetime) -> int:

@@ -11,6 +11,7 @@ from service.spec import StudySpec
 from service.store.exporting import ExportStore, TrialBacklog
 from service.study import Configuration, Study, Trial
 from service.tracking import files, limits, runs
+from service.tracking.due import has_run
 from service.tracking.limits import RunContent
 from service.tracking.server import KnownRun, RunGoneError, TrackingServer
 
@@ -41,7 +42,8 @@ class StudyRuns:
         self._store = store
         self._statuses: dict[str, str] = {}
         self._params: dict[str, Mapping[str, str]] = {}
-        self._labels: frozenset[str] = frozenset()
+        self._passing: dict[str, frozenset[str]] = {}
+        self._latest: dict[str, tuple[int, int]] = {}  # of the parent run
         self._experiment_id, found = self._look(study)
         if study.mlflow_run_id and study.mlflow_run_id not in {run.run_id for run in found}:
             raise RunGoneError(f"run {study.mlflow_run_id} of study {study.id} is gone")
@@ -54,8 +56,9 @@ class StudyRuns:
         for run in kept:
             self._statuses[run.run_id] = run.status
             self._params[run.run_id] = run.params
+            self._passing[run.run_id] = runs.passing_tags(run.tags)
             if run.trial_id is None:
-                self._labels = _labels(run.tags)
+                self._latest = dict(run.latest)
         self._children = {run.trial_id: run.run_id for run in kept if run.trial_id}
         parent_id = next((run.run_id for run in kept if not run.trial_id), None)
         self._parent_id = parent_id or self._new_parent(study)
@@ -90,15 +93,13 @@ class StudyRuns:
 
     def write_study(self, study: Study, results: Sequence[ConfigurationResult]) -> None:
         """Writes the parent run as the study stands; at the study's end with everything that it found."""
+        content = runs.study_content(study, self.spec, results)
+        if study.finished_at:
+            self._check_metrics(study, content, runs.summary_metrics(results), runs.milliseconds(study.finished_at))
         params = runs.study_params(self.spec)
         if self._missing(self._parent_id, params):
             self._server.write_files(self._parent_id, files.spec_files(study))
-        content = runs.study_content(study, self.spec, results)
         self._write(self._parent_id, content, params)
-        labels = _labels(content.tags)
-        for name in sorted(self._labels - labels):
-            self._server.delete_tag(self._parent_id, name)
-        self._labels = labels
         is_final = study.state.is_final
         self._set_status(self._parent_id, runs.study_status(study), study.finished_at if is_final else None)
         if is_final:
@@ -113,6 +114,24 @@ class StudyRuns:
         """
         found = self._server.runs_of([self._experiment_id], study.id)
         self._one_each(found, {self._parent_id, *self._children.values()})
+
+    def _check_metrics(self, study: Study, content: RunContent, ours: frozenset[str], at: int) -> None:
+        """Deletes the parent run and raises RunGoneError where it shows metrics of another end than this one.
+
+        MLflow takes no metric off a run. An earlier best may have had one that the best has not, and a store that was
+        restored has lost an end that was later.
+        """
+        names = {point.key for point in content.metrics}
+        untrue = [
+            name
+            for name, (step, moment) in self._latest.items()
+            if name in ours and step == 0 and (name not in names or moment > at)
+        ]
+        if untrue:
+            self._store.check_lead(study.id)
+            self._server.delete_run(self._parent_id)
+            raise RunGoneError(f"its parent run {self._parent_id} showed {', '.join(sorted(untrue))} of another end")
+        self._latest |= dict.fromkeys(names, (0, at))
 
     def _look(self, study: Study) -> tuple[str, list[KnownRun]]:
         """The study's experiment, and its runs there.
@@ -149,6 +168,8 @@ class StudyRuns:
                 what = "a trial that the store has lost"
             elif self._is_of_another(run, *known[run.trial_id]):
                 what = "a trial that the store has lost, whose id another one has now"
+            elif not has_run(known[run.trial_id][0]):
+                what = "an attempt that the store has lost"
             elif told and not any(told):
                 what = "epochs that the store has lost"
             else:
@@ -199,6 +220,10 @@ class StudyRuns:
         missing = self._missing(run_id, params)
         self._server.write(run_id, RunContent(params=missing, tags=content.tags, metrics=content.metrics))
         self._params[run_id] = {**self._params.get(run_id, {}), **missing}
+        passing = runs.passing_tags(content.tags)
+        for name in sorted(self._passing.get(run_id, frozenset()) - passing):
+            self._server.delete_tag(run_id, name)
+        self._passing[run_id] = passing
 
     def _missing(self, run_id: str, params: dict[str, str]) -> dict[str, str]:
         """The parameters that the run does not have: MLflow refuses to change one, even to how it is written."""
@@ -211,8 +236,3 @@ class StudyRuns:
         elif self._statuses.get(run_id) != status:
             self._server.set_status(run_id, status)
         self._statuses[run_id] = status
-
-
-def _labels(tags: Iterable[str]) -> frozenset[str]:
-    """The names among these tags that are a label's."""
-    return frozenset(name for name in tags if name.startswith(runs.LABEL))

@@ -241,6 +241,25 @@ class TestClone:
         other = api.post(f"studies/{original.id}/clone", **{**request, "json": {"name": "other"}})
         assert problem(other) == (409, "idempotency_conflict")
 
+    def test_a_key_makes_one_clone_though_the_original_would_not_fit_by_now_or_is_gone(
+        self, api: TestClient, life: Life
+    ) -> None:
+        original = life.finished({}, replicates={"seeds": [0]}, budget={"max_trials": 6})
+        path, request = f"studies/{original.id}", {"headers": {"Idempotency-Key": "k"}}
+        request["json"] = {"replicates": {"seeds": [0, 1, 2]}}
+        first = api.post(f"{path}/clone", **request)
+        assert first.status_code == 201
+        api.patch(f"studies/{first.json()['id']}", json={"budget": {"max_trials": 9}}, headers={"If-Match": "*"})
+        assert api.patch(path, json={"budget": {"max_trials": 7}}, headers={"If-Match": "*"}).status_code == 200
+        assert api.post(f"{path}/clone", json=request["json"]).status_code == 422
+        again = api.post(f"{path}/clone", **request)
+        assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+        api.post(f"{path}/cancel")
+        assert api.delete(path, params={"runs": "delete"}).status_code == 204
+        again = api.post(f"{path}/clone", **request)
+        assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+        assert api.post(f"{path}/clone", json=request["json"]).status_code == 404
+
     def test_a_clone_in_other_words_is_the_same_clone(self, api: TestClient, life: Life) -> None:
         path, headers = f"studies/{life.create().id}/clone", {"Idempotency-Key": "k"}
         first = api.post(path, json={"budget": {"max_trials": 4}}, headers=headers)

@@ -224,6 +224,25 @@ class TestRetry:
         assert states == [TrialState.SUCCEEDED, TrialState.PENDING]
         assert stores.studies.summaries(study.id)[0].complete is False
 
+    @pytest.mark.parametrize("ended", ["its driver was lost", "a trial failed"])
+    def test_a_study_that_failed_while_it_was_stopped_begins_nothing_new(
+        self, ended: str, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        begun, never = stores.propose(driver, seeds=[0, 1])
+        driver.record([AttemptStarted(begun.id, 1, "node-1")])
+        lifecycle.stop(study.id)
+        if ended == "a trial failed":
+            driver.record([TrialEnded(begun.id, 1, TrialState.FAILED, None, error="ValueError")])
+            driver.finish(FAILED, Reason.TOO_MANY_FAILURES, "1 trial failed", known=driver.snapshot().known)
+        else:
+            driver.finish(FAILED, Reason.DRIVER_FAILED, "lost", known=driver.snapshot().known)
+        retried = lifecycle.retry(study.id)
+        assert (retried.state, retried.intent) == (QUEUED, Intent.STOP)
+        states = {trial.id: trial.state for trial in stores.studies.trials(study.id)}
+        assert states == {begun.id: TrialState.PENDING, never.id: TrialState.CANCELLED}
+
     def test_a_study_whose_trials_failed_it_goes_on(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
     ) -> None:

@@ -13,9 +13,9 @@ from service.tracking.due import Due, due, has_parent_run
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def trial(number: int, state: TrialState, attempt: int = 1) -> TrialBacklog:
+def trial(number: int, state: TrialState, attempt: int = 1, run_id: str | None = None) -> TrialBacklog:
     return TrialBacklog(
-        trial=Trial.model_construct(id=str(number), state=state, attempt=attempt),
+        trial=Trial.model_construct(id=str(number), state=state, attempt=attempt, mlflow_run_id=run_id),
         configuration=Configuration(id="s-1", study_id="s", number=1, point={}, origin=Origin.SEARCH, created_at=NOW),
         revision=1,
         exported_epoch=0,
@@ -66,8 +66,9 @@ def test_a_trial_that_waits_for_its_next_attempt_keeps_its_run() -> None:
 def test_a_trial_that_never_started_has_no_run_unless_it_failed() -> None:
     waiting, cancelled = trial(1, TrialState.PENDING, attempt=0), trial(2, TrialState.CANCELLED, attempt=0)
     failed = trial(3, TrialState.FAILED, attempt=0)
-    now = decide(StudyState.RUNNING, waiting, cancelled, failed)
-    assert (now.unseen, now.trials) == ([waiting, cancelled], [failed])
+    retried = trial(4, TrialState.CANCELLED, attempt=0, run_id="that of the failure")
+    now = decide(StudyState.RUNNING, waiting, cancelled, failed, retried)
+    assert (now.unseen, now.trials) == ([waiting, cancelled], [failed, retried])
 
 
 def test_mlflow_has_not_caught_up_while_a_trial_waits_for_its_interval() -> None:

@@ -18,7 +18,7 @@ from service.store.exporting import ExportStore
 from service.store.lifecycle import StudyChanges
 from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported, TrialEnded
-from service.study import Study, TrialState
+from service.study import Reason, Scalar, Study, StudyState, TrialState
 from service.tracking.exporter import Exporter
 from tests.service.conftest import Life
 from tests.service.mlflow_server import MlflowServer
@@ -284,6 +284,173 @@ def test_runs_of_trials_that_a_restored_store_has_lost_are_deleted_though_their_
     assert {t: run.info.run_id for t, run in after.items()} == {t: run.info.run_id for t, run in before.items()}
     assert [run.info.run_id for run in runs_of(client, study, ViewType.DELETED_ONLY)] == [lost]
     assert ExportStore(restored).behind() == []
+
+
+def test_a_parent_run_shows_the_end_that_a_restored_store_knows(
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    database: Database,
+    restored: Database,
+    a_spec: dict[str, Any],
+    mlflow_server: MlflowServer,
+    tmp_path: Path,
+) -> None:
+    """The study was extended since the backup, found something better, and failed."""
+    study = life.finished({(0.5, 0.1): (0.5, 0.6)}, budget={"max_trials": 2})
+    exporter.export_pending()
+    write_backup(database, tmp_path / "backup")
+    life.lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 4}), if_version=None)
+    driver = life.start(study)
+    better = life.propose(driver, {"lambda": 1.0, "rho": 0.2})
+    for trial in better:
+        life.train(driver, trial, 0.9)
+    driver.finish(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "1 trial failed", known=driver.snapshot().known)
+    exporter.export_pending()
+    later = parent_of(client, study)
+    assert (later.data.metrics["objective_mean"], later.data.tags["samstudy.error"]) == (0.9, "1 trial failed")
+    before = children_of(client, study)
+
+    restore_backup(restored, tmp_path / "backup")
+    life, store = Life(restored, a_spec), ExportStore(restored)
+    assert Exporter(store, life.studies, mlflow_server.url, min_interval_s=0.0).export_pending().refused == {}
+    shown, after = parent_of(client, study), children_of(client, study)
+    assert (shown.info.status, shown.data.metrics["objective_mean"]) == ("FINISHED", pytest.approx(0.55))
+    assert shown.data.tags["best.configuration"] == "1"
+    assert "samstudy.error" not in shown.data.tags
+    assert shown.info.run_id == life.studies.get(study.id).mlflow_run_id
+    assert {t: run.data.tags["mlflow.parentRunId"] for t, run in after.items()} == dict.fromkeys(
+        before.keys() - {trial.id for trial in better}, shown.info.run_id
+    )
+    assert all(run.info.run_id == before[t].info.run_id for t, run in after.items())
+    assert store.behind() == []
+
+
+def test_a_parent_run_has_no_best_where_a_restored_study_is_cancelled_before_it_has_one(
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    database: Database,
+    restored: Database,
+    a_spec: dict[str, Any],
+    mlflow_server: MlflowServer,
+    tmp_path: Path,
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    trials = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    exporter.export_pending()
+    write_backup(database, tmp_path / "backup")
+    for trial in trials:
+        life.train(driver, trial, 0.7)
+    life.succeed(driver)
+    exporter.export_pending()
+    assert "objective_mean" in parent_of(client, study).data.metrics
+
+    life, driver = restored_life(restored, tmp_path / "backup", study, a_spec)
+    life.lifecycle.cancel(study.id)
+    driver.finish(StudyState.CANCELLED, Reason.USER, known=driver.snapshot().known)
+    Exporter(ExportStore(restored), life.studies, mlflow_server.url, min_interval_s=0.0).export_pending()
+    shown = parent_of(client, study)
+    assert (shown.info.status, shown.data.metrics) == ("KILLED", {})
+    assert [name for name in shown.data.tags if name.startswith("best.")] == []
+    assert children_of(client, study) == {}
+
+
+def test_a_run_of_a_trial_that_has_not_begun_in_a_restored_store_is_deleted(
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    database: Database,
+    restored: Database,
+    a_spec: dict[str, Any],
+    mlflow_server: MlflowServer,
+    tmp_path: Path,
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.train(driver, first, 0.9)
+    exporter.export_pending()
+    write_backup(database, tmp_path / "backup")
+    life.begin(driver, second)
+    Exporter(ExportStore(database), life.studies, mlflow_server.url, min_interval_s=0.0).export_pending()
+    assert children_of(client, study)[second.id].info.status == "RUNNING"
+
+    life, driver = restored_life(restored, tmp_path / "backup", study, a_spec)
+    life.lifecycle.stop(study.id)
+    driver.leave()
+    store = ExportStore(restored)
+    Exporter(store, life.studies, mlflow_server.url, min_interval_s=0.0).export_pending()
+    assert {t: run.info.status for t, run in children_of(client, study).items()} == {first.id: "FINISHED"}
+    assert store.behind() == []
+
+
+def test_the_run_of_a_trial_that_began_again_since_the_backup_shows_what_a_restored_store_knows(
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    database: Database,
+    restored: Database,
+    a_spec: dict[str, Any],
+    mlflow_server: MlflowServer,
+    tmp_path: Path,
+) -> None:
+    study = life.create(budget={"max_trials": 2})
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.train(driver, first, 0.9)
+    life.begin(driver, second)
+    driver.record([EpochReported(second.id, 1, 1, {"val_accuracy": 0.1})])
+    life.lifecycle.cancel(study.id)
+    driver.finish(StudyState.CANCELLED, Reason.USER, known=driver.snapshot().known)
+    exporter.export_pending()
+    write_backup(database, tmp_path / "backup")
+    life.lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 4}), if_version=None)
+    driver = life.start(study)
+    life.begin(driver, second, 2)
+    exporter.export_pending()
+    assert children_of(client, study)[second.id].info.status == "RUNNING"
+
+    restore_backup(restored, tmp_path / "backup")
+    life, store = Life(restored, a_spec), ExportStore(restored)
+    Exporter(store, life.studies, mlflow_server.url, min_interval_s=0.0).export_pending()
+    run = children_of(client, study)[second.id]
+    tags = run.data.tags
+    assert (run.info.status, tags["samstudy.state"], tags["samstudy.attempt"]) == ("KILLED", "CANCELLED", "1")
+    assert store.behind() == []
+
+
+def test_a_parent_run_shows_no_metric_of_an_earlier_best(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore
+) -> None:
+    """Not every configuration reports every metric: a bound, say, is there where theory's steps are."""
+    study = life.create(budget={"max_trials": 2})
+
+    def go(point: dict[str, Scalar], **metrics: float) -> Run:
+        driver = life.start(study)
+        for trial in life.propose(driver, point):
+            life.begin(driver, trial)
+            driver.record([EpochReported(trial.id, 1, 3, metrics)])
+            driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, metrics["val_accuracy"])])
+        life.succeed(driver)
+        exporter.export_pending()
+        assert store.behind() == []
+        return parent_of(client, study)
+
+    first = go({"lambda": 0.5, "rho": 0.1}, val_accuracy=0.5, bound=7.0)
+    assert first.data.metrics["bound_mean"] == 7.0
+    client.log_metric(first.info.run_id, "of_my_own_mean", 1.0)
+    life.lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 4}), if_version=None)
+    worse = go({"lambda": 0.2, "rho": 0.1}, val_accuracy=0.4)
+    assert worse.info.run_id == first.info.run_id
+    assert worse.data.metrics == {**first.data.metrics, "of_my_own_mean": 1.0}
+    life.lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 6}), if_version=None)
+    better = go({"lambda": 1.0, "rho": 0.1}, val_accuracy=0.9)
+    assert better.data.metrics["objective_mean"] == 0.9
+    assert [name for name in better.data.metrics if name.startswith("bound")] == []
+    assert better.info.run_id == life.studies.get(study.id).mlflow_run_id
+    assert {run.data.tags["mlflow.parentRunId"] for run in children_of(client, study).values()} == {better.info.run_id}
 
 
 def test_a_run_that_has_another_point_than_its_trial_is_mended_when_runs_are_written_anew(
