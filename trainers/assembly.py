@@ -21,7 +21,7 @@ from trainers.metrics import has_bound
 from trainers.models import build_model
 from trainers.problems import Problem, ProblemSettings, problem
 from trainers.rules import asks_for_theory
-from trainers.sampling import Sampler, build_sampler, smoothness_of_chunks
+from trainers.sampling import ImprobableExampleError, Sampler, build_sampler, smoothness_of_chunks
 from trainers.schedules import Schedule, Setting, learning_rate_at, value_at
 from trainers.theory import Theory
 from trainers.unified_sam import UnifiedSAM
@@ -225,7 +225,10 @@ def closed_form_of(config: TrainConfig, problem: Problem | None, device: torch.d
 def sampler_of(
     config: TrainConfig, dataset: Dataset, score: Callable[[Tensor], Tensor], generator: torch.Generator
 ) -> Sampler:
-    """The sampler. score: maps indices (m,) of the training split to the scores (m,) of the current model."""
+    """The sampler. score: maps indices (m,) of the training split to the scores (m,) of the current model.
+
+    Raises InvalidTrainConfigError where the inputs' norms leave an example so improbable that it would never be drawn.
+    """
     inputs, objective = dataset.train.inputs, dataset.objective
     smoothness = None
     if config.sampling == "lipschitz":
@@ -235,18 +238,21 @@ def sampler_of(
             regulariser=objective.regulariser,
             has_bias=objective.task == "classification",
         )
-    return build_sampler(
-        config.sampling,
-        size=len(dataset.train),
-        batch_size=config.batch_size,
-        generator=generator,
-        task=objective.task,
-        smoothness=smoothness,
-        score=score,
-        uniform_share=uniform_share_of(config),
-        presample_factor=config.presample_factor,
-        passes=2 if _ascends(config) else 1,
-    )
+    try:
+        return build_sampler(
+            config.sampling,
+            size=len(dataset.train),
+            batch_size=config.batch_size,
+            generator=generator,
+            task=objective.task,
+            smoothness=smoothness,
+            score=score,
+            uniform_share=uniform_share_of(config),
+            presample_factor=config.presample_factor,
+            passes=2 if _ascends(config) else 1,
+        )
+    except ImprobableExampleError as error:
+        raise InvalidTrainConfigError([ConfigProblem("uniform_share", str(error))]) from error
 
 
 def _ascends(config: TrainConfig) -> bool:

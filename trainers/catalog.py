@@ -225,6 +225,9 @@ SAMPLINGS: dict[str, SamplingFacts] = {
     )
 }
 
+SMALLEST_LOSS_SHARE = 1e-6
+"""Least α of loss sampling: of up to a million examples, one of loss 0 keeps a probability that draws resolve."""
+
 
 def facts_of(values: Mapping[str, object]) -> DatasetFacts:
     """The facts of the dataset that a complete configuration, by wire name, trains on: its own shape and size.

@@ -76,7 +76,7 @@ class Training:
     threads: CPU threads of torch, for the whole process; None leaves them as they are. On one machine's CPU and with
     the same number of threads, the same configuration gives the same numbers bit for bit, resumed or not.
     Raises DatasetUnavailableError, DeviceUnavailableError, and InvalidTrainConfigError where rho is too large for the
-    theorems to have a learning rate.
+    theorems to have a learning rate, or the sampling would never draw some example.
     """
 
     def __init__(self, config: TrainConfig, *, threads: int | None = None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.catalog import DATASETS, MODELS, OPTIMIZERS, SAMPLINGS, facts_of
+from trainers.catalog import DATASETS, MODELS, OPTIMIZERS, SAMPLINGS, SMALLEST_LOSS_SHARE, facts_of
 from trainers.knob import ConfigProblem, shown
 from trainers.problem_settings import MIN_LOGISTIC_REGULARISER
 
@@ -87,10 +87,12 @@ def _micro_batches(values: Values) -> Iterator[ConfigProblem]:
 
 
 def _loss_needs_a_uniform_share(values: Values) -> Iterator[ConfigProblem]:
-    if values["sampling"] == "loss" and values["uniform_share"] == 0:
+    share = values["uniform_share"]
+    if values["sampling"] == "loss" and share != "auto" and share < SMALLEST_LOSS_SHARE:
         yield ConfigProblem(
             "uniform_share",
-            "uniform_share must be above 0 for sampling loss, got 0: an example whose loss was 0 would never be drawn",
+            f"uniform_share must be at least {shown(SMALLEST_LOSS_SHARE)} for sampling loss, got {shown(share)}: an "
+            "example whose loss was 0 would never be drawn",
         )
 
 

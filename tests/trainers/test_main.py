@@ -130,6 +130,17 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
     assert done.stderr == ""
 
 
+def test_an_example_that_would_never_be_drawn_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 4,096 examples on two features, which differ a millionfold, some are tiny."""
+    problem = ["dataset=ridge", "model=linear", "n_samples=4096", "n_features=2", "condition_number=1e6"]
+    settings = [*problem, "regulariser=0", "sampling=lipschitz", "epochs=1", "landscape=none"]
+    assert main(settings) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "uniform_share: every probability must be at least 1e-12" in said.err
+    assert main([*settings, "uniform_share=0.1"]) == 0
+
+
 def test_help_lists_every_setting_and_imports_no_torch() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "trainers", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ given the earlier ones of its epoch; of all others it holds given everything bef
 
 from trainers.sampling.building import build_sampler
 from trainers.sampling.gradient_norm import GradientNormSampler
-from trainers.sampling.importance import ImportanceSampler
+from trainers.sampling.importance import ImportanceSampler, ImprobableExampleError
 from trainers.sampling.loss import LossSampler
 from trainers.sampling.probabilities import (
     effective_sample_size,
@@ -29,6 +29,7 @@ from trainers.sampling.uniform import NiceSampler, UniformSampler, UniformWithRe
 __all__ = [
     "GradientNormSampler",
     "ImportanceSampler",
+    "ImprobableExampleError",
     "LossSampler",
     "MiniBatch",
     "NiceSampler",

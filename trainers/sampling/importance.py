@@ -14,6 +14,10 @@ from trainers.sampling.probabilities import importance_weights
 from trainers.sampling.sampler import MiniBatch, load_generator, split_batches
 
 
+class ImprobableExampleError(ValueError):
+    """An example is less probable than what a draw resolves: it would never be drawn."""
+
+
 class ImportanceSampler:
     """Independent draws from any probabilities p, with weights w_i = 1/(n p_i); an epoch is n draws.
 
@@ -71,7 +75,7 @@ def check_probabilities(probabilities: Tensor) -> None:
     if not abs(total - 1) <= 1e-6:
         raise ValueError(f"probabilities must have the sum 1, got {total!r}")
     if not smallest >= SMALLEST_PROBABILITY:
-        raise ValueError(
+        raise ImprobableExampleError(
             f"every probability must be at least {SMALLEST_PROBABILITY:g}, or its example would never be drawn, "
             f"got {smallest!r}; a uniform_share above 0 sees to it"
         )

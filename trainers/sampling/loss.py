@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainers.catalog import Task
 from trainers.sampling.diagnostics import ObservedLosses, importance_diagnostics, in_one
-from trainers.sampling.drawing import draw_with_replacement, uniform_numbers
+from trainers.sampling.drawing import SMALLEST_PROBABILITY, draw_with_replacement, uniform_numbers
 from trainers.sampling.probabilities import importance_probabilities, importance_weights, mixture_probabilities
 from trainers.sampling.sampler import MiniBatch, load_generator, saved_tensor, split_batches
 
@@ -27,7 +27,8 @@ class LossSampler:
     often against the scores' own age of about an epoch and costs little whatever n is, and no more than once in 32
     steps, or once an epoch, which costs little however short a step is. The losses become scores at the same times.
 
-    uniform_share: α in (0, 1]; at 0 an example of loss 0 would never be drawn again. Raises ValueError for others.
+    uniform_share: α in (0, 1], or an example of loss 0 would never be drawn again; α/n at least SMALLEST_PROBABILITY.
+    Raises ValueError for others.
     """
 
     def __init__(
@@ -35,6 +36,11 @@ class LossSampler:
     ) -> None:
         if not 0 < uniform_share <= 1:
             raise ValueError(f"uniform_share must lie in (0, 1] for loss sampling, got {uniform_share!r}")
+        if uniform_share < size * SMALLEST_PROBABILITY:
+            raise ValueError(
+                f"uniform_share must be at least {size * SMALLEST_PROBABILITY:g} for loss sampling of {size} examples, "
+                f"or one of loss 0 would never be drawn again, got {uniform_share!r}"
+            )
         self._batch_size, self._generator, self._uniform_share = batch_size, generator, uniform_share
         self._scores = torch.full((size,), _UNSEEN, dtype=torch.float64, device=generator.device)
         self._drawn: list[Tensor] = []

@@ -135,6 +135,15 @@ def test_alpha_must_be_above_zero(share: float) -> None:
         a_sampler(share=share)
 
 
+def test_alpha_must_leave_every_example_a_probability_that_draws_resolve() -> None:
+    with pytest.raises(ValueError, match="at least 2e-12 for loss sampling of 2 examples"):
+        a_sampler(size=2, batch_size=1, share=1e-17)
+    sampler = a_sampler(size=2, batch_size=1, share=2e-12)
+    for batch in sampler.batches():
+        sampler.observe(batch, torch.tensor([1.0]) * (batch.indices == 0))
+    assert float(sampler.probabilities.min()) >= 1e-12
+
+
 def test_a_state_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="scores must be of 3 examples"):
         a_sampler().load_state_dict(a_sampler(size=4).state_dict())
