@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -180,7 +181,8 @@ def _best_metrics(winner: ConfigurationResult, at: datetime) -> list[MetricPoint
         values |= {f"{name}_mean": known.mean, f"{name}_n": float(known.n)}
         if known.std is not None:
             values[f"{name}_std"] = known.std
-    return [MetricPoint(limits.key(name), value, 0, milliseconds(at)) for name, value in values.items()]
+    at_ms = milliseconds(at)
+    return [MetricPoint(limits.key(name), value, 0, at_ms) for name, value in values.items() if math.isfinite(value)]
 
 
 def _clean(tags: Mapping[str, str]) -> dict[str, str]:
