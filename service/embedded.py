@@ -63,7 +63,7 @@ def embedded_service(
 
     only: the parts to start. Raises what `run_embedded` raises.
     """
-    config.home.mkdir(parents=True, exist_ok=True)
+    config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as cleanup:
         cleanup.enter_context(holding(config.home))
         scratch = cleanup.enter_context(_scratch(config.home))

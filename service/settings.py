@@ -165,10 +165,15 @@ class Settings(BaseSettings):
         return self.storage or (self.home / "storage").as_uri()
 
     @property
+    def own_url(self) -> str:
+        """Where the API listens on this machine."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
     def api_url(self) -> str:
         """The API's address as receivers of webhooks are told it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return without_user(self.public_url or self.url or f"http://{host}:{self.port}").rstrip("/")
+        return without_user(self.public_url or self.url or self.own_url).rstrip("/")
 
     @property
     def browser_mlflow_url(self) -> str:

@@ -171,7 +171,7 @@ class Study(_Record):
     running_since: datetime | None = Field(description="when its present driver was started; null where it has none")
     cloned_from: str | None = Field(description="the study whose spec this one took over")
     version: int = Field(description="grows with every change that a user makes; its ETag")
-    driver_attempt: int = Field(description="number of its last driver; restoring a backup adds 1,000")
+    driver_attempt: int = Field(description="number of its last driver; a restored backup goes on far ahead")
     revision: int = Field(description="grows with every change to the study or its trials")
     exported_revision: int = Field(description="the revision that MLflow shows")
     mlflow_experiment_id: str | None

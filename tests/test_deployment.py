@@ -36,6 +36,12 @@ def test_every_command_of_ours_in_the_compose_file_exists(services: dict[str, An
     assert commands <= {command.callback.__name__ for command in app.registered_commands if command.callback}
 
 
+def test_no_password_is_an_argument_that_others_on_the_machine_can_read(services: dict[str, Any]) -> None:
+    commands = [argument for service in services.values() for argument in service.get("command", [])]
+    assert commands
+    assert not [argument for argument in commands if "PASSWORD" in argument or "TOKEN" in argument]
+
+
 def test_only_loopback_is_published(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert ports

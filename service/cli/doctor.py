@@ -75,5 +75,5 @@ def examine(current: Settings) -> Iterator[Finding]:
     yield examining_services.examine_mlflow(running.mlflow_url if running else current.mlflow_url, known_run)
     yield from examining_services.examine_ray(current, running)
     if api.verdict is Verdict.WRONG:
-        urls = {"API": f"http://{current.host}:{current.port}", "MLflow": current.mlflow_url}
+        urls = {"API": current.own_url, "MLflow": current.mlflow_url}
         yield from examining_machine.examine_ports({**urls, "Ray": current.ray_jobs_url})

@@ -22,7 +22,7 @@ _GONE = 404
 
 
 def api_url(current: Settings, running: Addresses | None) -> str:
-    return current.url or (running.api_url if running else f"http://{current.host}:{current.port}")
+    return current.url or (running.api_url if running else current.own_url)
 
 
 def examine_api(current: Settings, running: Addresses | None, *, store_is_missing: bool) -> Finding:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import typer
 
@@ -70,11 +72,26 @@ def export(
             for piece in table:
                 sys.stdout.buffer.write(piece)
             return
-        first = next(table, b"")  # what the service refuses leaves a file that is there already as it was
-        with output.open("wb") as file:
-            file.write(first)
+        with _replacing(output) as file:
             file.writelines(table)
     typer.echo(f"{output}: the trials of study {study_id}", err=True)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of the one at this path once it is whole; what is no file is written to as it is."""
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
+    path = path.resolve()
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def importances(

@@ -88,13 +88,15 @@ class Connection:
     def events(self, study_id: str, *, after: int = 0, timeout_s: float | None = None) -> Iterator[Event]:
         """What happened to a study after the event with this id, as it happens, until the study has ended.
 
-        A connection that breaks is taken up again where it broke. Raises TimeoutError after `timeout_s`, and
-        ServiceUnavailableError once the service has been away for a minute.
+        A connection that breaks is taken up again where it broke. Raises TimeoutError after `timeout_s`, and once there
+        has been none for a minute ServiceUnavailableError, or what the service refuses it for: TooManyRequestsError,
+        StoreUnavailableError.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         away_since: float | None = None
         while True:
-            failure, opened_at = "the stream broke off", math.inf
+            failure: Exception | str = "the stream broke off"
+            opened_at = math.inf
             try:
                 for message in self._stream(study_id, after, deadline):
                     if message is not None or opened_at < math.inf:  # more than that it is open
@@ -108,14 +110,16 @@ class Connection:
                     after = event.id
                     yield event
             except _UNANSWERED as error:
-                failure = str(error)
+                failure = error
             now = time.monotonic()
             if deadline is not None and now >= deadline:
                 raise TimeoutError(f"study {study_id} has not ended within {timeout_s:g} s")
             if away_since is None or now - opened_at >= _SETTLED_S:
                 away_since = now
             if now - away_since > _RECONNECT_S:
-                raise _unavailable(self.url, failure)
+                if isinstance(failure, SamstudyError) and not isinstance(failure, StoppingError):
+                    raise failure
+                raise _unavailable(self.url, str(failure))
             time.sleep(min(2.0, 0.1 + (now - away_since) / 4))
 
     def _stream(self, study_id: str, after: int, deadline: float | None) -> Iterator[ServerMessage | None]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from importlib.metadata import version
+from uuid import uuid4
 
 from service.client import Client
 from service.errors import SamstudyError
@@ -46,16 +47,21 @@ def run_experiment(
 def study_for(client: Client, experiment: Experiment, part: str, *, fresh: bool = False) -> Study:
     """The newest study of this part that is of use, or one that is submitted now.
 
-    The Idempotency-Key counts the studies that there are, so that two commands at a time make one study.
+    The Idempotency-Key names the newest study that there is, archived or not, so that two commands at a time make one
+    study. fresh: one of its own.
     """
     key = study_key(experiment, part)
-    found = list(client.studies(labels={KEY_LABEL: key}))
-    if found and not fresh and found[0].state not in (StudyState.FAILED, StudyState.CANCELLED):
-        return found[0]
+    of_part = {KEY_LABEL: key}
+    found = [study for archived in (False, True) for study in client.studies(labels=of_part, archived=archived)]
+    newest = max(found, key=lambda study: study.created_at, default=None)
+    if newest and not fresh and newest.state not in (StudyState.FAILED, StudyState.CANCELLED):
+        return newest
     labels = {EXPERIMENT_LABEL: experiment.name, PART_LABEL: part, KEY_LABEL: key}
     spec = experiment.studies[part]
     labelled = parse_spec({**spec.to_mapping(), "labels": {**spec.labels, **labels}})
-    return client.submit(labelled, idempotency_key=f"{experiment.name}-{part}-{key}-{len(found) + 1}").submitted
+    after = newest.id if newest else "none"
+    idempotency_key = uuid4().hex if fresh else f"{experiment.name}-{part}-{key}-after-{after}"
+    return client.submit(labelled, idempotency_key=idempotency_key).submitted
 
 
 def study_key(experiment: Experiment, part: str) -> str:

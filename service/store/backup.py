@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, MetaData, Table, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, DateTime, MetaData, Table, case, func, insert, select, text, update
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.types import String
 
@@ -31,8 +31,10 @@ from service.study import StudyState, TrialState
 
 FORMAT = 1
 
-DRIVER_JUMP = 1_000
-"""How far the numbers of drivers go ahead at a restore: past all that may have started since the backup."""
+JUMP = 1_000
+"""How far the numbers of drivers and of versions go ahead at a restore at least."""
+
+_NUMBERS_SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 
 _KIND = "samstudy backup"
 _BATCH = 1_000
@@ -93,8 +95,9 @@ def restore_backup(database: Database, path: Path) -> Contents:
     """Fills an empty store with what a backup has, all of it or nothing, and brings the schema to this version's.
 
     Studies that had a driver have lost it, so that the controller starts the next one. Drivers of the store that is
-    gone, should some still run, are refused: the numbers of drivers go ahead by DRIVER_JUMP. Readers of events hear of
-    it, whatever they have seen. Raises BackupDamagedError, RestoreRefusedError, StoreUnavailableError, OSError.
+    gone, should some still run, are refused: the numbers of drivers go ahead by JUMP or more. So do versions, that no
+    ETag of it fits. Readers of events hear of it, whatever they have seen. Raises BackupDamagedError,
+    RestoreRefusedError, StoreUnavailableError, OSError.
     """
     contents = check_backup(path)
     if contents.revision not in known_revisions():
@@ -251,7 +254,7 @@ def _count_on(connection: Connection) -> None:
 
 
 def _let_go(connection: Connection, now: datetime) -> None:
-    """Nobody holds a study: drivers are overdue, and the next ones have numbers that none has had.
+    """Nobody holds a study: drivers are overdue. The next ones, and the next versions, have numbers that none has had.
 
     Every study counts as behind in MLflow, which may show what came after the backup, and so does every trial that may
     have gone on since: their exporter looks.
@@ -262,11 +265,19 @@ def _let_go(connection: Connection, now: datetime) -> None:
     connection.execute(
         update(table).where(table.c.state.in_(driven)).values(lease_expires_at=now - timedelta(seconds=1))
     )
-    connection.execute(
-        update(table).values(revision=table.c.revision + 1, driver_attempt=table.c.driver_attempt + DRIVER_JUMP)
-    )
+    ahead = {name: _ahead(table.c[name], now) for name in ("driver_attempt", "version")}
+    connection.execute(update(table).values(revision=table.c.revision + 1, **ahead))
     trials = tables.trials
     connection.execute(update(trials).where(trials.c.state.not_in(successes)).values(revision=trials.c.revision + 1))
+
+
+def _ahead(number: ColumnElement[int], now: datetime) -> ColumnElement[int]:
+    """A number that the row has not had since the backup, however often one and the same backup is restored.
+
+    These are seconds since 2026: past all that were given out, for a row that counts less than one a second.
+    """
+    seconds = int((now - _NUMBERS_SINCE).total_seconds())
+    return case((number + JUMP > seconds, number + JUMP), else_=seconds)
 
 
 def _tell_readers(connection: Connection, contents: Contents, now: datetime) -> None:

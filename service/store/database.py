@@ -254,6 +254,7 @@ def _watch_file(engine: Engine, file: SqliteFile) -> None:
     @event.listens_for(engine, "do_connect")
     def check_before_connecting(*_: object) -> None:
         file.check()
+        file.make()
 
     @event.listens_for(engine, "connect")
     def note_opened(*_: object) -> None:
@@ -277,7 +278,7 @@ def sqlite_file(url: str) -> Path | None:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailableError(f"the folder of the study store cannot be made: {error}") from error
 

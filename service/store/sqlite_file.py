@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from service.errors import StoreUnavailableError
@@ -17,6 +18,20 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
         self._opened: tuple[int, int] | None = None
+
+    def make(self) -> None:
+        """Makes the file where there is none, for its owner alone: it holds secrets. -wal and -shm get its mode.
+
+        Raises StoreUnavailableError where it cannot be made.
+        """
+        if self._path.exists():
+            return
+        try:
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            return
+        except OSError as error:
+            raise StoreUnavailableError(f"the study store's file cannot be made: {error}") from error
 
     def note_opened(self) -> None:
         """To be called after a connection was made; the first one counts."""

@@ -14,6 +14,7 @@ from service.spec import accepted_spec
 from service.store.exporting import ExportStore, LeadLostError, StudyBacklog, StudyGoneError
 from service.store.studies import StudyStore
 from service.tracking.due import Due, due, has_parent_run
+from service.tracking.leftovers import LeftRuns
 from service.tracking.server import RefusedError, RunGoneError, TrackingServer, TrackingUnavailableError
 from service.tracking.study_runs import StudyRuns
 
@@ -75,6 +76,7 @@ class Exporter:
         self._store = store
         self._studies = studies
         self._server = TrackingServer(tracking_url)
+        self._left_runs = LeftRuns(tracking_url)
         self._min_interval_s = min_interval_s
         self._clock = clock
         self._progress: dict[str, _Progress] = {}
@@ -148,8 +150,12 @@ class Exporter:
         now = self._due(backlog, progress)
         for item in now.unseen:
             self._store.trial_exported(item.trial.id, revision=item.revision, epoch=item.exported_epoch)
-        if has_parent_run(backlog.study) and not self._write(backlog, now, progress, report, should_stop):
-            return
+        if has_parent_run(backlog.study):
+            if not self._write(backlog, now, progress, report, should_stop):
+                return
+        elif backlog.study.driver_attempt:  # a store that was restored may have lost its start
+            self._store.check_lead(study_id)
+            self._left_runs.delete(study_id, backlog.study.mlflow_experiment_id)
         if now.catches_up:
             self._store.study_exported(study_id, revision=backlog.revision)
             if backlog.study.state.is_final:

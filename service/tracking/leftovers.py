@@ -1,4 +1,4 @@
-"""What a deleted study has left in MLflow."""
+"""What a study that is deleted, or whose start a restored store has lost, has left in MLflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UNFINISHED = ("RUNNING", "SCHEDULED")
 
 
 class LeftRuns:
-    """The runs of studies that the store no longer has.
+    """The runs of studies that the store no longer has, or does not know of.
 
     Every method answers whether there was anything to do, and raises TrackingUnavailableError and RefusedError.
     experiment_id: where the runs are; None: they are looked for in every experiment.

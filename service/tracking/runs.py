@@ -150,9 +150,15 @@ def trial_content(study: Study, item: TrialBacklog, parent_run_id: str) -> RunCo
     return RunContent(tags=_clean(tags), metrics=metrics)
 
 
-def passing_tags(names: Iterable[str]) -> frozenset[str]:
-    """The names among these tags that a run loses again where its content has them no more: labels, errors, …"""
-    return frozenset(name for name in names if name in (_ERROR, _OBJECTIVE, _NOTE) or name.startswith((_LABEL, _BEST)))
+def passing_study_tags(names: Iterable[str], spec: StudySpec) -> frozenset[str]:
+    """The names among these tags that a parent run loses again where the study has them no more, such as labels."""
+    ours = {_ERROR, *(limits.key(f"{_BEST}{name}") for name in (*spec.space.parameters, "configuration", "by"))}
+    return frozenset(name for name in names if name in ours or name.startswith(_LABEL))
+
+
+def passing_trial_tags(names: Iterable[str]) -> frozenset[str]:
+    """The names among these tags that a child run loses again where the trial has them no more."""
+    return frozenset(names) & {_ERROR, _OBJECTIVE, _NOTE}
 
 
 def summary_metrics(results: Iterable[ConfigurationResult]) -> frozenset[str]:

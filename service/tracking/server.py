@@ -48,6 +48,7 @@ class KnownRun:
     """A run that is there. trial_id: None for a study's parent run. params: as MLflow has them, by name.
 
     tags: the names of those that it has. latest: of each metric the last point's step and its time in ms since 1970.
+    ended_ms: when it ended last, also of one that runs again; None: never.
     """
 
     run_id: str
@@ -56,6 +57,7 @@ class KnownRun:
     params: Mapping[str, str]
     tags: frozenset[str]
     latest: Mapping[str, tuple[int, int]]
+    ended_ms: int | None
 
 
 class TrackingServer:
@@ -131,6 +133,7 @@ class TrackingServer:
                         params=dict(run.data.params),
                         tags=frozenset(run.data.tags),
                         latest={metric.key: (metric.step, metric.timestamp) for metric in known.metrics},
+                        ended_ms=run.info.end_time or None,
                     )
                 )
             token = page.token

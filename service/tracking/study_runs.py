@@ -43,7 +43,8 @@ class StudyRuns:
         self._statuses: dict[str, str] = {}
         self._params: dict[str, Mapping[str, str]] = {}
         self._passing: dict[str, frozenset[str]] = {}
-        self._latest: dict[str, tuple[int, int]] = {}  # of the parent run
+        self._latest: dict[str, tuple[int, int]] = {}  # of the parent run, as when it ended last
+        self._ended_ms: int | None = None
         self._experiment_id, found = self._look(study)
         if study.mlflow_run_id and study.mlflow_run_id not in {run.run_id for run in found}:
             raise RunGoneError(f"run {study.mlflow_run_id} of study {study.id} is gone")
@@ -56,9 +57,9 @@ class StudyRuns:
         for run in kept:
             self._statuses[run.run_id] = run.status
             self._params[run.run_id] = run.params
-            self._passing[run.run_id] = runs.passing_tags(run.tags)
+            self._passing[run.run_id] = self._passing_tags(run.tags, is_parent=run.trial_id is None)
             if run.trial_id is None:
-                self._latest = dict(run.latest)
+                self._latest, self._ended_ms = dict(run.latest), run.ended_ms
         self._children = {run.trial_id: run.run_id for run in kept if run.trial_id}
         parent_id = next((run.run_id for run in kept if not run.trial_id), None)
         self._parent_id = parent_id or self._new_parent(study)
@@ -119,14 +120,12 @@ class StudyRuns:
         """Deletes the parent run and raises RunGoneError where it shows metrics of another end than this one.
 
         MLflow takes no metric off a run. An earlier best may have had one that the best has not, and a store that was
-        restored has lost an end that was later.
+        restored has lost an end that was later. What people have logged since the run ended is not of its end.
         """
         names = {point.key for point in content.metrics}
-        untrue = [
-            name
-            for name, (step, moment) in self._latest.items()
-            if name in ours and step == 0 and (name not in names or moment > at)
-        ]
+        of_its_end = [name for name, point in self._latest.items() if name in ours and point == (0, self._ended_ms)]
+        is_later = self._ended_ms is not None and self._ended_ms > at
+        untrue = [name for name in of_its_end if is_later or name not in names]
         if untrue:
             self._store.check_lead(study.id)
             self._server.delete_run(self._parent_id)
@@ -220,10 +219,13 @@ class StudyRuns:
         missing = self._missing(run_id, params)
         self._server.write(run_id, RunContent(params=missing, tags=content.tags, metrics=content.metrics))
         self._params[run_id] = {**self._params.get(run_id, {}), **missing}
-        passing = runs.passing_tags(content.tags)
+        passing = self._passing_tags(content.tags, is_parent=run_id == self._parent_id)
         for name in sorted(self._passing.get(run_id, frozenset()) - passing):
             self._server.delete_tag(run_id, name)
         self._passing[run_id] = passing
+
+    def _passing_tags(self, names: Iterable[str], *, is_parent: bool) -> frozenset[str]:
+        return runs.passing_study_tags(names, self.spec) if is_parent else runs.passing_trial_tags(names)
 
     def _missing(self, run_id: str, params: dict[str, str]) -> dict[str, str]:
         """The parameters that the run does not have: MLflow refuses to change one, even to how it is written."""
@@ -233,6 +235,8 @@ class StudyRuns:
     def _set_status(self, run_id: str, status: runs.RunStatus, ended_at: datetime | None) -> None:
         if ended_at is not None:
             self._server.set_status(run_id, status, end_ms=runs.milliseconds(ended_at))
+            if run_id == self._parent_id:
+                self._ended_ms = runs.milliseconds(ended_at)
         elif self._statuses.get(run_id) != status:
             self._server.set_status(run_id, status)
         self._statuses[run_id] = status

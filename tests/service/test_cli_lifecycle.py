@@ -19,6 +19,7 @@ from rich.console import Console
 from service.cli import main
 from service.cli.watching import watch_study
 from service.client import Client
+from service.errors import ServiceUnavailableError
 from service.settings import settings
 from service.store.database import Database
 from service.store.lifecycle import LifecycleStore, StudyChanges
@@ -227,6 +228,21 @@ class TestExport:
         path.write_text("kept")
         assert command.refused("export", "nowhere", "-o", str(path))[0] == 2
         assert path.read_text() == "kept"
+        assert not list(tmp_path.glob("*.part"))
+
+    def test_a_table_that_breaks_off_leaves_the_file_as_it_was(
+        self, command: Command, life: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: object, **__: object) -> Iterator[bytes]:
+            yield b"trial_id,\n"
+            raise ServiceUnavailableError("the answer broke off")
+
+        monkeypatch.setattr("service.client.Client.export", broken)
+        path = tmp_path / "trials.csv"
+        path.write_text("kept")
+        assert command.refused("export", life.finished(ACCURACIES).id, "-o", str(path))[0] == 1
+        assert path.read_text() == "kept"
+        assert not list(tmp_path.glob("*.part"))
 
     def test_runs_in_mlflow_are_written_anew(self, command: Command, life: Life) -> None:
         study = life.finished(ACCURACIES)

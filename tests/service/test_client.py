@@ -31,6 +31,7 @@ from service.errors import (
     ServiceUnavailableError,
     StoreUnavailableError,
     StudyNotFoundError,
+    TooManyRequestsError,
     TrialNotFoundError,
     VersionConflictError,
 )
@@ -461,18 +462,18 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 
 
 @pytest.fixture
-def serve_streams() -> Iterator[Callable[[str, Callable[[int], bytes]], str]]:
+def serve_streams() -> Iterator[Callable[..., str]]:
     """Starts a service that answers everything with a stream of this type; the nth connection has these bytes."""
     servers = []
 
-    def start(media_type: str, content: Callable[[int], bytes]) -> str:
+    def start(media_type: str, content: Callable[[int], bytes], status: int = 200) -> str:
         connections = 0
 
         class Answer(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 nonlocal connections
                 connections += 1
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("Content-Type", media_type)
                 self.end_headers()
                 self.wfile.write(content(connections))
@@ -493,9 +494,7 @@ def serve_streams() -> Iterator[Callable[[str, Callable[[int], bytes]], str]]:
         server.server_close()
 
 
-def test_a_quiet_connection_is_a_service_that_is_there(
-    fake_time: FakeTime, serve_streams: Callable[[str, Callable[[int], bytes]], str]
-) -> None:
+def test_a_quiet_connection_is_a_service_that_is_there(fake_time: FakeTime, serve_streams: Callable[..., str]) -> None:
     """Two connections break off; between the breaks the service is there for longer than it may be away."""
 
     def content(connection: int) -> bytes:
@@ -518,13 +517,30 @@ def test_a_quiet_connection_is_a_service_that_is_there(
 )
 def test_what_only_opens_or_is_no_stream_of_events_is_no_service(
     fake_time: FakeTime,
-    serve_streams: Callable[[str, Callable[[int], bytes]], str],
+    serve_streams: Callable[..., str],
     media_type: str,
     content: bytes,
     words: str,
 ) -> None:
     url = serve_streams(media_type, lambda _: content)
     with Client(url) as client, pytest.raises(ServiceUnavailableError, match=words):
+        list(client.events("s"))
+    assert 60 < fake_time.now < 70
+
+
+def test_a_service_that_refuses_a_stream_says_why(fake_time: FakeTime, serve_streams: Callable[..., str]) -> None:
+    """And is not said to be away."""
+    detail = "at most 20 event streams and followed logs may be open"
+    problem = {
+        "type": "about:blank",
+        "title": "no",
+        "status": 429,
+        "detail": detail,
+        "code": "too_many_requests",
+        "errors": [],
+    }
+    url = serve_streams("application/problem+json", lambda _: json.dumps(problem).encode(), 429)
+    with Client(url) as client, pytest.raises(TooManyRequestsError, match=detail):
         list(client.events("s"))
     assert 60 < fake_time.now < 70
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from service.cli.examining_services import api_url
 from service.settings import Settings
 
 
@@ -112,3 +113,9 @@ def test_addresses_that_others_are_shown_have_no_password_and_all_else(url: str,
     assert Settings(mlflow_public_url=url, mlflow_url="http://mlflow.test").browser_mlflow_url == shown
     assert Settings(url=url).api_url == shown
     assert Settings(mlflow_url=url).mlflow_url == url
+
+
+@pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:8321"), ("::1", "http://[::1]:8321")])
+def test_the_address_of_its_own_can_be_asked(host: str, url: str) -> None:
+    assert Settings(host=host).own_url == Settings(host=host).api_url == url
+    assert api_url(Settings(host=host), None) == url

@@ -68,6 +68,32 @@ def test_fresh_makes_a_new_study_which_is_then_the_one_to_take(client: Client, a
     assert study_for(client, of, "a").id == second.id
 
 
+@pytest.mark.parametrize("gone", ["archived", "deleted"])
+def test_fresh_makes_a_new_study_whatever_became_of_the_others(
+    gone: str, client: Client, life: Life, a_spec: dict[str, Any]
+) -> None:
+    of = an_experiment(a_spec, "a")
+    first, second = (study_for(client, of, "a", fresh=fresh) for fresh in (False, True))
+    finish(life, first.id)
+    if gone == "archived":
+        client.archive(first.id)
+    else:
+        client.delete(first.id, delete_runs=True)
+    third = study_for(client, of, "a", fresh=True)
+    assert third.id not in (first.id, second.id)
+    assert study_for(client, of, "a").id == third.id
+
+
+def test_a_study_that_failed_and_was_archived_is_not_taken_again(client: Client, a_spec: dict[str, Any]) -> None:
+    of = an_experiment(a_spec, "a")
+    first = study_for(client, of, "a")
+    client.cancel(first.id)
+    client.archive(first.id)
+    second = study_for(client, of, "a")
+    assert second.id != first.id
+    assert study_for(client, of, "a").id == second.id
+
+
 def test_a_study_that_was_cancelled_is_not_taken_again(client: Client, a_spec: dict[str, Any]) -> None:
     of = an_experiment(a_spec, "a")
     first = study_for(client, of, "a")

@@ -17,12 +17,19 @@ import pytest
 from sqlalchemy import insert, select
 
 from service.access import NewKey, Role
-from service.errors import BackupDamagedError, LeaseLostError, RestoreRefusedError, StoreUnavailableError
+from service.errors import (
+    BackupDamagedError,
+    LeaseLostError,
+    RestoreRefusedError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
 from service.store import tables
-from service.store.backup import DRIVER_JUMP, check_backup, restore_backup, write_backup
+from service.store.backup import JUMP, check_backup, restore_backup, write_backup
 from service.store.database import Database, upgrade
 from service.store.driving import DrivingStore
 from service.store.keys import KeyStore
+from service.store.lifecycle import StudyChanges
 from service.store.reconciling import ReconcilingStore
 from service.store.reports import AttemptStarted, TrialEnded
 from service.store.studies import StudyStore
@@ -55,14 +62,13 @@ def everything(database: Database) -> releases.Contents:
 
 
 def but_for_the_restore(found: releases.Contents) -> releases.Contents:
-    """The contents without what each restore adds: an event, a revision, drivers' numbers, and trials' revisions."""
+    """The contents without what each restore adds: an event, revisions, far higher numbers of drivers and versions."""
     restores = Counter(event["study_id"] for event in found["events"].values() if event["kind"] == "study.restored")
     events = {key: event for key, event in found["events"].items() if event["kind"] != "study.restored"}
     contents = {**found, "events": events, "studies": {}, "trials": {}}
     for key, study in found["studies"].items():
-        times = restores[study["id"]]
-        fewer = {"revision": study["revision"] - times, "driver_attempt": study["driver_attempt"] - times * DRIVER_JUMP}
-        contents["studies"][key] = {**study, **fewer}
+        revision = study["revision"] - restores[study["id"]]
+        contents["studies"][key] = {**study, "revision": revision, "driver_attempt": "ahead", "version": "ahead"}
     for key, trial in found["trials"].items():
         times = 0 if trial["state"] in ("SUCCEEDED", "EARLY_STOPPED") else restores[trial["study_id"]]
         contents["trials"][key] = {**trial, "revision": trial["revision"] - times}
@@ -95,7 +101,7 @@ def test_everything_comes_back(stores: Stores, new_store: Database, file: Path) 
     before = everything(stores.database)
     written = write_backup(stores.database, file)
     assert restore_backup(new_store, file) == written == check_backup(file)
-    assert but_for_the_restore(everything(new_store)) == before
+    assert but_for_the_restore(everything(new_store)) == but_for_the_restore(before)
     new_store.check_schema()
     opened = KeyStore(new_store).authenticate(token)
     assert opened is not None
@@ -169,7 +175,36 @@ def test_a_driver_of_the_lost_store_is_refused(stores: Stores, new_store: Databa
             DrivingStore(new_store, study_id, number).heartbeat(10)
     claim = ReconcilingStore(new_store).claim(waiting.id, 60)
     assert claim is not None
-    assert claim.driver_attempt == DRIVER_JUMP + 1
+    assert claim.driver_attempt > JUMP
+
+
+@pytest.mark.parametrize("moment", [datetime(2025, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)])
+def test_a_backup_that_is_restored_again_gives_other_numbers(
+    moment: datetime, timed_stores: Stores, tmp_path: Path, file: Path, open_url: Callable[..., Database], clock: Clock
+) -> None:
+    """Also one that is restored before its clock has been set. Drivers and ETags of either lost store are refused."""
+    clock.now = moment
+    study, _ = a_running_study(timed_stores)
+    write_backup(timed_stores.database, file)
+    numbers = [(1, timed_stores.studies.get(study.id).version)]
+    for name in ("first", "second"):
+        clock.advance(1_500)
+        database = open_url(f"sqlite:///{tmp_path / name}.db", clock=clock)
+        restore_backup(database, file)
+        stores = Stores(database)
+        (overdue,) = stores.reconciling.overdue_drivers()
+        stores.lose(overdue)
+        for driver, version in numbers:
+            with pytest.raises(LeaseLostError):
+                DrivingStore(database, study.id, driver).heartbeat(10)
+            with pytest.raises(VersionConflictError):
+                stores.lifecycle.patch(study.id, StudyChanges(labels={}), if_version=version)
+        driver = stores.claim(study).driver_attempt
+        assert driver > numbers[-1][0] + JUMP - 1
+        version = stores.lifecycle.patch(study.id, StudyChanges(labels={"a": "b"}), if_version=None).version
+        numbers.append((driver, version))
+        if moment.year < 2026:
+            break
 
 
 def test_a_reader_of_the_lost_store_misses_nothing_of_the_new_one(

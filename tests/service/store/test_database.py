@@ -48,6 +48,17 @@ def test_the_migrations_build_exactly_the_tables(database: Database) -> None:
         assert compare_metadata(context, tables.metadata) == []
 
 
+def test_a_file_on_sqlite_and_its_folder_are_their_owners(tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    database = Database(f"sqlite:///{folder / 'samstudy.db'}")
+    database.migrate()
+    with database.writing():
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    database.dispose()
+    assert modes == dict.fromkeys(("samstudy.db", "samstudy.db-wal", "samstudy.db-shm"), 0o600)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_migrating_again_changes_nothing(stores: Any) -> None:
     study = stores.create()
     stores.database.migrate()

@@ -422,6 +422,69 @@ def test_the_run_of_a_trial_that_began_again_since_the_backup_shows_what_a_resto
     assert store.behind() == []
 
 
+def test_runs_of_a_study_whose_start_a_restored_store_has_lost_are_deleted(
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    database: Database,
+    restored: Database,
+    a_spec: dict[str, Any],
+    mlflow_server: MlflowServer,
+    tmp_path: Path,
+) -> None:
+    """Nobody may start it for long: it is paused, say."""
+    study = life.create()
+    write_backup(database, tmp_path / "backup")
+    life.begin(driver := life.start(study), life.propose(driver, {"lambda": 0.5, "rho": 0.1})[0])
+    exporter.export_pending()
+    assert parent_of(client, study).info.status == "RUNNING"
+
+    restore_backup(restored, tmp_path / "backup")
+    life, store = Life(restored, a_spec), ExportStore(restored)
+    life.lifecycle.pause(study.id)
+    again = Exporter(store, life.studies, mlflow_server.url, min_interval_s=0.0)
+    again.export_pending()
+    assert runs_of(client, study) == []
+    assert store.behind() == []
+    life.lifecycle.resume(study.id)
+    life.start(study)
+    again.export_pending()
+    assert parent_of(client, study).info.status == "RUNNING"
+
+
+def test_what_people_add_to_runs_stays_whatever_is_written_later(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, mlflow_server: MlflowServer
+) -> None:
+    """Metrics by a name of ours, as of an evaluation of their own, and tags that look like ours."""
+    study = life.finished({(0.5, 0.1): (0.9, 0.8)}, budget={"max_trials": 2})
+    exporter.export_pending()
+    parent = parent_of(client, study)
+    child, *_ = children_of(client, study).values()
+    client.log_metric(parent.info.run_id, "val_accuracy_mean", 0.99)
+    client.log_metric(parent.info.run_id, "test_accuracy_mean", 0.93)
+    mine = {"best.of_week": "yes", "samstudy.label.mine": "x"}
+    client.set_tag(parent.info.run_id, "best.of_week", "yes")
+    for name, value in mine.items():
+        client.set_tag(child.info.run_id, name, value)
+    exporter.start_over()
+    store.forget(study.id)
+    exporter.export_pending()
+    life.lifecycle.patch(study.id, StudyChanges(labels={"a": "b"}, budget={"max_trials": 4}), if_version=None)
+    driver = life.start(study)
+    for trial in life.propose(driver, {"lambda": 1.0, "rho": 0.1}):
+        life.train(driver, trial, 0.95)
+    life.succeed(driver)
+    Exporter(store, life.studies, mlflow_server.url, min_interval_s=0.0).export_pending()
+    shown = parent_of(client, study)
+    assert shown.info.run_id == parent.info.run_id
+    assert (shown.data.tags["best.of_week"], shown.data.tags["samstudy.label.a"]) == ("yes", "b")
+    assert shown.data.metrics["test_accuracy_mean"] == 0.93
+    assert shown.data.metrics["objective_mean"] == 0.95
+    tags = client.get_run(child.info.run_id).data.tags
+    assert {name: tags.get(name) for name in mine} == mine
+    assert runs_of(client, study, ViewType.DELETED_ONLY) == []
+
+
 @pytest.mark.parametrize("missing", [{}, {"bound": math.inf}])
 def test_a_parent_run_shows_no_metric_of_an_earlier_best(
     missing: dict[str, float], life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore
