@@ -225,8 +225,8 @@ SAMPLINGS: dict[str, SamplingFacts] = {
     )
 }
 
-SMALLEST_LOSS_SHARE = 1e-6
-"""Least α of loss sampling: of up to a million examples, one of loss 0 keeps a probability that draws resolve."""
+SMALLEST_PROBABILITY = 1e-12
+"""What the 53 bits of a draw resolve to one part in 9,000; an example less probable counts as never drawn."""
 
 
 def facts_of(values: Mapping[str, object]) -> DatasetFacts:

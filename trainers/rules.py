@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.catalog import DATASETS, MODELS, OPTIMIZERS, SAMPLINGS, SMALLEST_LOSS_SHARE, facts_of
+from trainers.catalog import DATASETS, MODELS, OPTIMIZERS, SAMPLINGS, SMALLEST_PROBABILITY, facts_of
 from trainers.knob import ConfigProblem, shown
 from trainers.problem_settings import MIN_LOGISTIC_REGULARISER
 
@@ -87,12 +87,12 @@ def _micro_batches(values: Values) -> Iterator[ConfigProblem]:
 
 
 def _loss_needs_a_uniform_share(values: Values) -> Iterator[ConfigProblem]:
-    share = values["uniform_share"]
-    if values["sampling"] == "loss" and share != "auto" and share < SMALLEST_LOSS_SHARE:
+    share, size = values["uniform_share"], facts_of(values).train_size
+    if values["sampling"] == "loss" and share != "auto" and share < size * SMALLEST_PROBABILITY:
         yield ConfigProblem(
             "uniform_share",
-            f"uniform_share must be at least {shown(SMALLEST_LOSS_SHARE)} for sampling loss, got {shown(share)}: an "
-            "example whose loss was 0 would never be drawn",
+            f"uniform_share must be at least {size * SMALLEST_PROBABILITY:g} for sampling loss of {size} examples, got "
+            f"{shown(share)}: one whose loss was 0 would never be drawn",
         )
 
 
@@ -238,7 +238,7 @@ RULES = (
     Rule(("dataset", "validation"), _problems_validate_on_themselves),
     Rule((*_DATASET_FIELDS, "batch_size"), _sizes),
     Rule(("micro_batch_size", "batch_size"), _micro_batches),
-    Rule(("sampling", "uniform_share"), _loss_needs_a_uniform_share),
+    Rule((*_DATASET_FIELDS, "sampling", "uniform_share"), _loss_needs_a_uniform_share),
     Rule(("lambda", "lambda_schedule"), _lambda_moves_from_a_number),
     *(Rule(("epochs", field), _warmup(field)) for field in _WARMUPS),
     Rule((*_DATASET_FIELDS, "regulariser", "condition_number"), _problem_is_posed),

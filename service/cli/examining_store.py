@@ -29,11 +29,14 @@ _START = "samstudy up starts everything on this machine, samstudy controller thi
 
 
 def missing_file(current: Settings) -> Path | None:
-    """The file of a SQLite store that is not there yet."""
+    """The file of a SQLite store that is not there yet; None also where nobody may look."""
     from service.store.database import sqlite_file
 
     file = sqlite_file(current.store_url)
-    return file if file is not None and not file.exists() else None
+    try:
+        return file if file is not None and not file.exists() else None
+    except OSError:
+        return None
 
 
 @contextmanager

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -72,26 +72,12 @@ def export(
             for piece in table:
                 sys.stdout.buffer.write(piece)
             return
-        with _replacing(output) as file:
-            file.writelines(table)
+        with tempfile.TemporaryFile() as whole:  # what breaks off leaves a file that is there already as it was
+            whole.writelines(table)
+            whole.seek(0)
+            with output.open("wb") as file:
+                shutil.copyfileobj(whole, file)
     typer.echo(f"{output}: the trials of study {study_id}", err=True)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of the one at this path once it is whole; what is no file is written to as it is."""
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
-            yield file
-        return
-    path = path.resolve()
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def importances(

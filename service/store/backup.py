@@ -32,7 +32,7 @@ from service.study import StudyState, TrialState
 FORMAT = 1
 
 JUMP = 1_000
-"""How far the numbers of drivers and of versions go ahead at a restore at least."""
+"""How far the numbers of drivers and of versions go ahead at a restore whose clock is behind them."""
 
 _NUMBERS_SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -95,8 +95,8 @@ def restore_backup(database: Database, path: Path) -> Contents:
     """Fills an empty store with what a backup has, all of it or nothing, and brings the schema to this version's.
 
     Studies that had a driver have lost it, so that the controller starts the next one. Drivers of the store that is
-    gone, should some still run, are refused: the numbers of drivers go ahead by JUMP or more. So do versions, that no
-    ETag of it fits. Readers of events hear of it, whatever they have seen. Raises BackupDamagedError,
+    gone, should some still run, are refused: the numbers of drivers go far ahead. So do versions, that no ETag of it
+    fits. Readers of events hear of it, whatever they have seen. Raises BackupDamagedError,
     RestoreRefusedError, StoreUnavailableError, OSError.
     """
     contents = check_backup(path)
@@ -272,12 +272,13 @@ def _let_go(connection: Connection, now: datetime) -> None:
 
 
 def _ahead(number: ColumnElement[int], now: datetime) -> ColumnElement[int]:
-    """A number that the row has not had since the backup, however often one and the same backup is restored.
+    """A number that the row has not had since the backup, however often that or another one is restored.
 
-    These are seconds since 2026: past all that were given out, for a row that counts less than one a second.
+    These are seconds since 2026: past all that were given out, for a row that counts less than one a second. Where the
+    clock is behind the number, it goes ahead by JUMP.
     """
     seconds = int((now - _NUMBERS_SINCE).total_seconds())
-    return case((number + JUMP > seconds, number + JUMP), else_=seconds)
+    return case((number >= seconds, number + JUMP), else_=seconds)
 
 
 def _tell_readers(connection: Connection, contents: Contents, now: datetime) -> None:

@@ -24,8 +24,6 @@ class SqliteFile:
 
         Raises StoreUnavailableError where it cannot be made.
         """
-        if self._path.exists():
-            return
         try:
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:

@@ -55,5 +55,5 @@ def has_run(trial: Trial) -> bool:
 
 
 def has_parent_run(study: Study) -> bool:
-    """Whether a study is shown in MLflow: once it has started, or has ended before it could."""
-    return study.started_at is not None or study.state.is_final
+    """Whether a study is shown in MLflow: once it has started, or has ended before it could; what is shown stays."""
+    return study.started_at is not None or study.state.is_final or study.mlflow_run_id is not None

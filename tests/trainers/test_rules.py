@@ -35,7 +35,7 @@ THEORY = {
         ({"dataset": "ridge", "model": "linear", "validation": "none"}, "validation", "ridge holds nothing out"),
         ({"dataset": "ridge", "model": "linear", "train_examples": 64}, "train_examples", "has n_samples"),
         ({"batch_size": 8, "micro_batch_size": 9}, "micro_batch_size", "at most the batch_size of 8, got 9"),
-        ({"sampling": "loss", "uniform_share": 0}, "uniform_share", "at least 1e-06 for sampling loss"),
+        ({"sampling": "loss", "uniform_share": 0}, "uniform_share", "at least 1.149e-09 for sampling loss"),
         ({"sampling": "loss", "uniform_share": 1e-17}, "uniform_share", "got 1e-17"),
         ({"lambda": "1/t", "lambda_schedule": "linear"}, "lambda_schedule", "moves a number"),
         ({"epochs": 3, "lr_warmup_epochs": 4}, "lr_warmup_epochs", "at most the 3 epochs, got 4"),

@@ -10,9 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SMALLEST_PROBABILITY = 1e-12
-"""What the 53 bits of a draw resolve to one part in 9,000; an example less probable counts as never drawn."""
-
 
 def uniform_numbers(*shape: int, generator: torch.Generator) -> Tensor:
     """Independent uniform numbers in [0, 1), float64."""

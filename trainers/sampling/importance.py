@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from trainers.catalog import Task
+from trainers.catalog import SMALLEST_PROBABILITY, Task
 from trainers.sampling.diagnostics import NO_EPOCH, ObservedLosses, importance_diagnostics
-from trainers.sampling.drawing import SMALLEST_PROBABILITY, draw_by_cumulative, uniform_numbers
+from trainers.sampling.drawing import draw_by_cumulative, uniform_numbers
 from trainers.sampling.probabilities import importance_weights
 from trainers.sampling.sampler import MiniBatch, load_generator, split_batches
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from trainers.catalog import Task
+from trainers.catalog import SMALLEST_PROBABILITY, Task
 from trainers.sampling.diagnostics import ObservedLosses, importance_diagnostics, in_one
-from trainers.sampling.drawing import SMALLEST_PROBABILITY, draw_with_replacement, uniform_numbers
+from trainers.sampling.drawing import draw_with_replacement, uniform_numbers
 from trainers.sampling.probabilities import importance_probabilities, importance_weights, mixture_probabilities
 from trainers.sampling.sampler import MiniBatch, load_generator, saved_tensor, split_batches
 

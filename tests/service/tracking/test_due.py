@@ -24,7 +24,8 @@ def trial(number: int, state: TrialState, attempt: int = 1, run_id: str | None =
 
 
 def study(state: StudyState) -> Study:
-    return Study.model_construct(id="s", state=state, started_at=None if state is StudyState.QUEUED else NOW)
+    started_at = None if state is StudyState.QUEUED else NOW
+    return Study.model_construct(id="s", state=state, started_at=started_at, mlflow_run_id=None)
 
 
 def decide(

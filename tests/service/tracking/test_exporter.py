@@ -20,6 +20,7 @@ from service.spec import parse_spec
 from service.store.database import Database
 from service.store.exporting import ExportStore
 from service.store.lifecycle import StudyChanges
+from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported, TrialEnded
 from service.store.studies import NewStudy, StudyStore
 from service.study import Configuration, Reason, StudyState, TrialState
@@ -290,6 +291,15 @@ def test_what_runs_is_written_now_and_then_and_what_ends_at_once(
     clock.now = 10.0
     exporter.export_pending()
     assert children_of(client, study)[second.id].info.status == "SCHEDULED"
+
+
+def test_of_a_study_whose_driver_is_being_started_mlflow_is_asked_nothing(
+    life: Life, exporter: Exporter, database: Database, calls: Counter[str]
+) -> None:
+    before = calls.total()
+    assert ReconcilingStore(database).claim(life.create().id, 60)
+    exporter.export_pending()
+    assert calls.total() == before
 
 
 def test_a_study_that_waits_is_not_shown(life: Life, exporter: Exporter, client: MlflowClient) -> None:

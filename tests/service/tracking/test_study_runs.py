@@ -452,6 +452,28 @@ def test_runs_of_a_study_whose_start_a_restored_store_has_lost_are_deleted(
     assert parent_of(client, study).info.status == "RUNNING"
 
 
+def test_the_run_of_a_study_that_ended_before_it_started_stays_when_it_is_reopened(
+    life: Life, exporter: Exporter, client: MlflowClient, database: Database
+) -> None:
+    """Its first driver could not be started."""
+    study = life.create(budget={"max_trials": 2})
+    reconciling = ReconcilingStore(database)
+    claim = reconciling.claim(study.id, 60)
+    assert claim is not None
+    exporter.export_pending()
+    reconciling.give_back(claim, "the cluster takes no jobs")
+    exporter.export_pending()
+    assert runs_of(client, study) == []
+    life.lifecycle.cancel(study.id)
+    exporter.export_pending()
+    ended = parent_of(client, study)
+    life.lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 4}), if_version=None)
+    exporter.export_pending()
+    reopened = parent_of(client, study)
+    assert (ended.info.status, reopened.info.status) == ("KILLED", "SCHEDULED")
+    assert reopened.info.run_id == ended.info.run_id == life.studies.get(study.id).mlflow_run_id
+
+
 def test_what_people_add_to_runs_stays_whatever_is_written_later(
     life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, mlflow_server: MlflowServer
 ) -> None:
