@@ -31,6 +31,9 @@ MINUTES = float(os.environ.get("SAMSTUDY_FAULTS_MINUTES") or 10)
 QUICKEST_EPOCH_S = 0.02
 """What an epoch of `study_spec` takes with its checkpoint and its report, on a quick machine that is idle."""
 
+SLOWEST_EPOCH_S = 0.5
+"""And on a slow one that is busy, over PostgreSQL, two trials at a time."""
+
 
 def random_study(seed: int, epochs: int) -> dict[str, Any]:
     """Changes of a study's spec: another algorithm, early stopping, replicates, what stays of checkpoints.
@@ -62,10 +65,11 @@ def epochs_for(schedule: list[Strike]) -> int:
 def check_end(witness: Witness) -> None:
     """The study has ended as its spec says: for this reason, with so many trials, none of them stopped but early."""
     spec = parse_spec(witness.study().spec)
-    witness.check(reason=Reason.MAX_TRIALS if spec.budget.max_trials else Reason.SPACE_EXHAUSTED, deadline_s=240)
+    planned = plan(spec)
+    reason = Reason.MAX_TRIALS if spec.budget.max_trials else Reason.SPACE_EXHAUSTED
+    witness.check(reason=reason, deadline_s=120 + planned.trials * int(spec.train["epochs"]) * SLOWEST_EPOCH_S / 2)
     searching = [trial for trial in witness.trials() if trial.purpose is Purpose.SEARCH]
     confirming = [trial for trial in witness.trials() if trial.purpose is Purpose.CONFIRM]
-    planned = plan(spec)
     assert len(searching) == planned.trials - planned.confirming_trials
     ends = {TrialState.SUCCEEDED} | ({TrialState.EARLY_STOPPED} if spec.scheduler.name != "none" else set())
     states: dict[str, set[TrialState]] = {}
