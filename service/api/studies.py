@@ -153,11 +153,11 @@ def clone_study(
 
     It takes no results over, and no points that were enqueued by hand.
     """
-    original = None  # it may have changed since the clone was made, or be gone: what is asked again fits the clone
+    made_before = None
     if idempotency_key is not None and not validate_only:
-        original = studies.clone_made_by(principal.owner, idempotency_key, of=study_id)
-    original = original or studies.get(study_id)
-    spec = parse_spec({**original.spec, **body} if isinstance(body, dict) else body)
+        made_before = studies.clone_made_by(principal.owner, idempotency_key, of=study_id)
+    base = made_before or studies.get(study_id)  # the original may have changed since it was cloned, or be gone
+    spec = parse_spec({**base.spec, **body} if isinstance(body, dict) else body)
     if validate_only:
         return _planned(spec)
     given = body if isinstance(body, dict) else {}

@@ -153,9 +153,8 @@ class Exporter:
         if has_parent_run(backlog.study):
             if not self._write(backlog, now, progress, report, should_stop):
                 return
-        elif (
-            backlog.study.driver_attempt and not backlog.study.state.has_driver
-        ):  # a restored store may have lost a start
+        elif backlog.study.driver_attempt and not backlog.study.state.has_driver:
+            # Its start was given back, or a restored store has lost it, and with it what its runs are.
             self._store.check_lead(study_id)
             self._left_runs.delete(study_id, backlog.study.mlflow_experiment_id)
         if now.catches_up:

@@ -43,6 +43,12 @@ def children_of(client: MlflowClient, study: Study) -> dict[str, Run]:
     return by_trial
 
 
+def doubled(client: MlflowClient, run: Run) -> str:
+    """A second run with the same identity, which sorts before the first: it starts earlier."""
+    tags = {name: value for name, value in run.data.tags.items() if name.startswith(("samstudy.", "mlflow.parent"))}
+    return str(client.create_run(run.info.experiment_id, start_time=1, tags=tags).info.run_id)
+
+
 def history(client: MlflowClient, run: Run, key: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
 
