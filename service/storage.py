@@ -7,6 +7,7 @@ from contextlib import suppress
 from uuid import uuid4
 
 from pyarrow import fs
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 _STUDY_ID = re.compile(r"[a-z0-9]{1,32}")
 
@@ -18,6 +19,16 @@ def study_folder(storage_uri: str, study_id: str) -> tuple[fs.FileSystem, str]:
     """
     files, root = _opened(storage_uri)
     return files, f"{root.rstrip('/')}/studies/{study_id}"
+
+
+@retry(retry=retry_if_exception_type(FileNotFoundError), stop=stop_after_attempt(5), reraise=True)
+def list_folder(files: fs.FileSystem, folder: str, *, recursive: bool = False) -> list[fs.FileInfo]:
+    """What the folder has; nothing where there is none. Raises OSError.
+
+    A folder that is made or deleted at this very moment is not found in spite of `allow_not_found`, so it asks again.
+    """
+    infos: list[fs.FileInfo] = files.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=recursive))
+    return infos
 
 
 def delete_study_files(storage_uri: str, study_id: str) -> bool:

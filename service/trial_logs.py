@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pyarrow import fs
 
-from service.storage import study_folder
+from service.storage import list_folder, study_folder
 
 _PIECE = ".log"
 _END = "end"
@@ -74,14 +74,14 @@ class TrialLog:
 
     def extent(self) -> LogExtent:
         """What there is now; nothing, where nothing was ever written."""
-        listed = self._listed()
+        files = self._listed()
         pieces = [
             LogPiece(int(info.base_name.removesuffix(_PIECE)), info.size)
-            for info in listed
+            for info in files
             if info.base_name.endswith(_PIECE)
         ]
         pieces.sort(key=lambda piece: piece.offset)
-        return LogExtent(tuple(pieces), any(info.base_name == _END for info in listed))
+        return LogExtent(tuple(pieces), any(info.base_name == _END for info in files))
 
     def read(self, extent: LogExtent, *, after: int = 0) -> Iterator[bytes]:
         """The bytes from the offset `after` on, block by block; at least those that `extent` has."""
@@ -134,8 +134,7 @@ class TrialLog:
         return self._files.type_name in _WHOLE_OBJECTS
 
     def _listed(self) -> list[fs.FileInfo]:
-        listed = self._files.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
-        return [info for info in listed if info.type is fs.FileType.File]
+        return [info for info in list_folder(self._files, self._folder) if info.type is fs.FileType.File]
 
     def _path(self, offset: int) -> str:
         return f"{self._folder}/{offset:012d}{_PIECE}"

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import uuid4
 
-from pyarrow import fs
-
-from service.storage import study_folder
+from service.storage import list_folder, study_folder
 
 _PARTIAL = ".partial"
 _KEPT = 2
@@ -135,8 +133,8 @@ class TrialCheckpoints:
 
     def _listed(self) -> list[str]:
         """Paths below the trial's folder, of files and folders."""
-        listed = self._files.get_file_info(fs.FileSelector(self._folder, allow_not_found=True, recursive=True))
-        return [info.path.removeprefix(f"{self._folder}/") for info in listed]
+        found = list_folder(self._files, self._folder, recursive=True)
+        return [info.path.removeprefix(f"{self._folder}/") for info in found]
 
 
 def _top(path: str) -> str:

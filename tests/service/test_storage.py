@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
-from service.storage import check_writable, delete_study_files, study_folder
+from service.storage import check_writable, delete_study_files, list_folder, study_folder
 from service.trial_logs import TrialLog
 from service.tuning.checkpoints import TrialCheckpoints
 
@@ -25,6 +27,25 @@ def test_a_studys_files_are_deleted_and_no_others(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "studies").iterdir()] == ["s12"]
     assert not delete_study_files(tmp_path.as_uri(), "s1")
     assert not delete_study_files((tmp_path / "nothing").as_uri(), "s1")
+
+
+def test_a_folder_made_and_deleted_while_it_is_listed_is_there_or_not(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    is_enough = threading.Event()
+
+    def make_and_delete() -> None:
+        while not is_enough.is_set():
+            folder.mkdir()
+            folder.rmdir()
+
+    making = threading.Thread(target=make_and_delete)
+    making.start()
+    try:
+        for _ in range(20_000):  # one in a thousand meets the moment
+            assert list_folder(fs.LocalFileSystem(), str(folder)) == []
+    finally:
+        is_enough.set()
+        making.join()
 
 
 @pytest.mark.parametrize("study_id", ["", ".", "..", "../studies", "a/b", "s1\n", "S1", "a" * 33])
