@@ -242,6 +242,15 @@ class StudyProgress:
         return self._training() > 0
 
     @property
+    def has_open_trials(self) -> bool:
+        """Whether a trial is yet to train, or the first one is yet to be made; asked by another thread too.
+
+        Where none is, the study is about to end.
+        """
+        trials = list(self._trials.values())
+        return not trials or any(not trial.state.is_final and self._may_run(trial) for trial in trials)
+
+    @property
     def has_no_share(self) -> bool:
         """Whether other studies hold all of the cluster."""
         return self._slots == 0 and not self._running

@@ -118,6 +118,25 @@ def test_the_study_waits_for_its_last_trials(drive: Callable[..., Driver]) -> No
     assert driver.progress.next_trial() == succeeded(Reason.MAX_TRIALS)
 
 
+def test_nothing_is_waited_for_once_all_has_ended(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_trials": 1})
+    assert driver.progress.has_open_trials  # the first is yet to be made
+    only = driver.issue()
+    assert driver.progress.has_open_trials
+    driver.end(only, 0.5)
+    assert not driver.progress.has_open_trials
+
+
+def test_a_stopped_study_waits_for_no_trial_that_has_not_begun(drive: Callable[..., Driver]) -> None:
+    driver = drive()
+    begun, issued = driver.issue(), driver.progress.next_trial()  # Tune has no place for the second one yet
+    assert isinstance(issued, IssuedTrial)
+    driver.progress.follow(Instructions(Intent.STOP, {"max_trials": 8}, 0, None))
+    assert driver.progress.has_open_trials
+    driver.end(begun, 0.5)
+    assert not driver.progress.has_open_trials
+
+
 def test_too_many_failures_end_the_study_at_once(drive: Callable[..., Driver]) -> None:
     driver = drive(budget={"max_failed_trials": 1})
     driver.issue()
