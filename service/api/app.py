@@ -9,8 +9,9 @@ from types import FrameType
 
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
+from starlette.routing import BaseRoute
 
 from service.api import (
     configurations,
@@ -51,6 +52,31 @@ _GRACE_S = 3
 _STATEMENT_S = 30.0  # longer than any answer should take
 
 
+def _routes() -> list[BaseRoute]:
+    """Every path of the API under its prefix. Made once in a process: each is compiled when it is first asked for."""
+    router = APIRouter()
+    for module in (
+        studies,
+        lifecycle,
+        configurations,
+        trials,
+        logs,
+        events,
+        findings,
+        exports,
+        search_spaces,
+        keys,
+        webhooks,
+    ):
+        router.include_router(module.router, prefix=PREFIX)
+    router.include_router(health.router)
+    router.include_router(health.router, prefix=PREFIX, include_in_schema=False)  # behind a proxy of the prefix alone
+    return router.routes
+
+
+_ROUTES = _routes()
+
+
 class RefusedToStartError(SamstudyError):
     """The API would be open to people whom nobody let in."""
 
@@ -64,6 +90,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
         title="samstudy",
         version="1",
         redirect_slashes=False,
+        routes=[*_ROUTES],
         lifespan=_with_a_thread_for_each_connection,
         description="Hyperparameter studies of sharpness-aware training. Errors are `application/problem+json`.",
     )
@@ -89,22 +116,6 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app.add_middleware(Farewell, stopping=app.state.stopping)
     app.add_middleware(Observation, metrics=app.state.metrics)  # the last one added is the outermost
     problems.install(app)
-    for module in (
-        studies,
-        lifecycle,
-        configurations,
-        trials,
-        logs,
-        events,
-        findings,
-        exports,
-        search_spaces,
-        keys,
-        webhooks,
-    ):
-        app.include_router(module.router, prefix=PREFIX)
-    app.include_router(health.router)
-    app.include_router(health.router, prefix=PREFIX, include_in_schema=False)  # behind a proxy of the prefix alone
     app.add_api_route("/", _to_the_documentation, include_in_schema=False)
     openapi.install(app)
     return app
