@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, get_type_hints
 
 from pydantic import AfterValidator, Field, StrictBool, TypeAdapter, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, from_json, to_json
 
 from search_spaces import NAMED_SPACES, Scalar, SearchSpace, structure_problems
 from search_spaces.checking import (
@@ -167,14 +166,15 @@ def plan(spec: StudySpec) -> Plan:
 
 def stored_plan(stored: Mapping[str, Any]) -> Plan | None:
     """The plan of a study from its stored spec; None for one of a version with other rules."""
-    return _plan_of(json.dumps({name: section for name, section in stored.items() if name not in _TEXTS}))
+    sections = {name: section for name, section in stored.items() if name not in _TEXTS}
+    return _plan_of(to_json(sections, inf_nan_mode="constants"))
 
 
 @lru_cache(maxsize=1024)  # the check of a spec takes longer than all else that is asked of a study
-def _plan_of(sections: str) -> Plan | None:
+def _plan_of(sections: bytes) -> Plan | None:
     """sections: of a stored spec, as JSON, without the texts, in which studies of the same plan differ."""
     try:
-        return plan(accepted_spec({**json.loads(sections), "name": "any"}))
+        return plan(accepted_spec({**from_json(sections), "name": "any"}))
     except InvalidSpecError:
         return None
 

@@ -34,8 +34,8 @@ def overviews(store: StudyStore, studies: Sequence[Study]) -> list[StudyOverview
     """The studies with their trials counted by state."""
     counts = store.trial_counts([study.id for study in studies])
     return [
-        StudyOverview(
-            **dict(study),
+        StudyOverview.model_construct(  # what is in it has been checked: a page of them takes half the time
+            **vars(study),
             trial_counts=counts[study.id],
             trials_planned=trials_planned(study, counts[study.id]),
         )
