@@ -15,6 +15,8 @@ from service.study import AttemptState, Trial, TrialState
 from tests.embedded_service import Service, frozen, kill, wait_until
 from tests.faults.invariants import Witness
 
+pytestmark = pytest.mark.soak  # `make test` kills all of them at once, in test_everything.py
+
 PARTS = {
     "api": ("service.cli", "api"),
     "controller": ("service.cli", "controller"),
@@ -36,7 +38,7 @@ def assert_gone_on(witness: Witness, trial: Trial) -> None:
     assert [result.epoch for result in results if result.attempt == 2] == list(of_the_second)
 
 
-@pytest.mark.parametrize("part", [pytest.param("api", marks=pytest.mark.soak), "controller"])
+@pytest.mark.parametrize("part", ["api", "controller"])
 def test_a_study_does_not_notice_the_death_of(part: str, service: Service, begin: Callable[..., Witness]) -> None:
     witness = begin(f"without-{part}")
     witness.wait_for_trials(finished=1)
@@ -78,7 +80,6 @@ def test_a_killed_worker_costs_an_attempt_and_the_trial_goes_on_from_its_checkpo
     assert_gone_on(witness, retried)
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("away_s", [10, 60])
 def test_trials_do_not_wait_for_an_mlflow_that_does_not_answer(
     away_s: float, service: Service, begin: Callable[..., Witness]
@@ -115,7 +116,6 @@ def held_down(service: Service, part: str) -> Iterator[None]:
         holding.join()
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_trials_do_not_wait_for_an_mlflow_whose_port_refuses_for_a_minute(
     service: Service, begin: Callable[..., Witness]
@@ -141,7 +141,6 @@ def test_trials_do_not_wait_for_an_mlflow_whose_port_refuses_for_a_minute(
     assert {trial.attempt for trial in witness.trials()} == {1}
 
 
-@pytest.mark.soak
 def test_a_study_survives_the_death_of_rays_head_and_mlflow_at_once(
     service: Service, begin: Callable[..., Witness]
 ) -> None:
@@ -152,7 +151,6 @@ def test_a_study_survives_the_death_of_rays_head_and_mlflow_at_once(
     witness.check(trials=4)
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("part", ["mlflow", "ray-gcs", "ray-raylet", "ray-head"])
 def test_a_study_survives_the_death_of(part: str, service: Service, begin: Callable[..., Witness]) -> None:
     witness = begin(f"killed-{part}")
@@ -162,7 +160,6 @@ def test_a_study_survives_the_death_of(part: str, service: Service, begin: Calla
     witness.check(trials=4, deadline_s=240)
 
 
-@pytest.mark.soak
 def test_a_study_survives_the_death_of_every_part_at_once(service: Service, begin: Callable[..., Witness]) -> None:
     witness = begin("killed-every-part")
     witness.wait_for_trials(finished=1)

@@ -171,6 +171,7 @@ def test_a_controller_that_ends_lets_the_next_one_lead_at_once(
     assert {line["level"] for line in first.lines()} <= {"INFO", "WARNING"}
 
 
+@pytest.mark.soak
 def test_a_controller_whose_store_is_gone_ends_too(
     start: Callable[..., Process], database: Database, store_url: str, unused_port: int, wait_until: Callable[..., None]
 ) -> None:
@@ -205,6 +206,7 @@ def silent_server() -> Iterator[tuple[int, list[socket.socket]]]:
         connection.close()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("silent", ["MLFLOW_URL", "RAY_JOBS_URL"])
 def test_a_controller_gives_up_its_lead_although_somebody_is_silent(
     silent: str,

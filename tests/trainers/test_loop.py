@@ -333,7 +333,8 @@ def test_importance_sampling_comes_closer_on_ridge_when_each_sampling_takes_a_st
     assert 0 < gaps["lipschitz"] < 0.7 * gaps["uniform"]
 
 
-@pytest.mark.parametrize("by", ["written_out", pytest.param("optimizer", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("by", ["written_out", "optimizer"])
 def test_importance_sampling_beats_uniform_sampling_by_far_with_the_step_sizes_of_theory(
     by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +12,20 @@ from mlflow import MlflowClient
 
 from service.store.database import Database
 from service.store.exporting import ExportStore
+from service.tracking import files
 from service.tracking.exporter import Exporter
 from tests.service.conftest import Life
 from tests.service.mlflow_server import MlflowServer
 from tests.service.tracking.shown import NAMES, Clock, Network
+
+
+@pytest.fixture(autouse=True)
+def undrawn() -> Iterator[pytest.MonkeyPatch]:
+    """Empty pictures: to draw and send them takes longer than all else. `undo()` where they matter."""
+    with pytest.MonkeyPatch.context() as changes:
+        changes.setattr(files, "heat_map_png", lambda *_, **__: b"")
+        changes.setattr(files, "heat_map_html", lambda *_, **__: "")
+        yield changes
 
 
 @pytest.fixture

@@ -157,7 +157,10 @@ def test_the_parent_run_has_the_spec_the_best_configuration_and_its_metrics(
     assert tags["mlflow.note.content"].startswith("what λ does")
 
 
-def test_the_parent_run_has_the_files(life: Life, exporter: Exporter, client: MlflowClient, tmp_path: Path) -> None:
+def test_the_parent_run_has_the_files(
+    life: Life, exporter: Exporter, client: MlflowClient, tmp_path: Path, undrawn: pytest.MonkeyPatch
+) -> None:
+    undrawn.undo()
     study = life.finished(GRID)
     exporter.export_pending()
     parent = parent_of(client, study)

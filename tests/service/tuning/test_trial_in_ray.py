@@ -19,6 +19,8 @@ from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.trial import StudyTrial
 from trainers.config import TrainConfig
 
+pytestmark = pytest.mark.soak  # half a minute each; test_trial.py has such trials without Ray
+
 LONG = {"epochs": 100_000, "report_every_epochs": 100_000}
 
 
