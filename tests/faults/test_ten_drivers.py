@@ -51,7 +51,7 @@ def test_ten_drivers_lose_none_of_a_hundred_results_a_second(store_url: str) -> 
             assert claim is not None
             driver = DrivingStore(database, study.id, claim.driver_attempt)
             _, (trial,) = driver.add_configuration({"rho": 0.1}, "rho", (0,), last_known=0)
-            arguments = [store_url, study.id, str(claim.driver_attempt), trial.id, str(epochs), str(seconds / epochs)]
+            arguments = [store_url, study.id, str(claim.driver_attempt), trial.id, str(epochs), str(SECONDS / epochs)]
             processes[trial.id] = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.reporting_driver", *arguments],
                 stdin=subprocess.PIPE,
@@ -65,7 +65,7 @@ def test_ten_drivers_lose_none_of_a_hundred_results_a_second(store_url: str) -> 
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        took_s = [float(process.communicate(timeout=seconds + 60)[0]) for process in processes.values()]
+        took_s = [float(process.communicate(timeout=SECONDS + 60)[0]) for process in processes.values()]
         assert [process.returncode for process in processes.values()] == [0] * DRIVERS
     finally:
         for process in processes.values():
@@ -82,4 +82,4 @@ def test_ten_drivers_lose_none_of_a_hundred_results_a_second(store_url: str) -> 
         assert studies.get(study_id).state is StudyState.SUCCEEDED
     database.dispose()
     print(f"{rows} results in {max(took_s):.1f} s: {rows / max(took_s):.0f}/s")
-    assert max(took_s) < seconds * 1.5 + 5  # what was reported is stored soon, not only at some time
+    assert max(took_s) < SECONDS * 1.5 + 5  # what was reported is stored soon, not only at some time
