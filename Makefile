@@ -24,8 +24,8 @@ up: $(INSTALLED) ## runs the service until Ctrl-C
 	$(BIN)/samstudy up
 
 test: $(INSTALLED) ## every test but the long ones, the real service included
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak and not e2e" -n 3
-	$(BIN)/pytest -m "e2e and not soak"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not soak" -n 3 --ignore tests/e2e --ignore tests/faults
+	$(BIN)/pytest -m "not soak" tests/e2e tests/faults
 
 soak: $(INSTALLED) ## the long tests: whatever can die does (SAMSTUDY_FAULTS_MINUTES), long trainings, every torchvision model
 	$(BIN)/pytest -m soak --timeout 900

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,12 +13,6 @@ from service.client import Client
 from tests.embedded_service import Service
 from tests.faults.invariants import Witness
 from tests.postgresql import Databases, PostgresqlMissingError, PostgresqlServer
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.e2e)
 
 
 def study_spec(name: str, *, epochs: int = 60, trials: int = 4, **changes: Any) -> dict[str, Any]:
