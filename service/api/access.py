@@ -184,7 +184,7 @@ class Authentication:
             _check_role(principal, scope["method"])
         except SamstudyError as error:
             headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, UnauthenticatedError) else {}
-            await problems.answer(error, scope.get("request_id"), headers)(scope, receive, send)
+            await problems.answer(error, scope, headers)(scope, receive, send)
             return
         scope[PRINCIPAL] = principal
         scope[ACCESS] = Access(partial(self._lasts, key))

@@ -97,7 +97,8 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app.state.database = database
     app.state.settings = settings
     app.state.metrics = Metrics(WatchingStore(database))
-    app.state.readiness = Readiness(database, explains=is_loopback(settings.host))
+    app.state.explains = is_loopback(settings.host)
+    app.state.readiness = Readiness(database)
     app.state.open_streams = OpenStreams(settings.max_streams)
     app.state.lookups = Lookups()
     app.state.computing = Computing()

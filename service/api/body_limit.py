@@ -30,7 +30,7 @@ class BodyLimit:
             if "transfer-encoding" in headers:  # whose length nobody knows before its end
                 receive = _first(await _whole_body(receive), then=receive)
         except BodyTooLargeError as error:
-            await problems.answer(error, scope.get("request_id"))(scope, receive, send)
+            await problems.answer(error, scope)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

@@ -40,4 +40,4 @@ class Farewell:
                 raise
             if not is_answered:
                 error = StoppingError("the service was stopped before the answer was there: ask again when it is back")
-                await problems.answer(error, scope.get("request_id"))(scope, receive, send)
+                await problems.answer(error, scope)(scope, receive, send)

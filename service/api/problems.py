@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -11,13 +12,22 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Scope
 
 from search_spaces.checking import shown
 from service.answers import Problem, ProblemField
-from service.errors import FieldProblem, InvalidRequestError, SamstudyError, TooManyRequestsError
+from service.errors import (
+    FieldProblem,
+    InvalidRequestError,
+    SamstudyError,
+    StoreUnavailableError,
+    TooManyRequestsError,
+)
 from service.spec_reading import field_name
 
 MEDIA_TYPE = "application/problem+json"
+
+logger = logging.getLogger(__name__)
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -53,10 +63,24 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _render)
 
 
-def answer(error: SamstudyError, request_id: str | None, headers: Mapping[str, str] | None = None) -> Response:
-    """The error as its problem document."""
+def answer(error: SamstudyError, scope: Scope, headers: Mapping[str, str] | None = None) -> Response:
+    """The error as its problem document.
+
+    What is wrong with the store may be said in the database's own words, which name its address: where others than the
+    users of this machine ask, the log alone has them.
+    """
+    detail = error.detail
+    if isinstance(error, StoreUnavailableError) and not scope["app"].state.explains:
+        logger.warning("%s", detail)
+        detail = "the study store is not available: the log of the API says why"
     return _response(
-        error.status, error.code, error.title, error.detail, error.problems, request_id=request_id, headers=headers
+        error.status,
+        error.code,
+        error.title,
+        detail,
+        error.problems,
+        request_id=scope.get("request_id"),
+        headers=headers,
     )
 
 
@@ -82,21 +106,22 @@ def documented(*errors: type[SamstudyError]) -> dict[int | str, dict[str, Any]]:
 
 
 async def _render(request: Request, error: Exception) -> Response:
-    request_id = request.scope.get("request_id")
     match error:
         case SamstudyError():
-            return answer(error, request_id, _retry_after(error))
+            return answer(error, request.scope, _retry_after(error))
         case RequestValidationError():
             found = (_field_problem(detail) for detail in error.errors())
             problems = list(dict.fromkeys(found))  # what two dependencies read is reported by both
             said = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
-            return answer(InvalidRequestError(said, problems=problems), request_id)
+            return answer(InvalidRequestError(said, problems=problems), request.scope)
         case HTTPException():
             title = HTTPStatus(error.status_code).phrase
             code = _CODES.get(error.status_code, title.lower().replace(" ", "_"))
             detail = f"{request.method} {request.url.path}: {title.lower()}"
             headers = {**(error.headers or {}), **_right_methods(request, error.status_code)}
-            return _response(error.status_code, code, title, detail, request_id=request_id, headers=headers)
+            return _response(
+                error.status_code, code, title, detail, request_id=request.scope.get("request_id"), headers=headers
+            )
     raise error
 
 

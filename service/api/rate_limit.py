@@ -37,7 +37,7 @@ class RateLimit:
             "(SAMSTUDY_REQUESTS_PER_MINUTE is the limit)"
         )
         headers = {"Retry-After": str(seconds)}
-        await problems.answer(error, scope.get("request_id"), headers)(scope, receive, send)
+        await problems.answer(error, scope, headers)(scope, receive, send)
 
 
 class MovingWindow:

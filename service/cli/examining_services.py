@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.addresses import on_this_machine
 from service.cli.findings import Finding, note, well, wrong
-from service.errors import SamstudyError, UnauthenticatedError
+from service.errors import SamstudyError, ServiceUnavailableError, UnauthenticatedError
 from service.settings import HOW_TO_ESCAPE, Settings, without_user
 
 if TYPE_CHECKING:
@@ -36,8 +36,10 @@ def examine_api(current: Settings, running: Addresses | None, *, store_is_missin
             next(client.studies(page_size=1), None)
     except UnauthenticatedError as error:
         return wrong("API", error.detail, "set SAMSTUDY_API_KEY; samstudy keys create makes a key")
-    except SamstudyError as error:
+    except ServiceUnavailableError as error:
         return wrong("API", error.detail, "samstudy up starts it; SAMSTUDY_URL says where else it is")
+    except SamstudyError as error:
+        return wrong("API", f"{without_user(url)} answers: {error.detail}", "it runs: its log says more")
     if store_is_missing and not current.url and running is None:
         said = f"one is ready at {without_user(url)}; its store is another than this one, which is not there yet"
         return note("API", said, "samstudy up takes another port; SAMSTUDY_URL says that this is the one you mean")

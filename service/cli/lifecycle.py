@@ -113,7 +113,7 @@ def budget(
             before = service.study(study_id)
             study = service.update(study_id, budget=changes, version=before.version)
     old, new = before.spec["budget"], study.spec["budget"]
-    told = ", ".join(f"{limit} {_shown(old[limit])} → {_shown(new[limit])}" for limit in changes)
+    told = ", ".join(f"{limit} {_shown(old.get(limit))} → {_shown(new.get(limit))}" for limit in changes)
     _say(study, f"has a new budget: {told}{'; it goes on' * (before.state.is_final and not study.state.is_final)}")
 
 

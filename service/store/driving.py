@@ -213,10 +213,12 @@ class DrivingStore:
             return StudyState(records.locked_study(connection, self._study_id).state)
 
     def give_up_lease(self) -> None:
-        """Ends the lease at once, so that the next driver need not wait until it runs out."""
+        """Ends the lease at once, so that the next driver need not wait until it runs out. One that has is left so."""
         with self._database.writing() as connection:
-            study = self._lock(connection)
-            self._show_life(connection, study, self._sign(connection), lease_expires_at=records.GIVEN_UP)
+            study, sign = self._lock(connection), self._sign(connection)
+            has_run_out = study.lease_expires_at is not None and study.lease_expires_at < sign.at
+            given_up = {} if has_run_out else {"lease_expires_at": records.GIVEN_UP}
+            self._show_life(connection, study, sign, **given_up)
 
     def leave(self) -> StudyState:
         """Nothing of the study runs any more as its user wished: it becomes what they want by now; answers that.

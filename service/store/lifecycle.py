@@ -22,6 +22,7 @@ from service.spec import StudySpec, accepted_spec
 from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.database import Database
+from service.store.demands import at_target
 from service.store.inserting import insert_configuration, last_number
 from service.store.reopening import check_going_on, raised_limits
 from service.store.spending import used_up
@@ -190,13 +191,17 @@ class LifecycleStore:
         """Records a point that the user wants tried, with a trial for each seed; it is run before new proposals.
 
         It is recorded with the values that the search has: 0.3 where 0.30000000000000004 is given for a step of 0.1.
-        Raises InvalidPointError, ConfigurationExistsError.
+        Raises InvalidPointError, ConfigurationExistsError, and InvalidTransitionError where it would never run.
         """
         try:
             with self._database.writing() as connection:
                 study, state, now = self._locked(connection, study_id)
                 if state.is_final or study.intent in (Intent.STOP, Intent.CANCEL):
                     raise _impossible(study, "given another point")
+                if study.id in at_target(connection, [study]):
+                    raise InvalidTransitionError(
+                        f"study {study_id!r} has reached objective.target: it begins no other point"
+                    )
                 spec = accepted_spec(study.spec)
                 point = _checked_point(spec, point)
                 seeds, most = spec.replicates.seeds, spec.configuration_budget()

@@ -226,7 +226,8 @@ class ReconcilingStore:
     def lose_driver(self, claim: DriverClaim, *, max_losses: int) -> Study | None:
         """Declares a driver with an expired lease lost; None where it is alive after all.
 
-        It ended at its last sign of life: no budget pays for the time since then.
+        It ended at its last sign of life: no budget pays for the time since then. One that was asked to end, and gave
+        its lease up, is no loss that counts.
         Its attempts are LOST, their trials PENDING, the study QUEUED for its next driver: unless its user wants it
         paused, which it then is, or stopped and no trial has begun, or it has lost `max_losses` drivers in a row
         without a single new result, which FAILS it. One that is being cancelled ends by `cancel_now`, once the driver's
@@ -245,7 +246,7 @@ class ReconcilingStore:
             if study.intent == Intent.PAUSE or _is_drained(connection, study):
                 _lose_attempts(connection, study, at=now)
                 records.end_as_intended(connection, study, at=now)
-            elif study.driver_losses + 1 >= max_losses:
+            elif (losses := study.driver_losses + (study.lease_expires_at != records.GIVEN_UP)) >= max_losses:
                 error = (
                     f"{max_losses} drivers in a row were lost without a new result; the last one is Ray job "
                     f"{claim.study_id}-{claim.driver_attempt}"
@@ -261,7 +262,7 @@ class ReconcilingStore:
                     study,
                     StudyState.QUEUED,
                     at=now,
-                    driver_losses=study.driver_losses + 1,
+                    driver_losses=losses,
                     waiting_reason="its driver was lost; a new one is being started",
                 )
             after = connection.execute(select(tables.studies).where(tables.studies.c.id == claim.study_id)).one()

@@ -40,7 +40,7 @@ def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> 
     cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
     failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
     if not (cut_off or _ends_well(connection, study, failures) or _has_more_to_confirm(connection, study.id, spec)):
-        _check_for_more(connection, study.id, spec)
+        _check_for_more(connection, study.id, spec, failures)
     if budget.max_failed_trials is not None and failures > budget.max_failed_trials:
         raise InvalidTransitionError(
             f"study {study.id!r} has {failures} failed trials, more than budget.max_failed_trials allows, "
@@ -85,17 +85,20 @@ def _has_more_to_confirm(connection: Connection, study_id: str, spec: StudySpec)
     return not confirmed.issuperset(connection.execute(best).scalars())
 
 
-def _check_for_more(connection: Connection, study_id: str, spec: StudySpec) -> None:
+def _check_for_more(connection: Connection, study_id: str, spec: StudySpec, failures: int) -> None:
     """Raises InvalidTransitionError where the search is over: its space is, or the budget has no room for more."""
+    otherwise = f"; retry runs its {failures} failed trials again" if failures else ""
     size, most = spec.space.size(), spec.configuration_budget()
     if size is not None and _tried(connection, study_id, spec.space) >= size:
         raise InvalidTransitionError(
             f"study {study_id!r} has tried its whole search space, {size} configurations: no budget gives it more"
+            + otherwise
         )
     tried = last_number(connection, tables.configurations, study_id)
     if most is not None and tried >= most:
         raise InvalidTransitionError(
             f"study {study_id!r} has tried {tried} configurations, as many as budget.max_trials allows: raise that"
+            + otherwise
         )
 
 

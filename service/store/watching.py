@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, case, func, select
 
-from service.store import tables
+from service.store import records, tables
 from service.store.database import Database
 from service.store.outbox import STUDY_STATE
 from service.study import StudyState, TrialState
@@ -72,11 +72,14 @@ class WatchingStore:
         deliveries, removals = tables.webhook_deliveries, tables.removals
         with self._database.reading() as connection:
             now = self._database.now(connection)
+            lease_end = case(
+                (studies.c.lease_expires_at == records.GIVEN_UP, studies.c.seen_at), else_=studies.c.lease_expires_at
+            )
             drivers, overdue, first = connection.execute(
                 select(
                     func.count(),
                     func.sum(case((studies.c.lease_expires_at < now, 1), else_=0)),
-                    func.min(studies.c.lease_expires_at),
+                    func.min(lease_end),
                 ).where(studies.c.state.in_(_DRIVEN))
             ).one()
             open_deliveries = select(func.count(), func.min(deliveries.c.created_at)).where(

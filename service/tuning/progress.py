@@ -95,6 +95,7 @@ class StudyProgress:
         self._exhausted = False
         self._unrecorded: Point | None = None
         self._target_reached = False
+        self._has_decided = False
         self._replay(snapshot)
 
     def follow(self, instructions: Instructions) -> None:
@@ -112,6 +113,7 @@ class StudyProgress:
 
     def next_trial(self) -> IssuedTrial | Ending | Leaving | None:
         """What to do now: run this trial, end the study so, leave it, or (None) wait for a running trial."""
+        self._has_decided = True
         ending = self.must_end_now()
         if ending:
             return ending
@@ -144,10 +146,10 @@ class StudyProgress:
             )
         longest = self._budget.max_wallclock_s
         if longest is not None and self._elapsed_s + self._stopwatch() - self._began_s > longest:
-            return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
+            return self._ending_at(f"budget.max_wallclock_s of {longest:g}")
         hours = self._budget.max_gpu_hours
         if hours is not None and self._gpu_hours() > hours:
-            return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
+            return self._ending_at(f"budget.max_gpu_hours of {hours:g}")
         waited_for = self._waited_for()
         if waited_for is not None:
             return None if waited_for else Leaving()
@@ -243,12 +245,12 @@ class StudyProgress:
 
     @property
     def has_open_trials(self) -> bool:
-        """Whether a trial is yet to train, or the first one is yet to be made; asked by another thread too.
+        """Whether a trial is yet to train, or it was not asked for one yet; asked by another thread too.
 
         Where none is, the study is about to end.
         """
         trials = list(self._trials.values())
-        return not trials or any(not trial.state.is_final and self._may_run(trial) for trial in trials)
+        return not self._has_decided or any(not trial.state.is_final and self._may_run(trial) for trial in trials)
 
     @property
     def has_no_share(self) -> bool:
@@ -446,6 +448,13 @@ class StudyProgress:
         if self._spec.objective.at == "last":
             return values[-1]
         return max(values) if self._spec.objective.mode == "max" else min(values)
+
+    def _ending_at(self, limit: str) -> Ending:
+        """The end by a budget's limit: of a study without anything found it is a failure."""
+        found = any(trial.objective is not None for trial in self._trials.values())
+        if found:
+            return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
+        return Ending(StudyState.FAILED, Reason.BUDGET_EXHAUSTED, f"no trial succeeded within {limit}")
 
     def _natural_ending(self) -> Ending:
         if self._target_reached:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet
 import pytest
 from rich.console import Console
+from sqlalchemy import update
 
 from service.cli import main
 from service.cli.watching import watch_study
 from service.client import Client
 from service.errors import ServiceUnavailableError
 from service.settings import settings
+from service.store import tables
 from service.store.database import Database
 from service.store.lifecycle import LifecycleStore, StudyChanges
 from service.store.reports import EpochReported, TrialEnded
@@ -126,6 +128,15 @@ class TestBudget:
         assert said.startswith(f"study {study.id} has a new budget: max_trials 4 → 8, max_wallclock_s none → none")
         assert said.endswith("it goes on")
         assert life.studies.get(study.id).state is StudyState.QUEUED
+
+    def test_a_limit_that_an_older_spec_does_not_have_was_none(
+        self, command: Command, life: Life, database: Database
+    ) -> None:
+        study = life.create()
+        older = {name: limit for name, limit in study.spec["budget"].items() if name != "max_trial_s"}
+        with database.writing() as connection:
+            connection.execute(update(tables.studies).values(spec={**study.spec, "budget": older}))
+        assert "max_trial_s none → 100" in command("budget", study.id, "max_trial_s=100")
 
     def test_a_change_in_between_is_no_obstacle(
         self, command: Command, life: Life, database: Database, monkeypatch: pytest.MonkeyPatch

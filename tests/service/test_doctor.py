@@ -144,6 +144,15 @@ class TestTheCommand:
         assert said.startswith("!")
         assert f"ready at {running_api.url}; its store is another" in said
 
+    def test_an_api_that_refuses_is_not_said_to_be_down(self, running_api: RunningApi, database: Database) -> None:
+        with database.writing() as connection:
+            connection.exec_driver_sql("ALTER TABLE alembic_version RENAME TO gone")
+        finding = examining_services.examine_api(Settings(url=running_api.url), None, store_is_missing=False)
+        said = " ".join(lines(finding, width=200))
+        assert f"{running_api.url} answers: the store's schema is at revision None" in said
+        assert "its log says more" in said
+        assert "samstudy up" not in said
+
     def test_everything_that_is_down_comes_with_a_remedy(
         self, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

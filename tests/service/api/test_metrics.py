@@ -141,6 +141,14 @@ def test_the_lease_of_the_most_overdue_driver_shows(database: Database, life: Li
     assert found["samstudy_driver_lease_remaining_seconds"] == pytest.approx(-600, abs=60)
 
 
+def test_a_lease_that_was_given_up_ended_then(database: Database, life: Life) -> None:
+    study = life.create()
+    life.start(study).give_up_lease()
+    found = read(database)
+    assert (found["samstudy_drivers"], found["samstudy_drivers_overdue"]) == (1, 1)
+    assert found["samstudy_driver_lease_remaining_seconds"] == pytest.approx(0, abs=30)
+
+
 def test_a_missing_controller_can_be_alerted_on(database: Database) -> None:
     reconciling = ReconcilingStore(database)
     assert reconciling.lead("controller", "a-machine:1", 60)

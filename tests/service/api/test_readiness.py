@@ -46,16 +46,20 @@ def test_a_file_that_cannot_be_written_is_not_ready(migrated_store: Path, tmp_pa
     assert "readonly" in detail
 
 
+@pytest.mark.parametrize(("host", "is_told"), [("127.0.0.1", True), ("0.0.0.0", False)])
 def test_where_others_can_ask_the_log_alone_says_what_is_wrong(
-    migrated_store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    host: str, is_told: bool, unused_port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database = Database(f"sqlite:///file:{migrated_store}?mode=ro&uri=true")
-    client = TestClient(create_app(database, Settings(home=tmp_path, host="0.0.0.0")))
-    details = {client.get("/readyz").json()["detail"] for _ in range(3)}
+    database = Database(f"postgresql+psycopg://me:secret@127.0.0.1:{unused_port}/studies")
+    client = TestClient(create_app(database, Settings(home=tmp_path, host=host)))
+    made_up = {"Authorization": f"Bearer sam_abcdefghjkmn_{64 * '0'}"}
+    answers = [client.get("/readyz"), client.get("/api/v1/studies", headers=made_up)]
     database.dispose()
-    assert details == {"the study store is not ready: the log of this process says why"}
-    assert [record.message for record in caplog.records if "readonly" in record.message] != []
-    assert sum("not ready: " in record.message for record in caplog.records) == 1
+    assert [answer.status_code for answer in answers] == [503, 503]
+    for answer in answers:
+        assert (f"port {unused_port} failed" in answer.json()["detail"]) is is_told
+        assert (answer.json()["detail"] == "the study store is not available: the log of the API says why") != is_told
+    assert sum(f"port {unused_port} failed" in record.message for record in caplog.records) == (0 if is_told else 2)
 
 
 def test_a_full_disk_is_not_ready_until_there_is_room(migrated_store: Path, tmp_path: Path) -> None:

@@ -649,6 +649,19 @@ class TestPatch:
             lifecycle.patch(study.id, more, if_version=None)
         assert stores.studies.get(study.id) == before
 
+    def test_a_study_at_its_target_takes_no_other_point(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(objective={"metric": "val_accuracy", "mode": "max", "target": 0.5})
+        lifecycle.enqueue(study.id, {"lambda": 0.5, "rho": 0.4})
+        driver = stores.drive(study)
+        for trial in stores.propose(driver, seeds=[0, 1]):
+            end(driver, trial, TrialState.SUCCEEDED)
+        before = stores.studies.get(study.id)
+        with pytest.raises(InvalidTransitionError, match=r"reached objective\.target: it begins no other point"):
+            lifecycle.enqueue(study.id, {"lambda": 0.5, "rho": 0.1})
+        assert stores.studies.get(study.id) == before
+
     def test_at_its_target_what_had_begun_goes_on(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
     ) -> None:

@@ -125,6 +125,24 @@ def test_a_study_that_loses_driver_after_driver_fails(stores: Any) -> None:
     assert f"{study.id}-3" in lost.error
 
 
+def test_a_driver_that_was_asked_to_end_is_no_loss_that_counts(stores: Any) -> None:
+    study = stores.create()
+    stores.lose(stores.claim(study, lease_s=-1), max_losses=3)
+    for _ in range(5):
+        claim = stores.claim(study)
+        DrivingStore(stores.database, study.id, claim.driver_attempt).give_up_lease()
+        assert stores.lose(claim, max_losses=3).state is StudyState.QUEUED
+    assert stores.lose(stores.claim(study, lease_s=-1), max_losses=3).state is StudyState.QUEUED
+    assert stores.lose(stores.claim(study, lease_s=-1), max_losses=3).state is StudyState.FAILED
+
+
+def test_a_lease_that_has_run_out_is_not_given_up(stores: Any) -> None:
+    study = stores.create()
+    claim = stores.claim(study, lease_s=-1)
+    DrivingStore(stores.database, study.id, claim.driver_attempt).give_up_lease()  # a driver that hung, asked to end
+    assert stores.lose(claim, max_losses=1).state is StudyState.FAILED
+
+
 def test_a_new_result_forgives_the_losses_before(stores: Any) -> None:
     study = stores.create()
     for _ in range(2):

@@ -120,10 +120,19 @@ def test_the_study_waits_for_its_last_trials(drive: Callable[..., Driver]) -> No
 
 def test_nothing_is_waited_for_once_all_has_ended(drive: Callable[..., Driver]) -> None:
     driver = drive(budget={"max_trials": 1})
-    assert driver.progress.has_open_trials  # the first is yet to be made
+    assert driver.progress.has_open_trials  # nobody has asked for one yet
     only = driver.issue()
     assert driver.progress.has_open_trials
     driver.end(only, 0.5)
+    assert not driver.progress.has_open_trials
+
+
+def test_a_reopened_study_waits_for_what_is_yet_to_be_made(drive: Callable[..., Driver], recorded: Any) -> None:
+    (done,) = recorded.add_configuration({"rho": 1.0}, "", (0,))[1]
+    recorded.end(done.id, 0.5)
+    driver = drive(budget={"max_trials": 2})
+    assert driver.progress.has_open_trials
+    driver.end(driver.issue(), 0.5)
     assert not driver.progress.has_open_trials
 
 
@@ -161,11 +170,27 @@ def test_without_a_limit_only_a_study_of_failures_fails(drive: Callable[..., Dri
 
 def test_the_wall_clock_ends_the_study(drive: Callable[..., Driver]) -> None:
     driver = drive(budget={"max_wallclock_s": 60})
+    driver.end(driver.issue(), 0.5)
     driver.issue()
     driver.seconds += 60
     assert driver.progress.must_end_now() is None
     driver.seconds += 1
     assert driver.progress.next_trial() == succeeded(Reason.BUDGET_EXHAUSTED)
+
+
+@pytest.mark.parametrize("state", [TrialState.FAILED, None], ids=["failed", "never ended"])
+@pytest.mark.parametrize("budget", [{"max_wallclock_s": 60}, {"max_gpu_hours": 0.01}])
+def test_a_study_whose_budget_ran_out_before_it_found_anything_fails(
+    drive: Callable[..., Driver], state: TrialState | None, budget: dict[str, float]
+) -> None:
+    driver = drive(budget=budget, resources_per_trial={"gpu": 1})
+    issued = driver.issue()
+    driver.seconds += 61
+    if state:
+        driver.end(issued, state=state)
+    ((limit, most),) = budget.items()
+    said = f"no trial succeeded within budget.{limit} of {most}"
+    assert driver.progress.must_end_now() == Ending(StudyState.FAILED, Reason.BUDGET_EXHAUSTED, said)
 
 
 @pytest.mark.parametrize(("mode", "target", "worse", "better"), [("max", 0.9, 0.8, 0.9), ("min", 0.1, 0.2, 0.1)])
@@ -584,6 +609,7 @@ def test_a_point_enqueued_at_the_very_moment_of_its_proposal_runs_once(
 def test_pauses_do_not_count_for_the_wall_clock(drive: Callable[..., Driver], recorded: Any) -> None:
     recorded.elapsed_s = 50.0  # of drivers before this one
     driver = drive(budget={"max_wallclock_s": 60})
+    driver.end(driver.issue(), 0.5)
     driver.seconds += 10
     assert driver.progress.must_end_now() is None
     driver.seconds += 1
@@ -618,6 +644,7 @@ def test_no_budget_pays_for_a_night_in_which_the_machine_slept(
 def test_a_driver_that_was_long_in_starting_has_spent_that(drive: Callable[..., Driver], recorded: Any) -> None:
     recorded.starting_s = 30.0
     driver = drive(budget={"max_wallclock_s": 60})
+    driver.end(driver.issue(), 0.5)
     driver.seconds += 30
     assert driver.progress.must_end_now() is None
     driver.seconds += 1

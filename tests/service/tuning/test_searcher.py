@@ -206,4 +206,6 @@ def test_a_budget_raised_after_it_ran_out_does_not_leave_the_study_without_an_en
     assert tune.ask() == "FINISHED"
     tune.want(Intent.RUN, max_wallclock_s=600)
     assert tune.stopper.stop_all()
-    assert tune.searcher.ending == Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
+    assert tune.searcher.ending == Ending(
+        StudyState.FAILED, Reason.BUDGET_EXHAUSTED, "no trial succeeded within budget.max_wallclock_s of 60"
+    )
