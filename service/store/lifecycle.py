@@ -137,8 +137,6 @@ class LifecycleStore:
             limit = used_up(connection, study, Budget.model_validate(study.spec["budget"]))
             if limit is not None:
                 raise InvalidTransitionError(f"study {study_id!r} has used up budget.{limit}: raise that first")
-            if study.reason == Reason.BUDGET_EXHAUSTED:
-                raise InvalidTransitionError(f"study {study_id!r} has used up its budget: raise that first")
             by_user = study.reason == Reason.USER or study.intent == Intent.STOP
             trials = records.trials_in(connection, study_id, [TrialState.FAILED])
             if state is StudyState.FAILED:
@@ -153,6 +151,7 @@ class LifecycleStore:
     def patch(self, study_id: str, changes: StudyChanges, *, if_version: int | None) -> Study:
         """Changes budget, labels or description; a higher limit reopens a finished study, with all that it knows.
 
+        Where nothing but failed trials is left, for which there was no time, there is now, and a retry runs them.
         if_version: the version that the user has seen; None: any. Raises VersionConflictError, InvalidSpecError, and
         InvalidTransitionError where another limit would end the study at once.
         """
@@ -168,9 +167,8 @@ class LifecycleStore:
             ends = study.intent in (Intent.STOP, Intent.CANCEL) and not state.is_final
             if ends and spec.budget != Budget.model_validate(study.spec["budget"]):
                 raise _impossible(study, "given another budget")
-            if state.is_final and raised:
-                check_going_on(connection, study, spec)
-            shows_again = {"archived": False} if state.is_final and raised and study.archived_at else {}
+            reopens = state.is_final and bool(raised) and check_going_on(connection, study, spec)
+            shows_again = {"archived": False} if reopens and study.archived_at else {}
             values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
             records.touch_study(connection, study_id, version=study.version + 1, **values)
             data = {
@@ -180,7 +178,7 @@ class LifecycleStore:
                 **shows_again,
             }
             records.add_event(connection, study_id, "study.changed", data, at=now)
-            if state.is_final and raised:
+            if reopens:
                 cut_off = records.trials_in(connection, study_id, [TrialState.CANCELLED])
                 self._reopen_trials(connection, study_id, cut_off, now)
                 study = self._want(connection, study, Intent.RUN, now)

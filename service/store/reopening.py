@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, func, select
 from search_spaces.space import SearchSpace
 from service.errors import InvalidTransitionError
 from service.spec import StudySpec
+from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.demands import at_target
 from service.store.inserting import last_number
@@ -26,8 +27,12 @@ def raised_limits(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [name for name in _LIMITS if old.get(name) is not None and (new[name] is None or new[name] > old[name])]
 
 
-def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> None:
-    """Raises InvalidTransitionError where the next driver of a study that has ended would only end it again."""
+def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> bool:
+    """Whether a study that has ended goes on with this spec; False where it waits for a retry of its failed trials.
+
+    So it does where they are all that is left, and it was its time that it had used up. Raises InvalidTransitionError
+    where the next driver would only end it again.
+    """
     is_at_target = study.id in at_target(connection, [study])
     if study.reason == Reason.TARGET_REACHED or (is_at_target and not _has_more_at_target(connection, study.id, spec)):
         raise InvalidTransitionError(
@@ -40,12 +45,18 @@ def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> 
     cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
     failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
     if not (cut_off or _ends_well(connection, study, failures) or _has_more_to_confirm(connection, study.id, spec)):
-        _check_for_more(connection, study.id, spec, failures)
+        no_more = _why_no_more(connection, study.id, spec)
+        if no_more and failures and used_up(connection, study, Budget.model_validate(study.spec["budget"])):
+            return False
+        if no_more:
+            otherwise = f"; a retry runs its {failures} failed trials again" if failures else ""
+            raise InvalidTransitionError(f"study {study.id!r} has tried {no_more}{otherwise}")
     if budget.max_failed_trials is not None and failures > budget.max_failed_trials:
         raise InvalidTransitionError(
             f"study {study.id!r} has {failures} failed trials, more than budget.max_failed_trials allows, "
             f"{budget.max_failed_trials}: raise that too, or retry them"
         )
+    return True
 
 
 def _has_more_at_target(connection: Connection, study_id: str, spec: StudySpec) -> bool:
@@ -85,21 +96,15 @@ def _has_more_to_confirm(connection: Connection, study_id: str, spec: StudySpec)
     return not confirmed.issuperset(connection.execute(best).scalars())
 
 
-def _check_for_more(connection: Connection, study_id: str, spec: StudySpec, failures: int) -> None:
-    """Raises InvalidTransitionError where the search is over: its space is, or the budget has no room for more."""
-    otherwise = f"; retry runs its {failures} failed trials again" if failures else ""
+def _why_no_more(connection: Connection, study_id: str, spec: StudySpec) -> str | None:
+    """Why the search is over: its space is, or the budget has no room for more; None where it is not."""
     size, most = spec.space.size(), spec.configuration_budget()
     if size is not None and _tried(connection, study_id, spec.space) >= size:
-        raise InvalidTransitionError(
-            f"study {study_id!r} has tried its whole search space, {size} configurations: no budget gives it more"
-            + otherwise
-        )
+        return f"its whole search space, {size} configurations: no budget gives it more"
     tried = last_number(connection, tables.configurations, study_id)
     if most is not None and tried >= most:
-        raise InvalidTransitionError(
-            f"study {study_id!r} has tried {tried} configurations, as many as budget.max_trials allows: raise that"
-            + otherwise
-        )
+        return f"{tried} configurations, as many as budget.max_trials allows: raise that"
+    return None
 
 
 def _tried(connection: Connection, study_id: str, space: SearchSpace) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from search_spaces.parameters import point_key
 from service.errors import (
@@ -459,6 +459,30 @@ class TestPatch:
         with pytest.raises(InvalidTransitionError, match="its whole search space"):
             lifecycle.patch(study.id, StudyChanges(budget={"max_failed_trials": 50}), if_version=None)
         assert stores.studies.get(study.id) == before
+
+    @pytest.mark.parametrize("longer", [7200, None])
+    def test_time_for_failed_trials_alone_is_for_a_retry_to_use(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], longer: float | None
+    ) -> None:
+        """The time was up as the last trial failed, so nothing was cut off that a raised limit would go on with."""
+        study = create(
+            search_space=TWO_POINTS,
+            replicates=ONE_SEED,
+            algorithm={"name": "grid"},
+            budget={"max_wallclock_s": 3600},
+        )
+        assert drive_to_its_end(stores, study, fails=lambda trial: trial.point["rho"] == 0.2) == 2
+        (bad,) = [trial for trial in stores.studies.trials(study.id) if trial.state is TrialState.FAILED]
+        with stores.database.writing() as connection:
+            connection.execute(update(tables.studies).values(elapsed_s=3601.0, reason=Reason.BUDGET_EXHAUSTED))
+        with pytest.raises(InvalidTransitionError, match=r"used up budget\.max_wallclock_s: raise that first"):
+            lifecycle.retry(study.id)
+        longer_one = lifecycle.patch(study.id, StudyChanges(budget={"max_wallclock_s": longer}), if_version=None)
+        assert (longer_one.state, longer_one.spec["budget"]["max_wallclock_s"]) == (SUCCEEDED, longer)
+        assert stores.studies.trial(study.id, bad.id).state is TrialState.FAILED
+        assert lifecycle.retry(study.id).state is QUEUED
+        assert drive_to_its_end(stores, study) == 1
+        assert stores.studies.get(study.id).reason is Reason.SPACE_EXHAUSTED
 
     @pytest.mark.parametrize("top_k", [1, 2])
     @pytest.mark.parametrize("failed_seed", [None, 0, 100])
