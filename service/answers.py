@@ -125,6 +125,10 @@ class ComparedStudy(_Answer):
     by_seed: dict[int, float] = Field(
         description="the metric of that configuration's trials, at the epoch that `at` says"
     )
+    missing_by_seed: dict[int, TrialState] = Field(
+        default_factory=dict,
+        description="the state of each of that configuration's trials, of those compared, that has no such value",
+    )
     summary: Summary | None = Field(description="of these values; null where there are none")
 
 

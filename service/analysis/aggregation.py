@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,10 +55,24 @@ class ConfigurationResult(ConfigurationSummary):
     """What the trials of one configuration say together."""
 
     metrics: dict[str, Summary] = Field(description="of every metric of the last epoch, over the search trials")
+    confirmed_metrics: dict[str, Summary] = Field(
+        default_factory=dict, description="of every metric of the last epoch, over the confirming trials"
+    )
     trial_states: dict[TrialState, int] = Field(description="how many trials are in each state that occurs")
+    confirming_trials: int = Field(
+        0, description="how many trials on fresh seeds there are, whatever their state; `confirmed.n` have an objective"
+    )
     by_seed: dict[int, float] = Field(description="the objective of each search trial that succeeded")
+    missing_by_seed: dict[int, TrialState] = Field(
+        default_factory=dict, description="the state of each search trial without an objective, or without one yet"
+    )
     confirmed_by_seed: dict[int, float] = Field(
         default_factory=dict, description="the objective of each confirming trial that succeeded"
+    )
+    confirmed_missing_by_seed: dict[int, TrialState] = Field(
+        default_factory=dict,
+        description="the state of each confirming trial without an objective, or without one yet: `confirmed` leaves "
+        "out those that failed",
     )
 
 
@@ -149,24 +163,33 @@ def _order(summary: Summary, number: int, mode: Literal["max", "min"]) -> tuple[
 
 def _result(configuration: Configuration, trials: Sequence[Trial]) -> ConfigurationResult:
     search = [trial for trial in trials if trial.purpose is Purpose.SEARCH]
-    by_seed = _by_seed(search)
-    confirmed_by_seed = _by_seed([trial for trial in trials if trial.purpose is Purpose.CONFIRM])
-    metrics: dict[str, list[float]] = defaultdict(list)
-    for trial in search:
-        if trial.state is TrialState.SUCCEEDED:
-            for name, value in trial.metrics.items():
-                if math.isfinite(value):
-                    metrics[name].append(value)
+    confirming = [trial for trial in trials if trial.purpose is Purpose.CONFIRM]
+    by_seed, confirmed_by_seed = _by_seed(search), _by_seed(confirming)
     return ConfigurationResult(
         configuration=configuration,
         objective=summarise(list(by_seed.values())) if by_seed else None,
         confirmed=summarise(list(confirmed_by_seed.values())) if confirmed_by_seed else None,
         complete=bool(search) and len(by_seed) == len(search),
-        metrics={name: summarise(values) for name, values in metrics.items()},
+        metrics=_metrics(search),
+        confirmed_metrics=_metrics(confirming),
         trial_states=dict(Counter(trial.state for trial in trials)),
+        confirming_trials=len(confirming),
         by_seed=by_seed,
+        missing_by_seed=_missing_by_seed(search, by_seed),
         confirmed_by_seed=confirmed_by_seed,
+        confirmed_missing_by_seed=_missing_by_seed(confirming, confirmed_by_seed),
     )
+
+
+def _metrics(trials: Sequence[Trial]) -> dict[str, Summary]:
+    """Of the last epoch of the trials that succeeded."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for trial in trials:
+        if trial.state is TrialState.SUCCEEDED:
+            for name, value in trial.metrics.items():
+                if math.isfinite(value):
+                    values[name].append(value)
+    return {name: summarise(known) for name, known in values.items()}
 
 
 def _by_seed(trials: Sequence[Trial]) -> dict[int, float]:
@@ -176,3 +199,9 @@ def _by_seed(trials: Sequence[Trial]) -> dict[int, float]:
         for trial in sorted(trials, key=lambda trial: trial.seed)
         if trial.state is TrialState.SUCCEEDED and trial.objective is not None and math.isfinite(trial.objective)
     }
+
+
+def _missing_by_seed(trials: Sequence[Trial], known: Container[int]) -> dict[int, TrialState]:
+    """The state of each trial whose seed is not among the known ones, in the order of the seeds."""
+    states = {trial.seed: trial.state for trial in trials if trial.seed not in known}
+    return dict(sorted(states.items()))

@@ -25,8 +25,14 @@ class Comparison(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     difference: float | None = Field(description="mean of a − mean of b over what was compared")
-    low: float | None = Field(description="lower end of the 95 % interval of the difference; null without a test")
-    high: float | None = Field(description="upper end of the 95 % interval of the difference; null without a test")
+    low: float | None = Field(
+        description="lower end of the 95 % interval of the difference, which is not corrected for several comparisons; "
+        "null without a test"
+    )
+    high: float | None = Field(
+        description="upper end of the 95 % interval of the difference, which is not corrected for several comparisons; "
+        "null without a test"
+    )
     p_value: float | None = Field(description="two-sided, not corrected for several comparisons; null without a test")
     test: Literal["paired t", "Welch t"] | None = Field(
         description="null where there was nothing to test: too few values, or none of the spread that tells chance"
@@ -34,7 +40,7 @@ class Comparison(BaseModel):
     n: int = Field(description="pairs where seeds were compared in pairs, else the replicates of both sides together")
     n_a: int = Field(description="values of a that were compared")
     n_b: int = Field(description="values of b that were compared")
-    note: str | None = Field(None, description="why there is no test")
+    note: str | None = Field(None, description="why there is no test, and which values are missing in it")
 
 
 def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from service.analysis.aggregation import Summary
-from service.study import Scalar
+from service.analysis.aggregation import ConfigurationResult, Summary
+from service.study import Scalar, TrialState
 
 _SYMBOLS = {"lambda": "λ", "rho": "ρ"}
 _MAX_DECIMALS = 6
+_WITHOUT_VALUE = {
+    TrialState.SUCCEEDED: "reported none",
+    TrialState.EARLY_STOPPED: "stopped early",
+    TrialState.FAILED: "failed",
+    TrialState.CANCELLED: "got cancelled",
+}
+"""Why a trial, or several, that ended have no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +82,27 @@ def point_label(point: Mapping[str, Scalar]) -> str:
 def ordering(mode: str) -> str:
     """What a colour scale says of its direction."""
     return "higher is better" if mode == "max" else "lower is better"
+
+
+def lost_confirmation(result: ConfigurationResult) -> str | None:
+    """`1 of 3 trials failed`, of those that confirm the configuration; None where none has ended without a value."""
+    lost = [state for state in result.confirmed_missing_by_seed.values() if state.is_final]
+    if not lost:
+        return None
+    said = "failed" if set(lost) == {TrialState.FAILED} else "ended without a value"
+    return f"{len(lost)} of {result.confirming_trials} trials {said}"
+
+
+def missing_seeds(missing: Mapping[int, TrialState]) -> str | None:
+    """`no value for seed 2: its trial failed`, of the states of trials without a value by seed; None without any."""
+    seeds_by_reason: dict[str, list[int]] = defaultdict(list)
+    for seed, state in sorted(missing.items()):
+        seeds_by_reason[_WITHOUT_VALUE.get(state, "did not end yet")].append(seed)
+    return ", ".join(_missing(seeds, reason) for reason, seeds in seeds_by_reason.items()) or None
+
+
+def _missing(seeds: list[int], reason: str) -> str:
+    if len(seeds) == 1:
+        return f"no value for seed {seeds[0]}: its trial {reason}"
+    *first, last = map(str, seeds)
+    return f"no value for seeds {', '.join(first)} and {last}: their trials {reason}"

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from service.analysis.aggregation import ConfigurationResult, summarise
-from service.analysis.comparison import compare, holm
+from service.analysis.comparison import Comparison, compare, holm
+from service.analysis.labelling import lost_confirmation, missing_seeds
 from service.answers import ComparedStudy, StudyComparison, StudyDifference
 from service.api import reading
 from service.errors import FieldProblem, InvalidRequestError
 from service.spec import Objective
 from service.store.studies import StudyStore
-from service.study import Purpose, Study
+from service.study import Purpose, Study, TrialState
 from trainers.metrics import every_metric
 
 Values = Literal["confirmed", "search"]
@@ -48,7 +49,7 @@ def compare_studies(store: StudyStore, study_ids: Sequence[str], metric: str | N
         at="last" if shared is None else shared.at,
         values=values,
         studies=sides,
-        differences=_differences(sides),
+        differences=_differences(sides, values),
     )
 
 
@@ -72,14 +73,32 @@ def _refused(message: str) -> InvalidRequestError:
     return InvalidRequestError(message, problems=[FieldProblem("metric", message)])
 
 
-def _differences(sides: Sequence[ComparedStudy]) -> list[StudyDifference]:
+def _differences(sides: Sequence[ComparedStudy], values: Values) -> list[StudyDifference]:
     first, *others = sides
-    comparisons = [compare(first.by_seed, other.by_seed) for other in others]
+    comparisons = [_compared(first, other, values) for other in others]
     adjusted = holm([comparison.p_value for comparison in comparisons])
     return [
         StudyDifference(**dict(comparison), a=first.study_id, b=other.study_id, p_adjusted=p)
         for other, comparison, p in zip(others, comparisons, adjusted, strict=True)
     ]
+
+
+def _compared(first: ComparedStudy, other: ComparedStudy, values: Values) -> Comparison:
+    """With a note of what it leaves out: a mean over the seeds that did not fail says nothing of those that did."""
+    comparison = compare(first.by_seed, other.by_seed)
+    notes = [comparison.note, *(note for side in (first, other) for note in _missing(side, values))]
+    return comparison.model_copy(update={"note": "; ".join(note for note in notes if note) or None})
+
+
+def _missing(side: ComparedStudy, values: Values) -> list[str]:
+    """Of which seeds it has no value, and why its search is compared where confirming it has come to nothing."""
+    notes = []
+    if seeds := missing_seeds(side.missing_by_seed):
+        notes.append(f"{side.study_id} has {seeds}")
+    winner = side.configuration
+    if values == "search" and winner and not winner.confirmed and (lost := lost_confirmation(winner)):
+        notes.append(f"{side.study_id} is not confirmed: {lost}")
+    return notes
 
 
 def _side(
@@ -93,16 +112,22 @@ def _side(
 ) -> ComparedStudy:
     """is_objective: the metric is every study's objective; else its value of the last epoch is taken."""
     by_seed: dict[int, float] = {}
+    missing: dict[int, TrialState] = {}
     if winner is not None:
-        if is_objective:
-            by_seed = winner.confirmed_by_seed if values == "confirmed" else winner.by_seed
-        else:
-            purpose = Purpose.CONFIRM if values == "confirmed" else Purpose.SEARCH
-            by_seed = store.values_by_seed(winner.configuration, metric, purpose)
+        is_confirmed = values == "confirmed"
+        by_seed = winner.confirmed_by_seed if is_confirmed else winner.by_seed
+        missing = winner.confirmed_missing_by_seed if is_confirmed else winner.missing_by_seed
+        if not is_objective:
+            states = {**dict.fromkeys(by_seed, TrialState.SUCCEEDED), **missing}
+            by_seed = store.values_by_seed(
+                winner.configuration, metric, Purpose.CONFIRM if is_confirmed else Purpose.SEARCH
+            )
+            missing = {seed: state for seed, state in states.items() if seed not in by_seed}
     return ComparedStudy(
         study_id=study.id,
         name=study.name,
         configuration=winner,
         by_seed=by_seed,
+        missing_by_seed=missing,
         summary=summarise(list(by_seed.values())) if by_seed else None,
     )

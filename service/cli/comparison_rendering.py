@@ -29,11 +29,15 @@ def comparison_tables(comparison: StudyComparison) -> Iterator[RenderableType]:
 def _correction(comparison: StudyComparison) -> str:
     """For how many comparisons: those that were tested."""
     tested = sum(row.p_value is not None for row in comparison.differences)
-    return f"; {comparison.correction}'s correction for {tested} comparison{'s' * (tested > 1)}" if tested else ""
+    if not tested:
+        return ""
+    if tested == 1:
+        return f"; {comparison.correction}'s correction for 1 comparison"
+    return f"; {comparison.correction}'s correction of p for {tested} comparisons; the intervals are not corrected"
 
 
 def _studies(comparison: StudyComparison) -> Table:
-    """The best configuration of each."""
+    """The best configuration of each; (2/3) where trials have no value."""
     metric = f"{comparison.metric}, {comparison.at} epoch"
     table = plain_table("study", "name", "best configuration", metric, "95 % interval")
     for side in comparison.studies:
@@ -42,7 +46,7 @@ def _studies(comparison: StudyComparison) -> Table:
             side.study_id,
             side.name,
             point,
-            shown_summary(side.summary, comparison.metric),
+            shown_summary(side.summary, comparison.metric, of=len(side.by_seed) + len(side.missing_by_seed)),
             shown_interval(side.summary, comparison.metric),
         )
     return table

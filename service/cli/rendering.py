@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.analysis.aggregation import ConfigurationResult, Summary
+from service.analysis.labelling import lost_confirmation
 from service.answers import StudyDetail, StudyOverview
 from service.spec import Objective
 from service.study import Scalar, StudyState, TrialState
@@ -27,7 +28,7 @@ _PLAIN_WIDTH = 120
 SHOWN_CONFIGURATIONS = 10
 BEST = "★"
 _SHOWN_BESIDE = {"test_accuracy", "test_loss"}
-"""What is said of the best configuration beside the objective: it was measured once, and the search did not see it."""
+"""What is said of the best configuration beside the objective: the search did not see it."""
 
 _STYLES = {
     StudyState.SUCCEEDED: "green",
@@ -134,7 +135,7 @@ def configurations_table(
 ) -> RenderableType:
     """The first of the results, which come best first by the mean of the search. best: the one to be marked."""
     shown = [result for result in results if result.objective][:SHOWN_CONFIGURATIONS]
-    are_confirmed = any(result.confirmed for result in shown)
+    are_confirmed = any(result.confirmed or lost_confirmation(result) for result in shown)
     if not shown:
         return Text("no results yet")
     names = list(dict.fromkeys(name for result in shown for name in result.configuration.point))
@@ -149,18 +150,18 @@ def configurations_table(
             *(shown_value(point[name]) if name in point else "" for name in names),
             shown_summary(result.objective, objective.metric),
             shown_interval(result.objective, objective.metric),
-            *([shown_summary(result.confirmed, objective.metric)] if are_confirmed else []),
+            *([_confirmed(result, objective.metric)] if are_confirmed else []),
             BEST if is_best else "" if result.complete else "incomplete",
             style="bold green" if is_best else None,
         )
     return table
 
 
-def shown_summary(summary: Summary | None, metric: str) -> str:
-    """`97.2 ± 0.3 (3)`: accuracies in percent, everything else with four digits."""
+def shown_summary(summary: Summary | None, metric: str, *, of: int = 0) -> str:
+    """`97.2 ± 0.3 (3)`: accuracies in percent, everything else with four digits; (2/3) where it lacks one of three."""
     if summary is None:
         return ""
-    return f"{shown_mean(summary, metric)} ({summary.n})"
+    return f"{shown_mean(summary, metric)} ({summary.n}{f'/{of}' if of > summary.n else ''})"
 
 
 def shown_interval(summary: Summary | None, metric: str) -> str:
@@ -213,22 +214,45 @@ def _best(study: StudyDetail) -> Iterator[RenderableType]:
         best = study.best
         number, point = best.configuration.number, shown_point(best.configuration.point)
         yield Text.assemble(("best: ", "bold"), f"configuration {number}, {point}")
-        label = metric_label(objective)
+        label, metric, lost = metric_label(objective), objective.metric, lost_confirmation(best)
         if best.confirmed is not None:
+            shown = _with_interval(best.confirmed, metric, of=_confirming_trials(best))
+            yield Text(f"      {label}: {shown}, on fresh seeds{'' if lost else ': the honest number'}")
+        searched = " in the search" if best.confirmed or lost else ""
+        yield Text(f"      {label}{searched}: {_with_interval(best.objective, metric)}")
+        if lost:
+            yield Text(f"      confirmation: {lost}", style="yellow")
+        yield from _beside(best, _SHOWN_BESIDE - {metric}, searched=searched)
+
+
+def _beside(best: ConfigurationResult, metrics: Set[str], *, searched: str) -> Iterator[RenderableType]:
+    """These metrics, over the fresh seeds where they are known. searched: what is said of those of the search."""
+    for metric in sorted(metrics & (best.metrics.keys() | best.confirmed_metrics.keys())):
+        label = f"{metric} in %" if _is_share(metric) else metric
+        confirmed = best.confirmed_metrics.get(metric)
+        if confirmed is not None:
             yield Text(
-                f"      {label}: {_with_interval(best.confirmed, objective.metric)}, on fresh seeds: the honest number"
+                f"      {label}: {shown_summary(confirmed, metric, of=_confirming_trials(best))}, on fresh seeds"
             )
-            yield Text(f"      {label} in the search: {_with_interval(best.objective, objective.metric)}")
         else:
-            yield Text(f"      {label}: {_with_interval(best.objective, objective.metric)}")
-        for metric in sorted(set(best.metrics) & _SHOWN_BESIDE - {objective.metric}):
-            label = f"{metric} in %" if _is_share(metric) else metric
-            yield Text(f"      {label}: {shown_summary(best.metrics[metric], metric)}")
+            yield Text(f"      {label}{searched}: {shown_summary(best.metrics[metric], metric)}")
 
 
-def _with_interval(summary: Summary | None, metric: str) -> str:
+def _confirmed(result: ConfigurationResult, metric: str) -> str:
+    """The mean on fresh seeds, or that there is none because their trials failed."""
+    if result.confirmed is None:
+        return lost_confirmation(result) or ""
+    return shown_summary(result.confirmed, metric, of=_confirming_trials(result))
+
+
+def _confirming_trials(result: ConfigurationResult) -> int:
+    """How many confirming trials a mean should be over; 0 while none of them is lost, since the others still train."""
+    return result.confirming_trials if lost_confirmation(result) else 0
+
+
+def _with_interval(summary: Summary | None, metric: str, *, of: int = 0) -> str:
     interval = shown_interval(summary, metric) or "unknown with one seed"
-    return f"{shown_summary(summary, metric)}, 95 % interval {interval}"
+    return f"{shown_summary(summary, metric, of=of)}, 95 % interval {interval}"
 
 
 def _waiting(study: StudyDetail) -> Iterator[RenderableType]:

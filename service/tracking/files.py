@@ -49,8 +49,10 @@ def configurations_csv(results: Sequence[ConfigurationResult]) -> str:
     """One line for each configuration: point, trials by state, objective, its value for each seed, every metric."""
     names = _union([list(result.configuration.point) for result in results])
     seeds = sorted({seed for result in results for seed in result.by_seed})
-    fresh_seeds = sorted({seed for result in results for seed in result.confirmed_by_seed})
-    confirming = _columns("objective_confirmed") if fresh_seeds else []
+    fresh_seeds = sorted(
+        {seed for result in results for seed in (*result.confirmed_by_seed, *result.confirmed_missing_by_seed)}
+    )
+    confirming = ["confirming_trials", *_columns("objective_confirmed")] if fresh_seeds else []
     metrics = _union([list(result.metrics) for result in results])
     states = [state for state in TrialState if any(state in result.trial_states for result in results)]
     out = io.StringIO()
@@ -66,7 +68,7 @@ def configurations_csv(results: Sequence[ConfigurationResult]) -> str:
         row += [result.configuration.point.get(name) for name in names]
         row += [result.complete, *(result.trial_states.get(state, 0) for state in states)]
         row += [*_cells(result.objective), *(result.by_seed.get(seed) for seed in seeds)]
-        row += [*(_cells(result.confirmed) if fresh_seeds else ())]
+        row += [*((result.confirming_trials, *_cells(result.confirmed)) if fresh_seeds else ())]
         row += [result.confirmed_by_seed.get(seed) for seed in fresh_seeds]
         row += [cell for metric in metrics for cell in _cells(result.metrics.get(metric))]
         writer.writerow(row)

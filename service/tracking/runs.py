@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from service.analysis.aggregation import ConfigurationResult, best
-from service.analysis.labelling import point_label, value_label
+from service.analysis.aggregation import ConfigurationResult, Summary, best
+from service.analysis.labelling import lost_confirmation, point_label, value_label
 from service.spec import StudySpec
 from service.store.exporting import TrialBacklog
 from service.study import Configuration, Scalar, Study, StudyState, Trial, TrialState
@@ -105,6 +105,8 @@ def study_content(study: Study, spec: StudySpec, results: Sequence[Configuration
         tags |= {f"{_BEST}{name}": value_label(value) for name, value in point.items()}
         tags[f"{_BEST}configuration"] = str(winner.configuration.number)
         tags[f"{_BEST}by"] = "confirmed" if winner.confirmed else "search"
+        if lost := lost_confirmation(winner):
+            tags[f"{_BEST}confirmation"] = lost
     metrics = _best_metrics(winner, study.finished_at) if winner and study.finished_at else []
     return RunContent(tags=_clean(tags), metrics=metrics)
 
@@ -152,7 +154,8 @@ def trial_content(study: Study, item: TrialBacklog, parent_run_id: str) -> RunCo
 
 def passing_study_tags(names: Iterable[str], spec: StudySpec) -> frozenset[str]:
     """The names among these tags that a parent run loses again where the study has them no more, such as labels."""
-    ours = {_ERROR, *(limits.key(f"{_BEST}{name}") for name in (*spec.space.parameters, "configuration", "by"))}
+    known = (*spec.space.parameters, "configuration", "by", "confirmation")
+    ours = {_ERROR, *(limits.key(f"{_BEST}{name}") for name in known)}
     return frozenset(name for name in names if name in ours or name.startswith(_LABEL))
 
 
@@ -163,7 +166,9 @@ def passing_trial_tags(names: Iterable[str]) -> frozenset[str]:
 
 def summary_metrics(results: Iterable[ConfigurationResult]) -> frozenset[str]:
     """The names of all metrics that the parent run can have: whichever of its configurations were the best."""
-    names = {name for result in results for name in result.metrics} | {"objective", "objective_confirmed"}
+    names = {"objective", "objective_confirmed"}
+    for result in results:
+        names |= {*result.metrics, *_confirmed_metrics(result)}
     return frozenset(limits.key(f"{name}_{what}") for name in names for what in ("mean", "n", "std"))
 
 
@@ -177,7 +182,7 @@ def _source(study: Study) -> dict[str, str]:
 
 
 def _best_metrics(winner: ConfigurationResult, at: datetime) -> list[MetricPoint]:
-    summaries = dict(winner.metrics)
+    summaries = {**winner.metrics, **_confirmed_metrics(winner)}
     if winner.objective:
         summaries["objective"] = winner.objective
     if winner.confirmed:
@@ -189,6 +194,11 @@ def _best_metrics(winner: ConfigurationResult, at: datetime) -> list[MetricPoint
             values[f"{name}_std"] = known.std
     at_ms = milliseconds(at)
     return [MetricPoint(limits.key(name), value, 0, at_ms) for name, value in values.items() if math.isfinite(value)]
+
+
+def _confirmed_metrics(result: ConfigurationResult) -> dict[str, Summary]:
+    """What stands beside the metrics of the search, by the names that it has there."""
+    return {f"{name}_confirmed": known for name, known in result.confirmed_metrics.items()}
 
 
 def _clean(tags: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from service.analysis.aggregation import ConfigurationResult, best, rank
-from service.analysis.labelling import Unit, ordering, symbol, unit_of, value_label
+from service.analysis.labelling import Unit, lost_confirmation, ordering, symbol, unit_of, value_label
 from service.spec import StudySpec
 from service.study import Study, TrialState
 from service.tracking.limits import MAX_TAG
@@ -29,6 +29,8 @@ def summary(study: Study, spec: StudySpec, results: Sequence[ConfigurationResult
         if winner.confirmed:
             confirmed = f"{unit.mean_and_std(winner.confirmed)} (n = {winner.confirmed.n})"
             score = f"{confirmed} on seeds that the search never saw, {score} in the search"
+        if lost := lost_confirmation(winner):
+            score += f"{'' if winner.confirmed else ' in the search'}. Confirmation: {lost}."
         parts.append(f"**Best: {_escaped(point)}** – {_escaped(metric)}{unit.suffix} {score}")
     if known:
         ranked = sorted(known, key=lambda result: rank(result, mode))
@@ -46,7 +48,7 @@ def _state(study: Study, results: Sequence[ConfigurationResult]) -> str:
 
 
 def _table(results: Sequence[ConfigurationResult], names: Sequence[str], metric: str, unit: Unit) -> str:
-    are_confirmed = any(result.confirmed for result in results)
+    are_confirmed = any(result.confirmed or lost_confirmation(result) for result in results)
     head = [*(symbol(name) for name in names), f"{metric}{unit.suffix}", "n", "95 % interval"]
     head += ["confirmed", "n"] if are_confirmed else []
     lines = [_row(head), _row(["---"] * len(names) + ["---:"] * (len(head) - len(names)))]
@@ -58,10 +60,16 @@ def _table(results: Sequence[ConfigurationResult], names: Sequence[str], metric:
         if objective.low is not None and objective.high is not None:
             interval = f"{unit.number(objective.low)} – {unit.number(objective.high)}"
         values = [value_label(result.configuration.point.get(name)) for name in names]
-        confirmed = [unit.mean_and_std(result.confirmed), str(result.confirmed.n)] if result.confirmed else ["–", "–"]
         shown = [*values, unit.mean_and_std(objective), str(objective.n), interval]
-        lines.append(_row([*shown, *(confirmed if are_confirmed else ())]))
+        lines.append(_row([*shown, *(_confirmed(result, unit) if are_confirmed else ())]))
     return "\n".join(lines)
+
+
+def _confirmed(result: ConfigurationResult, unit: Unit) -> tuple[str, str]:
+    """The mean on fresh seeds and its n: 2/3 where a trial of three failed."""
+    n = 0 if result.confirmed is None else result.confirmed.n
+    mean = "–" if result.confirmed is None else unit.mean_and_std(result.confirmed)
+    return (mean, f"{n}/{result.confirming_trials}" if lost_confirmation(result) else str(n) if n else "–")
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,14 @@ class Life:
     def begin(self, driver: DrivingStore, trial: Trial, attempt: int = 1) -> None:
         driver.record([AttemptStarted(trial.id, attempt, "node-1")])
 
+    def run(self, driver: DrivingStore, trials: Sequence[Trial], accuracies: Sequence[float | None]) -> None:
+        """Trains each of the trials, or has it fail where its accuracy is None."""
+        for trial, accuracy in zip(trials, accuracies, strict=True):
+            if accuracy is None:
+                self.fail(driver, trial)
+            else:
+                self.train(driver, trial, accuracy)
+
     def lose(self, driver: DrivingStore, trial: Trial, attempt: int = 1) -> None:
         driver.record([AttemptLost(trial.id, attempt, "the node went away")])
 
@@ -185,14 +193,12 @@ class Life:
     def succeed(self, driver: DrivingStore) -> None:
         driver.finish(StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED, known=driver.snapshot().known)
 
-    def finished(self, accuracies: Mapping[tuple[Scalar, Scalar], tuple[float, ...]], **changes: Any) -> Study:
-        """A SUCCEEDED study with these accuracies by (λ, ρ), one for each seed."""
+    def finished(self, accuracies: Mapping[tuple[Scalar, Scalar], tuple[float | None, ...]], **changes: Any) -> Study:
+        """A SUCCEEDED study with these accuracies by (λ, ρ), one for each seed; None: the trial failed."""
         study = self.create(**changes)
         driver = self.start(study)
         for (lam, rho), values in accuracies.items():
-            trials = self.propose(driver, {"lambda": lam, "rho": rho}, tuple(range(len(values))))
-            for trial, value in zip(trials, values, strict=True):
-                self.train(driver, trial, value)
+            self.run(driver, self.propose(driver, {"lambda": lam, "rho": rho}, tuple(range(len(values)))), values)
         self.succeed(driver)
         return self.studies.get(study.id)
 

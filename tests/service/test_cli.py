@@ -234,7 +234,7 @@ class TestCompareAndCancel:
         a, b, c, shifted = (life.finished({(0.0, 0.1): values}) for values in accuracies)
         assert main(["compare", a.id, b.id, c.id, shifted.id, life.create().id]) == 0
         said = " ".join(capsys.readouterr().out.split())
-        assert "Holm's correction for 2 comparisons" in said
+        assert "Holm's correction of p for 2 comparisons" in said
         assert "the differences do not vary" in said
         assert main(["compare", a.id, shifted.id]) == 0
         said = capsys.readouterr().out

@@ -291,6 +291,82 @@ class TestShow:
         assert "val_accuracy in % in the search: 70.0 ± 0.0 (2)" in said
         assert "1 0.01 70.0 ± 0.0 (2) [70.0, 70.0] 60.0 ± 0.0 (2) ★" in said
         assert "2 0.02 90.0 ± 0.0 (2)" in said
+        assert "confirmation:" not in said
+
+    @pytest.mark.parametrize(
+        ("fresh", "lines", "cell"),
+        [
+            (
+                (0.6, 0.5, None),
+                (
+                    "val_accuracy in %: 55.0 ± 7.1 (2/3), 95 % interval [-8.5, 118.5], on fresh seeds "
+                    "val_accuracy in % in the search: 70.0 ± 0.0 (2), 95 % interval [70.0, 70.0] "
+                    "confirmation: 1 of 3 trials failed"
+                ),
+                "55.0 ± 7.1 (2/3) ★",
+            ),
+            (
+                (None, None, None),
+                (
+                    "val_accuracy in % in the search: 70.0 ± 0.0 (2), 95 % interval [70.0, 70.0] "
+                    "confirmation: 3 of 3 trials failed"
+                ),
+                "3 of 3 trials failed ★",
+            ),
+        ],
+    )
+    def test_a_confirmation_that_failed_is_told(
+        self, command: Command, life: Life, fresh: tuple[float | None, ...], lines: str, cell: str
+    ) -> None:
+        study = life.create(
+            search_space={"lr": {"type": "float", "low": 0.01, "high": 0.1, "step": 0.01}},
+            confirm={"top_k": 1, "seeds": [7, 8, 9]},
+        )
+        driver = life.start(study)
+        life.run(driver, life.propose(driver, {"lr": 0.01}), (0.7, 0.7))
+        life.run(driver, driver.add_confirming_trials(f"{study.id}-1", [7, 8, 9]), fresh)
+        said = command("show", study.id)
+        assert lines in said
+        assert cell in said
+        assert "honest" not in said
+
+    def test_a_confirmation_under_way_is_no_failed_one(self, command: Command, life: Life) -> None:
+        study = life.create(confirm={"top_k": 1, "seeds": [7, 8]})
+        driver = life.start(study)
+        life.run(driver, life.propose(driver, {"lambda": 0.0, "rho": 0.1}), (0.7, 0.7))
+        driver.add_confirming_trials(f"{study.id}-1", [7, 8])
+        said = command("show", study.id)
+        assert "val_accuracy in %: 70.0 ± 0.0 (2)" in said
+        assert "confirmation:" not in said
+
+    @pytest.mark.parametrize(
+        ("fresh", "said_of_test"),
+        [
+            ((0.6, 0.6), "test_accuracy in %: 59.0 ± 0.0 (2), on fresh seeds"),
+            ((0.6, None), "test_accuracy in %: 59.0 (1/2), on fresh seeds"),
+            ((None, None), "test_accuracy in % in the search: 69.0 ± 0.0 (2)"),
+            ((), "test_accuracy in %: 69.0 ± 0.0 (2)"),
+        ],
+    )
+    def test_what_stands_beside_the_confirmed_number_is_of_the_same_seeds(
+        self, command: Command, life: Life, fresh: tuple[float | None, ...], said_of_test: str
+    ) -> None:
+        study = life.create(confirm={"top_k": 1, "seeds": [7, 8]})
+        driver = life.start(study)
+        trials = list(zip(life.propose(driver, {"lambda": 0.0, "rho": 0.1}), (0.7, 0.7), strict=True))
+        if fresh:
+            trials += zip(driver.add_confirming_trials(f"{study.id}-1", [7, 8]), fresh, strict=True)
+        for trial, accuracy in trials:
+            if accuracy is None:
+                life.fail(driver, trial)
+                continue
+            life.begin(driver, trial)
+            metrics = {"val_accuracy": accuracy, "test_accuracy": accuracy - 0.01}
+            driver.record([EpochReported(trial.id, 1, 3, metrics)])
+            driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, accuracy)])
+        said = command("show", study.id)
+        assert said_of_test in said
+        assert said.count("test_accuracy") == 1
 
     def test_a_waiting_study_says_why_and_its_share(self, command: Command, life: Life, database: Database) -> None:
         study = life.create()
@@ -327,6 +403,22 @@ def test_studies_are_compared_by_what_confirms_them_and_it_is_said_how(command: 
     assert "val_accuracy over the trials that confirm the best configurations on fresh seeds; paired t tests" in said
     assert "Holm's correction for 1 comparison" in said
     assert "over the trials of the search" in command("compare", a, life.finished(ACCURACIES).id)
+
+
+def test_a_comparison_marks_a_side_that_lacks_seeds_and_says_why(command: Command, life: Life) -> None:
+    whole = life.finished({(0.0, 0.1): (0.90, 0.91, 0.92)})
+    partial = life.finished({(0.0, 0.1): (0.80, 0.83, None)})
+    said = command("compare", whole.id, partial.id)
+    assert "81.5 ± 2.1 (2/3)" in said
+    assert "91.0 ± 1.0 (3)" in said
+    assert "has no value for seed 2: its trial failed" in said
+
+
+def test_of_several_comparisons_it_is_said_that_their_intervals_are_not_corrected(command: Command, life: Life) -> None:
+    ids = [life.finished({(0.0, 0.1): values}).id for values in ((0.90, 0.92), (0.80, 0.85), (0.70, 0.78))]
+    corrected = "Holm's correction of p for 2 comparisons; the intervals are not corrected"
+    assert corrected in command("compare", *ids)
+    assert "not corrected" not in command("compare", *ids[:2]), "one comparison needs no correction"
 
 
 def test_a_watcher_stays_through_a_pause(running_api: RunningApi, life: Life, database: Database) -> None:

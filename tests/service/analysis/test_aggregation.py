@@ -129,8 +129,9 @@ def test_a_configuration_without_a_success_has_no_objective() -> None:
 
 def test_a_success_without_an_objective_leaves_the_configuration_incomplete() -> None:
     of = configuration(1)
-    (result,) = aggregate([of], [trial(of, 0, 0.5), trial(of, 1, None)])
+    (result,) = aggregate([of], [trial(of, 0, 0.5), trial(of, 2, None, TrialState.RUNNING), trial(of, 1, None)])
     assert result.by_seed == {0: 0.5}
+    assert list(result.missing_by_seed.items()) == [(1, SUCCEEDED), (2, TrialState.RUNNING)]
     assert not result.complete
 
 
@@ -208,14 +209,24 @@ class TestConfirmation:
         assert result.complete, "a failed confirming trial leaves nothing out of the search"
         assert result.trial_states == {SUCCEEDED: 4, FAILED: 1}
 
-    def test_metrics_are_those_of_the_search(self) -> None:
+    def test_the_confirming_trials_are_counted_and_those_without_an_objective_told_by_seed(self) -> None:
+        (result,) = results_of(confirmed(1, (0.9, 0.8), (None, 0.7, None)))
+        assert result.confirming_trials == 3
+        assert result.confirmed_missing_by_seed == {100: FAILED, 102: FAILED}
+        assert result.missing_by_seed == {}
+
+    def test_metrics_are_those_of_the_search_and_apart_from_them_those_of_the_fresh_seeds(self) -> None:
         of = configuration(1)
         trials = [trial(of, 0, 0.5, val_loss=1.0), trial(of, 9, 0.5, purpose=Purpose.CONFIRM, val_loss=9.0)]
-        assert aggregate([of], trials)[0].metrics["val_loss"].mean == 1.0
+        trials.append(trial(of, 10, None, FAILED, purpose=Purpose.CONFIRM, val_loss=99.0))
+        (result,) = aggregate([of], trials)
+        assert result.metrics["val_loss"].mean == 1.0
+        assert (result.confirmed_metrics["val_loss"].mean, result.confirmed_metrics["val_loss"].n) == (9.0, 1)
 
     def test_without_confirming_trials_nothing_is_confirmed(self) -> None:
         (result,) = results((0.1, 0.2))
         assert (result.confirmed, result.confirmed_by_seed) == (None, {})
+        assert (result.confirming_trials, result.confirmed_missing_by_seed, result.confirmed_metrics) == (0, {}, {})
 
     @pytest.mark.parametrize(("mode", "number"), [("max", 2), ("min", 1)])
     def test_the_best_is_the_best_of_the_confirmed_ones(self, mode: str, number: int) -> None:

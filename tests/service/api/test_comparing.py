@@ -137,3 +137,79 @@ def test_what_was_not_tested_has_no_part_in_the_correction(api: TestClient, life
     least, most = sorted([of_b, of_c], key=lambda difference: difference["p_value"])
     assert least["p_adjusted"] == pytest.approx(2 * least["p_value"])
     assert most["p_adjusted"] == pytest.approx(max(2 * least["p_value"], most["p_value"]))
+
+
+def confirmed(life: Life, accuracies: tuple[float | None, ...]) -> Study:
+    """A study with one configuration, whose confirming trials came to these; None: the trial failed."""
+    seeds = list(range(100, 100 + len(accuracies)))
+    study = life.create(confirm={"top_k": 1, "seeds": seeds})
+    driver = life.start(study)
+    trials = life.propose(driver, {"lambda": 0.0, "rho": 0.1})
+    life.run(driver, trials, (0.90, 0.92))
+    life.run(driver, driver.add_confirming_trials(trials[0].configuration_id, seeds), accuracies)
+    life.succeed(driver)
+    return life.studies.get(study.id)
+
+
+class TestMissingValues:
+    def test_a_comparison_names_the_seeds_whose_trials_failed(self, api: TestClient, life: Life) -> None:
+        whole = life.finished({(0.0, 0.1): (0.90, 0.91, 0.92, 0.93, 0.94)})
+        partial = life.finished({(0.0, 0.1): (0.80, 0.82, None, 0.85, None)})
+        for metric in ("val_accuracy", "val_loss"):  # the objective, and what is read from the last epoch
+            answer = compared(api, whole, partial, metric=metric)
+            (difference,) = answer["differences"]
+            assert f"{partial.id} has no value for seeds 2 and 4: their trials failed" in difference["note"]
+            assert whole.id not in difference["note"]
+            missing = [side["missing_by_seed"] for side in answer["studies"]]
+            assert missing == [{}, {"2": "FAILED", "4": "FAILED"}]
+        assert compared(api, whole, partial)["differences"][0]["test"] == "paired t"
+
+    def test_on_either_side(self, api: TestClient, life: Life) -> None:
+        first = life.finished({(0.0, 0.1): (0.90, None, 0.92, 0.95)})
+        other = life.finished({(0.0, 0.1): (0.80, 0.82, None, 0.84)})
+        assert compared(api, first, other)["differences"][0]["note"] == (
+            f"{first.id} has no value for seed 1: its trial failed; "
+            f"{other.id} has no value for seed 2: its trial failed"
+        )
+
+    def test_nothing_is_said_where_nothing_is_missing(self, api: TestClient, life: Life) -> None:
+        a, b = (life.finished({(0.0, 0.1): values}) for values in ((0.90, 0.92), (0.80, 0.85)))
+        assert compared(api, a, b)["differences"][0]["note"] is None
+
+    def test_of_confirmed_values_it_names_the_fresh_seeds(self, api: TestClient, life: Life) -> None:
+        whole, partial = confirmed(life, (0.80, 0.81, 0.83)), confirmed(life, (0.70, None, 0.75))
+        for metric in ("val_accuracy", "val_loss"):
+            answer = compared(api, whole, partial, metric=metric)
+            assert answer["values"] == "confirmed"
+            assert f"{partial.id} has no value for seed 101: its trial failed" in answer["differences"][0]["note"]
+            assert [side["missing_by_seed"] for side in answer["studies"]] == [{}, {"101": "FAILED"}]
+
+    def test_where_confirming_has_failed_it_is_said_why_the_search_is_compared(
+        self, api: TestClient, life: Life
+    ) -> None:
+        whole, lost = confirmed(life, (0.80, 0.81)), confirmed(life, (None, None))
+        answer = compared(api, whole, lost)
+        assert answer["values"] == "search"
+        assert answer["differences"][0]["note"].endswith(f"; {lost.id} is not confirmed: 2 of 2 trials failed")
+
+    def test_a_metric_that_a_trial_did_not_report_is_missing(self, api: TestClient, life: Life) -> None:
+        whole, study = overfitted(life, "val_accuracy", "max"), life.create()
+        driver = life.start(study)
+        for trial, metrics in zip(
+            life.propose(driver, {"lambda": 0.0, "rho": 0.1}),
+            ({"val_accuracy": 0.8, "val_loss": 0.3}, {"val_accuracy": 0.9}),
+            strict=True,
+        ):
+            life.begin(driver, trial)
+            driver.record([EpochReported(trial.id, 1, 3, metrics)])
+            driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, metrics["val_accuracy"])])
+        note = compared(api, whole, study, metric="val_loss")["differences"][0]["note"]
+        assert f"{study.id} has no value for seed 1: its trial reported none" in note
+        assert compared(api, whole, study)["studies"][1]["missing_by_seed"] == {}
+
+
+def test_the_interval_is_documented_as_not_corrected(api: TestClient) -> None:
+    properties = api.get("http://testserver/openapi.json").json()["components"]["schemas"]["StudyDifference"][
+        "properties"
+    ]
+    assert all("not corrected for several comparisons" in properties[end]["description"] for end in ("low", "high"))

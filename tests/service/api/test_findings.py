@@ -25,9 +25,9 @@ def problem(answer: Any) -> tuple[int, str]:
 
 
 def confirmed(
-    life: Life, search: dict[Any, tuple[float, ...]], fresh: dict[Any, tuple[float, ...]], **changes: Any
+    life: Life, search: dict[Any, tuple[float, ...]], fresh: dict[Any, tuple[float | None, ...]], **changes: Any
 ) -> Study:
-    """A study with these accuracies by (λ, ρ) of its search, and of its confirming trials."""
+    """A study with these accuracies by (λ, ρ) of its search, and of its confirming trials; None: the trial failed."""
     study = life.create(confirm={"top_k": 2, "seeds": FRESH}, **changes)
     driver = life.start(study)
     configurations = {}
@@ -37,8 +37,8 @@ def confirmed(
         for trial, value in zip(trials, values, strict=True):
             life.train(driver, trial, value)
     for place, values in fresh.items():
-        for trial, value in zip(driver.add_confirming_trials(configurations[place], FRESH), values, strict=False):
-            life.train(driver, trial, value)
+        trials = driver.add_confirming_trials(configurations[place], FRESH)
+        life.run(driver, trials[: len(values)], values)
     life.succeed(driver)
     return life.studies.get(study.id)
 
@@ -69,6 +69,27 @@ class TestConfirmed:
         best = api.get(f"studies/{confirmed(life, SEARCH, {}).id}/best").json()["best"]
         assert best["configuration"]["point"]["lambda"] == 1.0
         assert (best["confirmed"], best["confirmed_by_seed"]) == (None, {})
+        assert (best["confirming_trials"], best["confirmed_missing_by_seed"]) == (0, {})
+
+    def test_a_confirmation_that_failed_is_told(self, api: TestClient, life: Life) -> None:
+        study = confirmed(life, SEARCH, {(1.0, 0.1): (None, None)})
+        best = api.get(f"studies/{study.id}/best").json()["best"]
+        assert best["configuration"]["point"]["lambda"] == 1.0
+        assert (best["confirmed"], best["confirming_trials"]) == (None, 2)
+        assert best["confirmed_missing_by_seed"] == {"100": "FAILED", "101": "FAILED"}
+        assert api.get(f"studies/{study.id}").json()["best"] == best
+        listed = api.get(f"studies/{study.id}/configurations", params={"order_by": "objective"}).json()
+        assert listed["configurations"][0] == best
+
+    def test_a_confirmation_that_failed_in_part_is_told_with_the_metrics_of_the_rest(
+        self, api: TestClient, life: Life
+    ) -> None:
+        study = confirmed(life, SEARCH, {(1.0, 0.1): (0.80, None)})
+        best = api.get(f"studies/{study.id}/best").json()["best"]
+        assert (best["confirmed"]["n"], best["confirming_trials"]) == (1, 2)
+        assert best["confirmed_missing_by_seed"] == {"101": "FAILED"}
+        assert best["metrics"]["val_accuracy"]["mean"] == pytest.approx(0.96)
+        assert best["confirmed_metrics"]["val_accuracy"]["mean"] == 0.80
 
     def test_the_order_by_objective_is_that_of_the_search(self, api: TestClient, life: Life) -> None:
         study = confirmed(life, SEARCH, {(0.0, 0.1): (0.99, 0.99)})

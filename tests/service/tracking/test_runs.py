@@ -132,14 +132,16 @@ def test_lambda_and_rho_span_the_surface_where_they_are_searched(
 
 
 class TestConfirmed:
-    def study(self, life: Life) -> tuple[Study, StudySpec, list[ConfigurationResult]]:
+    def study(
+        self, life: Life, fresh: tuple[float | None, ...] = (0.6, 0.6), *, number: int = 1
+    ) -> tuple[Study, StudySpec, list[ConfigurationResult]]:
+        """fresh: what the trials came to that confirm the configuration of this number; None: the trial failed."""
         study = life.create(confirm={"top_k": 1, "seeds": [7, 8]})
         driver = life.start(study)
         for lam, accuracy in ((0.0, 0.7), (1.0, 0.9)):
             for trial in life.propose(driver, {"lambda": lam, "rho": 0.1}):
                 life.train(driver, trial, accuracy)
-        for trial in driver.add_confirming_trials(f"{study.id}-1", [7, 8]):
-            life.train(driver, trial, 0.6)
+        life.run(driver, driver.add_confirming_trials(f"{study.id}-{number}", [7, 8]), fresh)
         life.succeed(driver)
         results = aggregate(life.studies.configurations(study.id), life.studies.trials(study.id))
         return life.studies.get(study.id), parse_spec(study.spec), results
@@ -152,6 +154,36 @@ class TestConfirmed:
         assert metrics["objective_confirmed_n"] == 2
         assert "objective_confirmed_std" in metrics
         assert (content.tags["best.lambda"], content.tags["best.by"]) == ("0", "confirmed")
+        assert "best.confirmation" not in content.tags
+
+    def test_so_are_the_other_metrics_on_fresh_seeds(self, life: Life) -> None:
+        study, spec, results = self.study(life)
+        metrics = {point.key: point.value for point in runs.study_content(study, spec, results).metrics}
+        assert metrics["val_accuracy_mean"] == pytest.approx(0.7)
+        assert metrics["val_accuracy_confirmed_mean"] == pytest.approx(0.6)
+        assert metrics["val_accuracy_confirmed_n"] == 2
+        assert metrics.keys() <= runs.summary_metrics(results), "else they stayed after the best has changed"
+
+    @pytest.mark.parametrize(
+        ("fresh", "by", "said", "n"),
+        [
+            ((0.6, None), "confirmed", "1 of 2 trials failed", "1/2"),
+            ((None,) * 2, "search", "2 of 2 trials failed", "0/2"),
+        ],
+    )
+    def test_a_confirmation_that_failed_is_told(
+        self, life: Life, fresh: tuple[float | None, ...], by: str, said: str, n: str
+    ) -> None:
+        study, spec, results = self.study(life, fresh, number=2)
+        tags = runs.study_content(study, spec, results).tags
+        assert (tags["best.by"], tags["best.confirmation"]) == (by, said)
+        assert "best.confirmation" in runs.passing_study_tags(tags, spec)
+        text = summary(study, spec, results)
+        assert f"90.0 ± 0.0 (n = 2) in the search. Confirmation: {said}." in text
+        assert f"| {n} |" in text
+        head, _, second = (line.split(",") for line in configurations_csv(results).splitlines())
+        row = dict(zip(head, second, strict=True))
+        assert (row["confirming_trials"], row["objective_seed_8"]) == ("2", "")
 
     def test_both_are_in_the_summary_and_in_the_table(self, life: Life) -> None:
         study, spec, results = self.study(life)
