@@ -241,12 +241,14 @@ class ReconcilingStore:
                 return None
             if study.intent == Intent.CANCEL:
                 return None
+            was_asked_to = study.lease_expires_at == records.GIVEN_UP
+            losses = study.driver_losses + (not was_asked_to)
             data = {"driver_attempt": claim.driver_attempt}
             records.add_event(connection, claim.study_id, "driver.lost", data, at=now)
             if study.intent == Intent.PAUSE or _is_drained(connection, study):
                 _lose_attempts(connection, study, at=now)
                 records.end_as_intended(connection, study, at=now)
-            elif (losses := study.driver_losses + (study.lease_expires_at != records.GIVEN_UP)) >= max_losses:
+            elif losses >= max_losses:
                 error = (
                     f"{max_losses} drivers in a row were lost without a new result; the last one is Ray job "
                     f"{claim.study_id}-{claim.driver_attempt}"
@@ -263,7 +265,8 @@ class ReconcilingStore:
                     StudyState.QUEUED,
                     at=now,
                     driver_losses=losses,
-                    waiting_reason="its driver was lost; a new one is being started",
+                    waiting_reason=f"its driver was {'asked to end' if was_asked_to else 'lost'}; "
+                    "a new one is being started",
                 )
             after = connection.execute(select(tables.studies).where(tables.studies.c.id == claim.study_id)).one()
             return records.as_record(Study, after)

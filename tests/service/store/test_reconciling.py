@@ -132,6 +132,8 @@ def test_a_driver_that_was_asked_to_end_is_no_loss_that_counts(stores: Any) -> N
         claim = stores.claim(study)
         DrivingStore(stores.database, study.id, claim.driver_attempt).give_up_lease()
         assert stores.lose(claim, max_losses=3).state is StudyState.QUEUED
+        said = "its driver was asked to end; a new one is being started"
+        assert stores.studies.get(study.id).waiting_reason == said
     assert stores.lose(stores.claim(study, lease_s=-1), max_losses=3).state is StudyState.QUEUED
     assert stores.lose(stores.claim(study, lease_s=-1), max_losses=3).state is StudyState.FAILED
 
