@@ -97,7 +97,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app.state.database = database
     app.state.settings = settings
     app.state.metrics = Metrics(WatchingStore(database))
-    app.state.explains = is_loopback(settings.host)
+    app.state.tells_of_the_store = is_loopback(settings.host)
     app.state.readiness = Readiness(database)
     app.state.open_streams = OpenStreams(settings.max_streams)
     app.state.lookups = Lookups()

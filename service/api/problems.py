@@ -70,7 +70,7 @@ def answer(error: SamstudyError, scope: Scope, headers: Mapping[str, str] | None
     users of this machine ask, the log alone has them.
     """
     detail = error.detail
-    if isinstance(error, StoreUnavailableError) and not scope["app"].state.explains:
+    if isinstance(error, StoreUnavailableError) and not scope["app"].state.tells_of_the_store:
         logger.warning("%s", detail)
         detail = "the study store is not available: the log of the API says why"
     return _response(

@@ -55,7 +55,7 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
     def why_nothing_trains() -> str | None:
         if progress.is_training or progress.is_pausing:
             return progress.waiting_reason
-        if not progress.has_open_trials:
+        if progress.is_about_to_end:
             return None
         return waiting_reason(spec.resources_per_trial, has_no_share=progress.has_no_share)
 

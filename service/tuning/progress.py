@@ -146,10 +146,10 @@ class StudyProgress:
             )
         longest = self._budget.max_wallclock_s
         if longest is not None and self._elapsed_s + self._stopwatch() - self._began_s > longest:
-            return self._ending_at(f"budget.max_wallclock_s of {longest:g}")
+            return self._ending_over(f"budget.max_wallclock_s of {longest:g}")
         hours = self._budget.max_gpu_hours
         if hours is not None and self._gpu_hours() > hours:
-            return self._ending_at(f"budget.max_gpu_hours of {hours:g}")
+            return self._ending_over(f"budget.max_gpu_hours of {hours:g}")
         waited_for = self._waited_for()
         if waited_for is not None:
             return None if waited_for else Leaving()
@@ -244,13 +244,10 @@ class StudyProgress:
         return self._training() > 0
 
     @property
-    def has_open_trials(self) -> bool:
-        """Whether a trial is yet to train, or it was not asked for one yet; asked by another thread too.
-
-        Where none is, the study is about to end.
-        """
+    def is_about_to_end(self) -> bool:
+        """Whether no trial is yet to train, as far as it has been asked for one; asked by another thread too."""
         trials = list(self._trials.values())
-        return not self._has_decided or any(not trial.state.is_final and self._may_run(trial) for trial in trials)
+        return self._has_decided and all(trial.state.is_final or not self._may_run(trial) for trial in trials)
 
     @property
     def has_no_share(self) -> bool:
@@ -449,10 +446,9 @@ class StudyProgress:
             return values[-1]
         return max(values) if self._spec.objective.mode == "max" else min(values)
 
-    def _ending_at(self, limit: str) -> Ending:
-        """The end by a budget's limit: of a study without anything found it is a failure."""
-        found = any(trial.objective is not None for trial in self._trials.values())
-        if found:
+    def _ending_over(self, limit: str) -> Ending:
+        """The end of a study that has used up this limit of its budget; without anything found it is a failure."""
+        if any(trial.objective is not None for trial in self._trials.values()):
             return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
         return Ending(StudyState.FAILED, Reason.BUDGET_EXHAUSTED, f"no trial succeeded within {limit}")
 

@@ -120,20 +120,20 @@ def test_the_study_waits_for_its_last_trials(drive: Callable[..., Driver]) -> No
 
 def test_nothing_is_waited_for_once_all_has_ended(drive: Callable[..., Driver]) -> None:
     driver = drive(budget={"max_trials": 1})
-    assert driver.progress.has_open_trials  # nobody has asked for one yet
+    assert not driver.progress.is_about_to_end  # nobody has asked for one yet
     only = driver.issue()
-    assert driver.progress.has_open_trials
+    assert not driver.progress.is_about_to_end
     driver.end(only, 0.5)
-    assert not driver.progress.has_open_trials
+    assert driver.progress.is_about_to_end
 
 
 def test_a_reopened_study_waits_for_what_is_yet_to_be_made(drive: Callable[..., Driver], recorded: Any) -> None:
     (done,) = recorded.add_configuration({"rho": 1.0}, "", (0,))[1]
     recorded.end(done.id, 0.5)
     driver = drive(budget={"max_trials": 2})
-    assert driver.progress.has_open_trials
+    assert not driver.progress.is_about_to_end
     driver.end(driver.issue(), 0.5)
-    assert not driver.progress.has_open_trials
+    assert driver.progress.is_about_to_end
 
 
 def test_a_stopped_study_waits_for_no_trial_that_has_not_begun(drive: Callable[..., Driver]) -> None:
@@ -141,9 +141,9 @@ def test_a_stopped_study_waits_for_no_trial_that_has_not_begun(drive: Callable[.
     begun, issued = driver.issue(), driver.progress.next_trial()  # Tune has no place for the second one yet
     assert isinstance(issued, IssuedTrial)
     driver.progress.follow(Instructions(Intent.STOP, {"max_trials": 8}, 0, None))
-    assert driver.progress.has_open_trials
+    assert not driver.progress.is_about_to_end
     driver.end(begun, 0.5)
-    assert not driver.progress.has_open_trials
+    assert driver.progress.is_about_to_end
 
 
 def test_too_many_failures_end_the_study_at_once(drive: Callable[..., Driver]) -> None:
