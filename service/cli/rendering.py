@@ -216,8 +216,9 @@ def _best(study: StudyDetail) -> Iterator[RenderableType]:
         yield Text.assemble(("best: ", "bold"), f"configuration {number}, {point}")
         label, metric, lost = metric_label(objective), objective.metric, lost_confirmation(best)
         if best.confirmed is not None:
-            shown = _with_interval(best.confirmed, metric, of=_confirming_trials(best))
-            yield Text(f"      {label}: {shown}, on fresh seeds{'' if lost else ': the honest number'}")
+            shown = _with_interval(best.confirmed, metric, of=best.confirming_trials)
+            is_whole = best.confirmed.n == best.confirming_trials
+            yield Text(f"      {label}: {shown}, on fresh seeds{': the honest number' if is_whole else ''}")
         searched = " in the search" if best.confirmed or lost else ""
         yield Text(f"      {label}{searched}: {_with_interval(best.objective, metric)}")
         if lost:
@@ -231,9 +232,8 @@ def _beside(best: ConfigurationResult, metrics: Set[str], *, searched: str) -> I
         label = f"{metric} in %" if _is_share(metric) else metric
         confirmed = best.confirmed_metrics.get(metric)
         if confirmed is not None:
-            yield Text(
-                f"      {label}: {shown_summary(confirmed, metric, of=_confirming_trials(best))}, on fresh seeds"
-            )
+            shown = shown_summary(confirmed, metric, of=best.confirming_trials)
+            yield Text(f"      {label}: {shown}, on fresh seeds")
         else:
             yield Text(f"      {label}{searched}: {shown_summary(best.metrics[metric], metric)}")
 
@@ -242,12 +242,7 @@ def _confirmed(result: ConfigurationResult, metric: str) -> str:
     """The mean on fresh seeds, or that there is none because their trials failed."""
     if result.confirmed is None:
         return lost_confirmation(result) or ""
-    return shown_summary(result.confirmed, metric, of=_confirming_trials(result))
-
-
-def _confirming_trials(result: ConfigurationResult) -> int:
-    """How many confirming trials a mean should be over; 0 while none of them is lost, since the others still train."""
-    return result.confirming_trials if lost_confirmation(result) else 0
+    return shown_summary(result.confirmed, metric, of=result.confirming_trials)
 
 
 def _with_interval(summary: Summary | None, metric: str, *, of: int = 0) -> str:

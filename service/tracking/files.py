@@ -46,7 +46,10 @@ def surface_axes(parameters: Sequence[str]) -> tuple[str, str] | None:
 
 
 def configurations_csv(results: Sequence[ConfigurationResult]) -> str:
-    """One line for each configuration: point, trials by state, objective, its value for each seed, every metric."""
+    """One line for each configuration: point, trials by state, objective, its value for each seed, every metric.
+
+    What ends in `_confirmed_mean` and its like, and the seeds after it, is over fresh seeds.
+    """
     names = _union([list(result.configuration.point) for result in results])
     seeds = sorted({seed for result in results for seed in result.by_seed})
     fresh_seeds = sorted(
@@ -54,6 +57,7 @@ def configurations_csv(results: Sequence[ConfigurationResult]) -> str:
     )
     confirming = ["confirming_trials", *_columns("objective_confirmed")] if fresh_seeds else []
     metrics = _union([list(result.metrics) for result in results])
+    confirmed_metrics = _union([list(result.confirmed_metrics) for result in results])
     states = [state for state in TrialState if any(state in result.trial_states for result in results)]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -62,6 +66,7 @@ def configurations_csv(results: Sequence[ConfigurationResult]) -> str:
         + [*_columns("objective"), *(f"objective_seed_{seed}" for seed in seeds)]
         + [*confirming, *(f"objective_seed_{seed}" for seed in fresh_seeds)]
         + [column for metric in metrics for column in _columns(metric)]
+        + [column for metric in confirmed_metrics for column in _columns(f"{metric}_confirmed")]
     )
     for result in results:
         row: list[Scalar | None] = [result.configuration.number, result.configuration.id]
@@ -71,6 +76,7 @@ def configurations_csv(results: Sequence[ConfigurationResult]) -> str:
         row += [*((result.confirming_trials, *_cells(result.confirmed)) if fresh_seeds else ())]
         row += [result.confirmed_by_seed.get(seed) for seed in fresh_seeds]
         row += [cell for metric in metrics for cell in _cells(result.metrics.get(metric))]
+        row += [cell for metric in confirmed_metrics for cell in _cells(result.confirmed_metrics.get(metric))]
         writer.writerow(row)
     return out.getvalue()
 

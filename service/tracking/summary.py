@@ -27,7 +27,7 @@ def summary(study: Study, spec: StudySpec, results: Sequence[ConfigurationResult
         )
         score = f"{unit.mean_and_std(winner.objective)} (n = {winner.objective.n})"
         if winner.confirmed:
-            confirmed = f"{unit.mean_and_std(winner.confirmed)} (n = {winner.confirmed.n})"
+            confirmed = f"{unit.mean_and_std(winner.confirmed)} (n = {_confirmed(winner, unit)[1]})"
             score = f"{confirmed} on seeds that the search never saw, {score} in the search"
         if lost := lost_confirmation(winner):
             score += f"{'' if winner.confirmed else ' in the search'}. Confirmation: {lost}."
@@ -66,10 +66,11 @@ def _table(results: Sequence[ConfigurationResult], names: Sequence[str], metric:
 
 
 def _confirmed(result: ConfigurationResult, unit: Unit) -> tuple[str, str]:
-    """The mean on fresh seeds and its n: 2/3 where a trial of three failed."""
+    """The mean on fresh seeds and its n: 2/3 where a trial of three failed, or trains."""
     n = 0 if result.confirmed is None else result.confirmed.n
     mean = "–" if result.confirmed is None else unit.mean_and_std(result.confirmed)
-    return (mean, f"{n}/{result.confirming_trials}" if lost_confirmation(result) else str(n) if n else "–")
+    shown = f"{n}/{result.confirming_trials}" if n < result.confirming_trials else str(n)
+    return (mean, shown if result.confirming_trials else "–")
 
 
 def _row(cells: Sequence[str]) -> str:

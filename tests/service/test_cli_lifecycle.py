@@ -282,8 +282,12 @@ class TestShow:
             trials = life.propose(driver, {"lr": lr})
             for trial in trials:
                 life.train(driver, trial, accuracy)
-        for trial in driver.add_confirming_trials(f"{study.id}-1", [7, 8]):
-            life.train(driver, trial, 0.6)
+        first, second = driver.add_confirming_trials(f"{study.id}-1", [7, 8])
+        life.train(driver, first, 0.6)
+        said = command("show", study.id)
+        assert "val_accuracy in %: 60.0 (1/2), 95 % interval unknown with one seed, on fresh seeds" in said
+        assert "honest" not in said
+        life.train(driver, second, 0.6)
         said = command("show", study.id)
         assert (
             "val_accuracy in %: 60.0 ± 0.0 (2), 95 % interval [60.0, 60.0], on fresh seeds: the honest number" in said

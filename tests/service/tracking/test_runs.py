@@ -193,6 +193,7 @@ class TestConfirmed:
         head, first, second = (line.split(",") for line in configurations_csv(results).splitlines())
         assert dict(zip(head, first, strict=True))["objective_confirmed_mean"] == "0.6"
         assert dict(zip(head, first, strict=True))["objective_seed_8"] == "0.6"
+        assert dict(zip(head, first, strict=True))["val_accuracy_confirmed_mean"] == "0.6"
         assert dict(zip(head, second, strict=True))["objective_confirmed_mean"] == ""
 
 
