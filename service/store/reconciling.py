@@ -44,6 +44,8 @@ class UnconfirmedStart:
 
 
 _DRIVEN = [state for state in StudyState if state.has_driver]
+_STEADY = timedelta(minutes=10)
+"""A driver that has lived for so long does not end by its own start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +228,9 @@ class ReconcilingStore:
     def lose_driver(self, claim: DriverClaim, *, max_losses: int) -> Study | None:
         """Declares a driver with an expired lease lost; None where it is alive after all.
 
-        It ended at its last sign of life: no budget pays for the time since then. One that was asked to end, and gave
-        its lease up, is no loss that counts.
+        It ended at its last sign of life: no budget pays for the time since then. No loss that counts is one that was
+        asked to end, and gave its lease up, or one that has lived long and trained nothing when it ended: a study may
+        wait for weeks for a node, and the machines where its drivers run may end meanwhile.
         Its attempts are LOST, their trials PENDING, the study QUEUED for its next driver: unless its user wants it
         paused, which it then is, or stopped and no trial has begun, or it has lost `max_losses` drivers in a row
         without a single new result, which FAILS it. One that is being cancelled ends by `cancel_now`, once the driver's
@@ -242,7 +245,7 @@ class ReconcilingStore:
             if study.intent == Intent.CANCEL:
                 return None
             was_asked_to = study.lease_expires_at == records.GIVEN_UP
-            losses = study.driver_losses + (not was_asked_to)
+            losses = study.driver_losses + (not (was_asked_to or _was_waiting(connection, study, at=now)))
             data = {"driver_attempt": claim.driver_attempt}
             records.add_event(connection, claim.study_id, "driver.lost", data, at=now)
             if study.intent == Intent.PAUSE or _is_drained(connection, study):
@@ -321,6 +324,12 @@ def _lose_attempts(connection: Connection, study: Row[Any], *, at: datetime) -> 
     trial_ids = records.trials_in(connection, study.id, [TrialState.RUNNING])
     records.end_open_attempts(connection, trial_ids, AttemptState.LOST, at=records.last_seen(study, at))
     records.move_trials(connection, study.id, trial_ids, TrialState.PENDING, at=at)
+
+
+def _was_waiting(connection: Connection, study: Row[Any], *, at: datetime) -> bool:
+    """Whether a locked study's driver, no longer young, trained nothing at its end."""
+    lived = records.last_seen(study, at) - study.running_since
+    return lived >= _STEADY and not records.trials_in(connection, study.id, [TrialState.RUNNING])
 
 
 def _is_drained(connection: Connection, study: Row[Any]) -> bool:

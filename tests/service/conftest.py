@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from service.store.studies import NewStudy, StudyStore
 from service.study import Reason, Scalar, Study, StudyState, Trial, TrialState
 from tests.postgresql import Databases, EmptyStores, PostgresqlMissingError, PostgresqlServer
 from tests.service.mlflow_server import MlflowServer
+from tests.service.processes import DEADLINE_S, Process, free_port
 
 POSTGRESQL_URL = os.environ.get("SAMSTUDY_TEST_POSTGRESQL_URL", "")
 
@@ -208,14 +208,30 @@ def life(database: Database, a_spec: dict[str, Any]) -> Life:
     return Life(database, a_spec)
 
 
+@pytest.fixture
+def start(store_url: str, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts a command over the store."""
+    started: list[Process] = []
+
+    def start(command: str, **settings: str) -> Process:
+        environment = {"SAMSTUDY_HOME": str(tmp_path / "home"), "SAMSTUDY_DATABASE_URL": store_url}
+        environment |= {f"SAMSTUDY_{name}": value for name, value in settings.items()}
+        started.append(Process(command, environment, tmp_path / f"{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.process.poll() is None:
+            process.process.kill()
+            process.process.wait(DEADLINE_S)
+
+
 class RunningApi:
     """A real server on a port of its own, which can be stopped and started again there."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.start()
 
@@ -276,7 +292,4 @@ def wait_until_fixture() -> Callable[..., None]:
 
 @pytest.fixture
 def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_port()

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -21,63 +16,10 @@ from sqlalchemy import select
 
 from service.store import tables
 from service.store.database import Database
+from tests.service.processes import DEADLINE_S, Process, answers
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life
-
-_DEADLINE_S = 60.0
-
-
-class Process:
-    """A command of samstudy in a process of its own, which logs JSON."""
-
-    def __init__(self, command: str, environment: Mapping[str, str], log: Path) -> None:
-        self._log = log
-        ours = ("SAMSTUDY_", "RAY_")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", command],
-                env={**inherited, "SAMSTUDY_LOG_FORMAT": "json", **environment},
-                stdout=output,
-                stderr=output,
-            )
-
-    def terminate(self) -> float:
-        """SIGTERM, and the seconds until the process has ended."""
-        begun = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(_DEADLINE_S)
-        return time.monotonic() - begun
-
-    def lines(self) -> list[dict[str, Any]]:
-        """The whole log, which has nothing but JSON objects."""
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
-
-
-@pytest.fixture
-def start(store_url: str, tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Starts a command over the store."""
-    started: list[Process] = []
-
-    def start(command: str, **settings: str) -> Process:
-        environment = {"SAMSTUDY_HOME": str(tmp_path / "home"), "SAMSTUDY_DATABASE_URL": store_url}
-        environment |= {f"SAMSTUDY_{name}": value for name, value in settings.items()}
-        started.append(Process(command, environment, tmp_path / f"{len(started)}.log"))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.process.poll() is None:
-            process.process.kill()
-            process.process.wait(_DEADLINE_S)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False, timeout=5).is_success
-    except httpx.TransportError:
-        return False
 
 
 def refuses(port: int) -> bool:
@@ -98,7 +40,7 @@ def test_the_api_ends_its_streams_and_finishes_what_it_was_asked(
     study = life.create()
     api = start("api", PORT=str(unused_port))
     base = f"http://127.0.0.1:{unused_port}"
-    wait_until(lambda: answers(f"{base}/readyz"), _DEADLINE_S)
+    wait_until(lambda: answers(f"{base}/readyz"), DEADLINE_S)
     streamed: list[str] = []
     outcome: list[str] = []
 
@@ -113,20 +55,20 @@ def test_the_api_ends_its_streams_and_finishes_what_it_was_asked(
 
     following = threading.Thread(target=follow)
     following.start()
-    wait_until(lambda: bool(streamed), _DEADLINE_S)
+    wait_until(lambda: bool(streamed), DEADLINE_S)
 
     body = json.dumps(a_spec).encode()
-    with socket.create_connection(("127.0.0.1", unused_port), timeout=_DEADLINE_S) as slow:
+    with socket.create_connection(("127.0.0.1", unused_port), timeout=DEADLINE_S) as slow:
         head = "POST /api/v1/studies HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Request-ID: slow\r\n"
         slow.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:10])
         wait_until(lambda: answers(f"{base}/healthz"))  # what was sent before it has been taken
         api.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: refuses(unused_port), _DEADLINE_S)
+        wait_until(lambda: refuses(unused_port), DEADLINE_S)
         slow.sendall(body[10:])
         assert slow.recv(65536).startswith(b"HTTP/1.1 201 ")
 
-    assert api.process.wait(_DEADLINE_S) in (0, -signal.SIGTERM)
-    following.join(_DEADLINE_S)
+    assert api.process.wait(DEADLINE_S) in (0, -signal.SIGTERM)
+    following.join(DEADLINE_S)
     assert outcome == ["ended"]
     assert "event: stream.end" not in streamed  # the study goes on: a client takes the stream up again elsewhere
     by_request = {line.get("request_id"): line for line in api.lines()}
@@ -139,8 +81,8 @@ def test_a_reader_that_does_not_read_does_not_keep_the_api(
 ) -> None:
     study = life.create()
     api = start("api", PORT=str(unused_port))
-    wait_until(lambda: answers(f"http://127.0.0.1:{unused_port}/readyz"), _DEADLINE_S)
-    with socket.create_connection(("127.0.0.1", unused_port), timeout=_DEADLINE_S) as silent:
+    wait_until(lambda: answers(f"http://127.0.0.1:{unused_port}/readyz"), DEADLINE_S)
+    with socket.create_connection(("127.0.0.1", unused_port), timeout=DEADLINE_S) as silent:
         silent.sendall(b"POST /api/v1/studies HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
         silent.sendall(f"GET /api/v1/studies/{study.id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert api.terminate() < 30
@@ -158,9 +100,9 @@ def test_a_controller_that_ends_lets_the_next_one_lead_at_once(
     nobody = f"http://127.0.0.1:{unused_port}"
     settings = {"LEASE_S": "600", "RAY_JOBS_URL": nobody, "MLFLOW_URL": nobody}
     first = start("controller", **settings)
-    wait_until(lambda: leader(database) is not None, _DEADLINE_S)
+    wait_until(lambda: leader(database) is not None, DEADLINE_S)
     second = start("controller", **settings)
-    wait_until(lambda: any("runs" in line["message"] for line in second.lines()), _DEADLINE_S)
+    wait_until(lambda: any("runs" in line["message"] for line in second.lines()), DEADLINE_S)
     assert str(leader(database)).endswith(f":{first.process.pid}")
     assert first.terminate() < 30
     assert first.process.returncode == 0
@@ -177,10 +119,10 @@ def test_a_controller_whose_store_is_gone_ends_too(
 ) -> None:
     nobody = f"http://127.0.0.1:{unused_port}"
     controller = start("controller", RAY_JOBS_URL=nobody, MLFLOW_URL=nobody)
-    wait_until(lambda: leader(database) is not None, _DEADLINE_S)
+    wait_until(lambda: leader(database) is not None, DEADLINE_S)
     with database.writing() as connection:
         connection.exec_driver_sql("ALTER TABLE leases RENAME TO gone")
-    wait_until(lambda: any("leases" in line["message"] for line in controller.lines()), _DEADLINE_S)
+    wait_until(lambda: any("leases" in line["message"] for line in controller.lines()), DEADLINE_S)
     assert controller.terminate() < 30
     assert controller.process.returncode == 0
     assert all(line["logger"] for line in controller.lines())
@@ -201,7 +143,7 @@ def silent_server() -> Iterator[tuple[int, list[socket.socket]]]:
         holding.start()
         yield server.getsockname()[1], held
         server.shutdown(socket.SHUT_RDWR)
-        holding.join(_DEADLINE_S)
+        holding.join(DEADLINE_S)
     for connection in held:
         connection.close()
 
@@ -222,7 +164,7 @@ def test_a_controller_gives_up_its_lead_although_somebody_is_silent(
     life.create()  # which waits for a driver
     settings = dict.fromkeys(("MLFLOW_URL", "RAY_JOBS_URL"), f"http://127.0.0.1:{unused_port}")
     controller = start("controller", **{**settings, silent: f"http://127.0.0.1:{port}", "LEASE_S": "600"})
-    wait_until(lambda: bool(held), _DEADLINE_S)
+    wait_until(lambda: bool(held), DEADLINE_S)
     assert controller.terminate() < 8  # as long as each call would wait for its answer, and longer, without a limit
     assert controller.process.returncode == 0
     assert leader(database) is None
@@ -240,7 +182,7 @@ def test_controllers_of_one_host_and_process_id_are_two(
         said = [line["message"] for line in controller.lines() if line["message"].endswith(" runs")]
         return said[0].split()[1].rpartition(":")[0] if said else ""
 
-    wait_until(lambda: all(name_of(controller) for controller in controllers), _DEADLINE_S)
+    wait_until(lambda: all(name_of(controller) for controller in controllers), DEADLINE_S)
     first, second = map(name_of, controllers)
     assert first != second  # although only the process ids have been taken off
     assert {name.rpartition("-")[0] for name in (first, second)} == {socket.gethostname()}

@@ -138,6 +138,33 @@ def test_a_driver_that_was_asked_to_end_is_no_loss_that_counts(stores: Any) -> N
     assert stores.lose(stores.claim(study, lease_s=-1), max_losses=3).state is StudyState.FAILED
 
 
+@pytest.mark.parametrize(
+    ("lives_s", "trains", "ends"),
+    [
+        (599, False, StudyState.FAILED),
+        (601, False, StudyState.QUEUED),
+        (601, True, StudyState.FAILED),
+    ],
+)
+def test_a_driver_that_waited_for_long_and_trained_nothing_is_no_loss_that_counts(
+    timed_stores: Any, clock: Any, lives_s: float, trains: bool, ends: StudyState
+) -> None:
+    study = timed_stores.create()
+    for loss in range(3):
+        claim = timed_stores.claim(study)
+        driver = DrivingStore(timed_stores.database, study.id, claim.driver_attempt)
+        if trains and not loss:
+            timed_stores.begin(driver)
+        elif trains:
+            (trial,) = timed_stores.studies.trials(study.id)
+            driver.record([AttemptStarted(trial.id, loss + 1, "node-1")])
+        clock.advance(lives_s)
+        driver.heartbeat(60)
+        clock.advance(61)
+        lost = timed_stores.lose(claim, max_losses=3)
+    assert lost.state is ends
+
+
 def test_a_lease_that_has_run_out_is_not_given_up(stores: Any) -> None:
     study = stores.create()
     claim = stores.claim(study, lease_s=-1)
