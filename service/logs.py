@@ -21,7 +21,7 @@ from typing import Any
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from service.settings import SECRET_PARAMETER, URL_PASSWORD, LogFormat, LogLevel
+from service.settings import SECRET_PARAMETER, URL_PASSWORD, URL_TOKEN, LogFormat, LogLevel
 
 _MARK = "  | "
 _QUIET = {
@@ -78,7 +78,8 @@ def redacted(text: str) -> str:
     Of a URL with a port or a password goes everything up to the last @: rather too much than a part of a password.
     """
     text = _SECRET.sub(r"\1\2***", text)
-    return SECRET_PARAMETER.sub(r"\1***", URL_PASSWORD.sub(r"\1:***@", text))
+    text = URL_TOKEN.sub(r"\1***@", URL_PASSWORD.sub(r"\1:***@", text))
+    return SECRET_PARAMETER.sub(r"\1***", text)
 
 
 class _ToStderr(logging.StreamHandler[Any]):
@@ -117,8 +118,8 @@ class _JsonLines(JsonFormatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # logging's name
         return _time(record)
 
-    def format(self, record: logging.LogRecord) -> str:
-        return redacted(super().format(record))
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        return {name: _redacted(value) for name, value in log_data.items()}
 
 
 class _TextLines(logging.Formatter):
@@ -132,6 +133,19 @@ class _TextLines(logging.Formatter):
         if record.exc_info:
             lines += [_MARK + line.translate(_CONTROL) for line in self.formatException(record.exc_info).splitlines()]
         return redacted("\n".join(lines))
+
+
+def _redacted(value: object) -> object:
+    """The value of a field: once it is JSON, the end of a secret in it can no longer be told."""
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case dict():
+            return {str(key): _redacted(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_redacted(item) for item in value]
+        case _:
+            return redacted(str(value))
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, object]:

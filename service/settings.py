@@ -24,18 +24,22 @@ LONGEST_LEASE_S = 600.0
 URL_PASSWORD = re.compile(r"(://[^:/\s\"]*):[^\s\"]{0,1000}@")
 """A password in a URL, up to the last @: those of AWS and of people have slashes that nobody has escaped.
 
-It has an end, so that no text takes long to look through. A quote may end the URL, as in a line of JSON.
+It has an end, so that no text takes long to look through. A quote ends the URL, which has none in the settings.
 """
 
+URL_TOKEN = re.compile(r"(\bhttps?://)[^\s\":/?#@]{1,1000}@")
+"""A user name without a password, which may be a token."""
+
 SECRET_PARAMETER = re.compile(
-    r"([?&;][^=?&;\s\"']*(?:password|passwd|secret|token|credential|signature|\bsig|[_-]key)=)"
-    r"(?:[^&\s\"'\\]|'(?=\w))+",
+    r"([?&;][^=?&;\s\"']*(?:password|passwd|pwd|secret|token|credential|auth|signature|\bsig|apikey|[_-]key)=)"
+    r"(?:[^&\s\"']|'(?=\w))+",
     re.IGNORECASE,
 )
 """A secret among the parameters of a URL, which a quote ends only where it can be the end of the URL."""
 
 HOW_TO_ESCAPE = "a /, ?, # or @ in its user name or password must be written %2F, %3F, %23 or %40"
 
+_UNESCAPED = re.compile(r"[\s\"\\]")
 _USER = re.compile(r"^([^/?#]*://)(?:[^/?#]*@|[^/?#:\[]*:(?!\d*(?:[/?#]|$)).*@)")
 """The user name and password of a URL; the second form is of a password with a / that nobody has escaped."""
 
@@ -120,6 +124,17 @@ class Settings(BaseSettings):
     )
     cancel_grace_s: float = Field(5.0, gt=0, description="time a cancelled driver has before its job is stopped")
     export_interval_s: float = Field(2.0, gt=0, description="least time between two exports of a running trial")
+
+    @field_validator("database_url", "url", "public_url", "mlflow_url", "mlflow_public_url", "ray_jobs_url")
+    @classmethod
+    def _refuse_blanks(cls, url: str) -> str:
+        """Where its password ends could not be told in a text, so that a part of it might be shown."""
+        if not url.startswith("sqlite") and _UNESCAPED.search(url):
+            raise PydanticCustomError(
+                "escaped",
+                'must have no blank, " or \\: in a URL, and in its password, they are written %20, %22 and %5C',
+            )
+        return url
 
     @field_validator("storage")
     @classmethod

@@ -203,6 +203,8 @@ def _message(detail: ErrorDetails) -> str:
             return f"must have at most {ctx['max_length']:,} entries, got {len(detail['input']):,}"
         case "string_too_long":
             return f"must be at most {ctx['max_length']:,} characters long, got {len(detail['input']):,}"
+        case "string_pattern_mismatch":
+            return f"must match {ctx['pattern']}, got {given}"
     return detail["msg"]
 
 
@@ -252,6 +254,10 @@ class _SpecLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             event = self.get_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=event.start_mark)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            message = f"tags such as {shown(event.tag)} are not supported"
+            raise yaml.MarkedYAMLError(problem=message, problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

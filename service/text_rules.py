@@ -3,6 +3,7 @@
 Names and labels' keys are compared, filtered by and shown in tables, so that two that look the same must be the same:
 
 - Punctuation and symbols are in the form that a keyboard has: no wide slash, no dash for a hyphen. A × stays a ×.
+- Digits are 0 to 9.
 - A word has letters of one script, and not only such as look like Latin ones (сосо in Cyrillic), unless another word
   of the text shows which script it is (обучение с SAM).
 - Greek letters are symbols here. Alone they may always stand (ρ, ρ=0.1, λ-ρ), beside Latin ones where they look Greek
@@ -22,9 +23,11 @@ from pydantic_core import PydanticCustomError
 from search_spaces.checking import shown
 
 _UNSEEN = re.compile(
-    # Default-ignorable code points that Python holds for printable, and the blank of Braille.
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+    # Default-ignorable code points that Python holds for printable, and the blanks of Braille, Khitan and music.
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U00016fe4\U0001d159"
+    "\U000e0100-\U000e01ef]"
 )
+_DOTTED_TWICE = re.compile("[ij\u0131\u0237]\u0307")
 _WORDS = re.compile(r"(?:[^\W\d_][\u0300-\u036f]*)+")
 _EAST_ASIAN = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
 
@@ -69,6 +72,14 @@ _LOOKALIKES = {
         "\u00b7": "\u2027\u2219\u22c5",
         "a": "\u0251",
         "g": "\u0261",
+        "i": "\u0269",
+        "c": "\u1d04",
+        "o": "\u1d0f\u1d11",
+        "s": "\ua731",
+        "u": "\u1d1c",
+        "v": "\u1d20",
+        "w": "\u1d21",
+        "z": "\u1d22",
     }.items()
     for other in others
 }
@@ -94,7 +105,12 @@ def word_problem(text: str) -> str | None:
     problem = line_problem(text)
     if problem or text.isascii():
         return problem
+    if dotted := _DOTTED_TWICE.search(text):
+        return f"must not contain {_escaped(dotted[0])}, which looks like {shown(dotted[0][0])}: write that"
     for character in text:
+        if unicodedata.category(character) == "Nd" and not character.isascii():
+            digit = unicodedata.digit(character)
+            return f"must have no other digits than 0 to 9, got {_escaped(character)} ({character}): write {digit}"
         if other := _other_for(character):
             return f"must not contain {_escaped(character)} ({character}), which looks like {shown(other)}: write that"
     words = _WORDS.findall(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -78,7 +79,7 @@ _ROUTES = _routes()
 
 
 class RefusedToStartError(SamstudyError):
-    """The API would be open to people whom nobody let in."""
+    """There is nowhere to listen, or the API would be open to people whom nobody let in."""
 
     code = "refused_to_start"
     title = "The API does not start like this"
@@ -102,6 +103,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app.state.open_streams = OpenStreams(settings.max_streams)
     app.state.lookups = Lookups()
     app.state.computing = Computing()
+    app.state.exports = exports.Exports()
     app.state.stopping = threading.Event()
     app.add_middleware(BodyLimit)  # the innermost: who may not come in is told so first
     if settings.requests_per_minute:
@@ -132,9 +134,10 @@ async def _with_a_thread_for_each_connection(_app: FastAPI) -> AsyncIterator[Non
 def serve(settings: Settings) -> None:
     """Serves the API until SIGINT or SIGTERM.
 
-    Raises RefusedToStartError for an address that others can reach while there is no key, unless the settings allow
-    open access.
+    Raises RefusedToStartError for what is no address, and for one that others can reach while there is no key, unless
+    the settings allow open access.
     """
+    check_host(settings.host)
     database = Database(settings.store_url, statement_timeout_s=_STATEMENT_S)
     try:
         check_keys(settings, KeyStore(database))
@@ -160,6 +163,16 @@ def server_of(app: FastAPI, settings: Settings) -> Server:
         timeout_graceful_shutdown=_GRACE_S,
     )
     return Server(config, app.state.stopping)
+
+
+def check_host(host: str) -> None:
+    """Raises RefusedToStartError where it is no address and no name that has one."""
+    try:
+        socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise RefusedToStartError(
+            f"SAMSTUDY_HOST must be an address or a name of this machine, got {host!r}: {error}"
+        ) from None
 
 
 def check_keys(settings: Settings, key_store: KeyStore) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Annotated, BinaryIO, cast
 
-from fastapi import APIRouter, Query, Response
-from fastapi.responses import StreamingResponse
+from anyio import CapacityLimiter
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.analysis.trial_tables import ColumnKind, TableFormat, csv_table, json_table, point_kinds, write_parquet
+from service.api.places import Places
 from service.api.problems import documented
+from service.api.rate_limit import asker_of
 from service.api.requests import Studies, StudyId, TheDatabase
-from service.errors import InvalidSpecError, StudyNotFoundError
+from service.api.streams import BreakingOffResponse, TheAccess, while_allowed
+from service.errors import InvalidSpecError, StudyNotFoundError, TooManyRequestsError
 from service.spec import accepted_spec
 from service.store.exporting import ExportStore
 from service.store.studies import StudyStore
@@ -23,6 +27,44 @@ router = APIRouter(prefix="/studies/{study_id}", tags=["exports"])
 _MEDIA_TYPES = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
 _IN_MEMORY_BYTES = 4 * 1024 * 1024
 _CHUNK_BYTES = 256 * 1024
+_EACH, _OF_ALL = 2, 6
+
+
+class ExportsBusyError(TooManyRequestsError):
+    """As many exports as may be are being answered; sent with Retry-After."""
+
+    retry_after_s = 5
+
+
+class Exports:
+    """The exports under way of one API process.
+
+    threads: those that write them, of which a Parquet file takes one for seconds; the other requests have their own.
+    """
+
+    def __init__(self) -> None:
+        self.threads = CapacityLimiter(1)
+        self._places = Places(each=_EACH, of_all=_OF_ALL)
+
+    @contextmanager
+    def one_more(self, asker: str) -> Iterator[None]:
+        """Raises ExportsBusyError where the caller has as many as one may have, or all together have."""
+        if not self._places.take(asker):
+            raise ExportsBusyError(
+                f"at most {_EACH} exports at a time are answered to one key, or to one address without keys, and "
+                f"{_OF_ALL} to all: try again in {ExportsBusyError.retry_after_s} s"
+            )
+        try:
+            yield
+        finally:
+            self._places.leave(asker)
+
+
+async def _place(request: Request) -> AsyncIterator[CapacityLimiter]:
+    """Held until the answer has ended, or its reader is gone: the threads that write it."""
+    exports: Exports = request.app.state.exports
+    with exports.one_more(asker_of(request.scope)):
+        yield exports.threads
 
 
 @router.get(
@@ -30,19 +72,23 @@ _CHUNK_BYTES = 256 * 1024
     response_class=Response,
     responses={
         200: {"description": "the table", "content": {media_type: {} for media_type in _MEDIA_TYPES.values()}},
-        **documented(StudyNotFoundError),
+        **documented(StudyNotFoundError, ExportsBusyError),
     },
 )
 def export_study(
-    study_id: StudyId, studies: Studies, table_format: Annotated[TableFormat, Query(alias="format")] = "csv"
-) -> StreamingResponse:
+    study_id: StudyId,
+    studies: Studies,
+    access: TheAccess,
+    threads: Annotated[CapacityLimiter, Depends(_place)],
+    table_format: Annotated[TableFormat, Query(alias="format")] = "csv",
+) -> BreakingOffResponse:
     """One row for each trial: ids, purpose, seed, point, state, attempts, epochs, objective, its last metrics.
 
     An answer that breaks off is no whole table: CSV and JSON are written while the trials are read.
     """
     study = studies.get(study_id)
-    return StreamingResponse(
-        _content(studies, study, table_format),
+    return BreakingOffResponse(
+        while_allowed(_content(studies, study, table_format), access, threads),
         media_type=_MEDIA_TYPES[table_format],
         headers={"Content-Disposition": f'attachment; filename="{study.id}-trials.{table_format}"'},
     )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from threading import Event
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
-from starlette.types import Send
 
 from service.api.access import Access
 from service.api.problems import documented
 from service.api.requests import Studies, StudyId, TheSettings, TrialId
-from service.api.streams import APlaceOfFollower, Follow, TheAccess
+from service.api.streams import APlaceOfFollower, BreakingOffResponse, BrokenOffError, Follow, TheAccess, while_allowed
 from service.errors import (
     AttemptNotFoundError,
     InvalidRequestError,
@@ -44,7 +42,6 @@ _HEADERS = {
 }
 
 router = APIRouter(tags=["trials"])
-log = logging.getLogger(__name__)
 
 
 @router.get(
@@ -99,28 +96,14 @@ def read_log(
     if follow:
         content = _followed(source, start, access, has_ended=has_ended, stopping=request.app.state.stopping)
     else:
-        content = iterate_in_threadpool(_blocks(source, extent, start))
+        content = while_allowed(_blocks(source, extent, start), access)
     headers = {
         LOG_ATTEMPT_HEADER: str(found.number),
         LOG_OFFSET_HEADER: str(start),
         "X-Content-Type-Options": "nosniff",  # what a training prints may look like a page
         "Cache-Control": "no-store",
     }
-    return _LogResponse(content, headers=headers, media_type="text/plain")
-
-
-class _BrokenOffError(Exception):
-    """The log goes on, and this answer does not."""
-
-
-class _LogResponse(StreamingResponse):
-    """An answer that is not brought to its proper end where it broke off, so that nobody takes it for the whole."""
-
-    async def stream_response(self, send: Send) -> None:
-        try:
-            await super().stream_response(send)
-        except _BrokenOffError as error:
-            log.warning("a log's answer breaks off: %s", error)
+    return BreakingOffResponse(content, headers=headers, media_type="text/plain")
 
 
 async def _followed(
@@ -145,7 +128,7 @@ async def _followed(
             TrialNotFoundError,
             UnauthenticatedError,
         ) as error:
-            raise _BrokenOffError(str(error)) from error
+            raise BrokenOffError(str(error)) from error
         if ended:
             now = time.monotonic()
             silent_since = now if silent_since is None or after > begin else silent_since
@@ -153,14 +136,14 @@ async def _followed(
                 return
         if after == begin:
             await asyncio.sleep(POLL_S)
-    raise _BrokenOffError("the server stops")
+    raise BrokenOffError("the server stops")
 
 
 def _blocks(source: TrialLog, extent: LogExtent, after: int) -> Iterator[bytes]:
     try:
         yield from source.read(extent, after=after)
     except OSError as error:
-        raise _BrokenOffError(str(error)) from error
+        raise BrokenOffError(str(error)) from error
 
 
 def _attempt(studies: StudyStore, study_id: str, trial_id: str, number: int | None) -> Attempt:

@@ -11,7 +11,7 @@ from service.access import NewKey
 from service.answers import Problem
 from service.api.access import METRICS, PROBES
 from service.api.bodies import NewPoint, StudyPatch
-from service.api.problems import MEDIA_TYPE, BodyTooLargeError, documented
+from service.api.problems import MEDIA_TYPE, BodyTooLargeError, BodyTooSlowError, documented
 from service.errors import (
     ForbiddenError,
     SamstudyError,
@@ -70,11 +70,9 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
 
 def _describe_surroundings(path: str, operation: dict[str, Any]) -> None:
     """What Authentication, RateLimit and BodyLimit do around the route; the first of them asks the store for keys."""
-    refusals: list[type[SamstudyError]] = [BodyTooLargeError]
+    refusals: list[type[SamstudyError]] = [BodyTooSlowError, BodyTooLargeError, TooManyRequestsError]
     if path not in PROBES:
         operation["security"] = [{"key": []}, {}] if path == METRICS else [{"key": []}]
         refusals += [UnauthenticatedError, ForbiddenError, StoreUnavailableError]
-        if path != METRICS:
-            refusals.append(TooManyRequestsError)
     for status, response in documented(*refusals).items():
         operation["responses"].setdefault(str(status), response)

@@ -48,6 +48,14 @@ class BodyTooLargeError(SamstudyError):
     title = "The body is too large"
 
 
+class BodyTooSlowError(SamstudyError):
+    """The rest of the body did not come."""
+
+    status = 408
+    code = "body_too_slow"
+    title = "The body did not come in time"
+
+
 class UnsupportedMediaTypeError(SamstudyError):
     """The body is declared as something else than JSON."""
 

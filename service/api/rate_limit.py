@@ -27,7 +27,7 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal: Principal | None = scope.get(PRINCIPAL)
-        wait_s = self._window.wait_s(asker_of(principal, scope)) if principal else 0.0
+        wait_s = self._window.wait_s(asker_of(scope)) if principal else 0.0
         if not wait_s:
             await self._app(scope, receive, send)
             return
@@ -75,8 +75,9 @@ class MovingWindow:
         self._tidy_at = now + _MINUTE_S
 
 
-def asker_of(principal: Principal, scope: Scope) -> str:
+def asker_of(scope: Scope) -> str:
     """Who is counted: a key, or an address where no key is needed."""
-    if principal.key_id is not None:
+    principal: Principal | None = scope.get(PRINCIPAL)
+    if principal is not None and principal.key_id is not None:
         return f"key {principal.key_id}"
     return f"address {(scope.get('client') or ('',))[0]}"

@@ -1,17 +1,56 @@
-"""Answers that go on until something ends: how many a caller may have open, and how long its access lasts."""
+"""Answers that go on: how many a caller may have open, how long its access lasts, and how they break off."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated
 
+import anyio.to_thread
+from anyio import CapacityLimiter
 from fastapi import Depends, Query, Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Send
 
-from service.api.access import ACCESS, PRINCIPAL, Access
+from service.api.access import ACCESS, Access
 from service.api.places import Places
 from service.api.rate_limit import asker_of
-from service.errors import TooManyRequestsError
+from service.errors import SamstudyError, TooManyRequestsError
+
+log = logging.getLogger(__name__)
+
+
+class BrokenOffError(Exception):
+    """There is more, and this answer does not have it."""
+
+
+class BreakingOffResponse(StreamingResponse):
+    """An answer that is not brought to its proper end where it broke off, so that nobody takes it for the whole."""
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except BrokenOffError as error:
+            log.warning("an answer breaks off: %s", error)
+
+
+async def while_allowed(
+    chunks: Iterator[bytes], access: Access, limiter: CapacityLimiter | None = None
+) -> AsyncIterator[bytes]:
+    """The chunks, until the caller's access ends: then raises BrokenOffError.
+
+    limiter: of the threads that make them; None: those of all requests.
+    """
+    while True:
+        try:
+            chunk = await anyio.to_thread.run_sync(next, chunks, None, limiter=limiter)
+            await access.check()
+        except SamstudyError as error:
+            raise BrokenOffError(str(error)) from error
+        if chunk is None:
+            return
+        yield chunk
 
 
 class OpenStreams:
@@ -41,7 +80,7 @@ Follow = Annotated[bool, Query(description="stay until the attempt has ended and
 
 def _one_more(request: Request) -> AbstractContextManager[None]:
     open_streams: OpenStreams = request.app.state.open_streams
-    return open_streams.one_more(asker_of(request.scope[PRINCIPAL], request.scope))
+    return open_streams.one_more(asker_of(request.scope))
 
 
 async def _place(request: Request) -> AsyncIterator[None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 from pydantic import ValidationError
@@ -33,9 +35,15 @@ for module in (studies, lifecycle, results, processes, demo, reproduce, webhooks
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; 0 where it did what was asked, 2 for bad input, 130 for Ctrl-C, 1 for everything else."""
+    if sys.stdout is None:  # who has closed it wants to see nothing
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # λ and ★ must not end a command in a terminal without them
+    for given in sys.argv[1:] if arguments is None else arguments:
+        if given != given.encode(errors="replace").decode():
+            print(f"error: an argument must be UTF-8, got {given!a}", file=sys.stderr)
+            return BAD_INPUT
     try:
         app(args=arguments, prog_name="samstudy")
     except SamstudyError as error:

@@ -49,7 +49,7 @@ def shown_settings(current: Settings, *, only_set: bool = False) -> dict[str, st
     """Every setting, or those that differ from their default; passwords in URLs left out."""
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     differing = {name: str(value) for name, value in current if not (only_set and value == defaults[name])}
-    return {name: redacted(value.replace('"', "%22")) for name, value in differing.items()}  # a quote would end a URL
+    return {name: redacted(value) for name, value in differing.items()}
 
 
 def examine(current: Settings) -> Iterator[Finding]:

@@ -42,8 +42,11 @@ SYMBOLS = {"lambda": "λ", "rho": "ρ"}
 
 def console() -> Console:
     """The standard output; wide enough for a table where it is not a terminal, unless COLUMNS says otherwise."""
-    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return _PlainConsole(width=_PLAIN_WIDTH if wide else None, highlight=False, markup=False, emoji=False)
+    environment = dict(os.environ)
+    if not environment.get("COLUMNS", "").strip("0"):  # a width of 0 is one that nobody knows
+        environment.pop("COLUMNS", None)
+    width = None if sys.stdout.isatty() or "COLUMNS" in environment else _PLAIN_WIDTH
+    return _PlainConsole(width=width, highlight=False, markup=False, emoji=False, _environ=environment)
 
 
 class _PlainConsole(Console):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
+from search_spaces.checking import shown
 from service.analysis.aggregation import ConfigurationResult
 from service.analysis.importances import ImportanceMethod
 from service.analysis.surface import Surface
@@ -40,6 +41,7 @@ from service.answers import (
 )
 from service.client.connection import Connection, quoted, study_path
 from service.client.handle import StudyHandle
+from service.errors import FieldProblem, InvalidRequestError
 from service.log_stream import log_text
 from service.spec import Plan, StudySpec, load_spec
 from service.study import Purpose, Result, Scalar, Study, StudyState, TrialState
@@ -72,7 +74,7 @@ class Client(Connection):
 
     def submit(self, spec: Spec, *, idempotency_key: str | None = None) -> StudyHandle:
         """Posts a study. A key of its own makes sure that a request sent twice never makes two."""
-        headers = {**_JSON, "Idempotency-Key": idempotency_key or uuid4().hex}
+        headers = {**_JSON, "Idempotency-Key": _sendable(idempotency_key)}
         return StudyHandle(self, self._ask(Study, "POST", "/studies", content=_as_json(spec), headers=headers))
 
     def plan(self, spec: Spec) -> Plan:
@@ -85,7 +87,7 @@ class Client(Connection):
         self, study_id: str, changes: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
     ) -> StudyHandle:
         """Posts a new study with the spec of this one, but for the sections in `changes`. Raises StudyNotFoundError."""
-        headers = {**_JSON, "Idempotency-Key": idempotency_key or uuid4().hex}
+        headers = {**_JSON, "Idempotency-Key": _sendable(idempotency_key)}
         content = json.dumps(dict(changes or {})).encode()
         path = f"{study_path(study_id)}/clone"
         return StudyHandle(self, self._ask(Study, "POST", path, content=content, headers=headers))
@@ -312,3 +314,13 @@ def _as_json(spec: Spec) -> bytes:
     if isinstance(spec, (str, Path)):
         spec = load_spec(spec)
     return json.dumps(spec.to_mapping() if isinstance(spec, StudySpec) else spec).encode()
+
+
+def _sendable(idempotency_key: str | None) -> str:
+    """The key, one of its own where none is given. Raises InvalidRequestError for what no header can carry."""
+    if idempotency_key is None:
+        return uuid4().hex
+    if not (idempotency_key.strip() and idempotency_key.isascii() and idempotency_key.isprintable()):
+        message = f"must be printable ASCII and not empty, got {shown(idempotency_key)}"
+        raise InvalidRequestError(message, problems=[FieldProblem("Idempotency-Key", message)])
+    return idempotency_key

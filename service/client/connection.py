@@ -65,6 +65,7 @@ class Connection:
         self.url = without_user(given)
         headers = _key_header(settings().api_key.get_secret_value() if api_key is None else api_key)
         try:
+            httpx.URL(given).host.encode("idna")  # else it is looked at only when it is asked
             self._http = httpx.Client(
                 base_url=given, headers=headers, timeout=timeout_s, trust_env=not on_this_machine(given)
             )

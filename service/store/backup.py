@@ -40,7 +40,8 @@ _KIND = "samstudy backup"
 _BATCH = 1_000
 _REVISION = "alembic_version"
 _LEASES = "leases"  # no data: a lease holds for as long as its holder renews it, and no longer
-_DAMAGE = (gzip.BadGzipFile, EOFError, zlib.error, ValueError, KeyError, TypeError)
+_TABLES = {"studies", "trials", "results"}
+_DAMAGE = (gzip.BadGzipFile, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ def check_backup(path: Path) -> Contents:
                 table = line["table"]
                 rows[table] = 0
             elif line["rows"] != rows:
-                raise BackupDamagedError(f"{path} has other rows than it says: {rows} and not {line['rows']}")
+                raise BackupDamagedError(f"it has other rows than it says: {rows} and not {line['rows']}")
+            elif lacking := _TABLES - rows.keys():
+                raise BackupDamagedError(f"it lacks {', '.join(sorted(lacking))}, which every store has")
         return Contents(header["revision"], datetime.fromisoformat(header["created_at"]), rows)
 
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from service.api.app import RefusedToStartError, serve
 from service.cli import main, rendering, surface_rendering
 from service.cli.watching import watch_study
 from service.client import Client
@@ -106,6 +107,16 @@ class TestSubmit:
         with Client(served.url) as client:
             assert len(list(client.studies())) == 1
 
+    @pytest.mark.parametrize("key", ["", " ", "\u00e9", "a\nb"])
+    def test_a_key_that_no_header_carries_is_bad_input(
+        self, served: RunningApi, spec_file: Path, capsys: pytest.CaptureFixture[str], key: str
+    ) -> None:
+        assert main(["submit", str(spec_file), "--idempotency-key", key]) == 2
+        said = capsys.readouterr().err
+        assert f"Idempotency-Key: must be printable ASCII and not empty, got {key!r}" in said
+        with Client(served.url) as client:
+            assert list(client.studies()) == []
+
     def test_validating_needs_no_service(
         self, environment: Path, spec_file: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -131,10 +142,11 @@ class TestSubmit:
         assert main(["submit", str(environment)]) == 2
         assert "directory" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("url", ["http://[bad", "http://a..b", "http://..", "http://xn--a", f"http://{300 * 'a'}"])
     def test_an_address_that_is_none_is_said_so(
-        self, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
     ) -> None:
-        monkeypatch.setenv("SAMSTUDY_URL", "http://[bad")
+        monkeypatch.setenv("SAMSTUDY_URL", url)
         settings.cache_clear()
         assert main(["list"]) == 1
         assert "is no address of a service" in capsys.readouterr().err
@@ -467,6 +479,39 @@ class TestProcesses:
         settings.cache_clear()
         assert main(["list"]) == 2
         assert capsys.readouterr().err.startswith("error: SAMSTUDY_PORT: ")
+
+    def test_an_address_that_is_none_cannot_be_served(
+        self, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["migrate"]) == 0
+        monkeypatch.setenv("SAMSTUDY_HOST", "127.0.0.300")
+        settings.cache_clear()
+        with pytest.raises(RefusedToStartError, match=r"SAMSTUDY_HOST must be an address .* got '127.0.0.300'"):
+            serve(settings())
+
+    @pytest.mark.parametrize(
+        "arguments", [["show", "a\udc80"], ["list", "--name", "\udcff"], ["keys", "revoke", "\udc80"]]
+    )
+    def test_an_argument_that_is_no_text_is_bad_input(
+        self, environment: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    ) -> None:
+        assert main(arguments) == 2
+        assert capsys.readouterr().err == f"error: an argument must be UTF-8, got {arguments[-1]!a}\n"
+
+    def test_who_has_closed_the_output_is_told_nothing(
+        self, served: RunningApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(sys, "stdout", None)
+        assert main(["list"]) == 0
+        assert capsys.readouterr().err == ""
+
+    def test_a_width_of_none_is_a_width_that_nobody_knows(
+        self, served: RunningApi, life: Life, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        study = life.create()
+        monkeypatch.setenv("COLUMNS", "0")
+        assert main(["list"]) == 0
+        assert study.id in capsys.readouterr().out
 
     def test_help_comes_without_heavy_imports(self) -> None:
         code = (

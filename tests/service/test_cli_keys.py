@@ -69,6 +69,10 @@ class TestKeys:
         assert "notebook" in listed
         assert token.secret not in listed
 
+    def test_an_owner_that_is_none_is_said_with_the_rule(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["keys", "create", "--owner", "a b", "--role", "user"]) == 2
+        assert "owner: must match ^[A-Za-z0-9][A-Za-z0-9._@+-]*$, got 'a b'" in capsys.readouterr().err
+
     def test_a_revoked_key_is_listed_as_such(self, database: Database, capsys: pytest.CaptureFixture[str]) -> None:
         key, token = KeyStore(database).create(NewKey(owner="ada", role=Role.USER))
         assert main(["keys", "revoke", key.id]) == 0

@@ -182,7 +182,7 @@ class TestTheCommand:
             "postgresql+psycopg://u:s3@cret@h/db",
             "postgresql+psycopg://h/db?user=u&password=s3;cret",
             "postgresql+psycopg://me@corp:s3'cret@h/db",
-            'postgresql+psycopg://u:s3"cret@h/db',
+            "http://s3cret@h/db",
         ],
     )
     def test_no_part_of_a_password_is_shown(self, url: str) -> None:

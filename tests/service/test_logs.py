@@ -48,6 +48,11 @@ def test_a_secret_that_is_blotted_out_leaves_a_line_whole() -> None:
     assert line["message"] == text.replace("abc", "***")
 
 
+def test_no_part_of_a_secret_is_left_in_json() -> None:
+    (line,) = objects("log.warning('GET /x?password=p\u00e4ss', extra={'urls': ['http://u:p\u00e4ss@h'], 'code': 7})")
+    assert (line["message"], line["urls"], line["code"]) == ("GET /x?password=***", ["http://u:***@h"], 7)
+
+
 def test_an_exception_is_in_its_line() -> None:
     (line,) = objects("try: 1 / 0\nexcept ZeroDivisionError: log.exception('no')")
     assert line["exception"].startswith("Traceback")
@@ -102,6 +107,9 @@ def test_secrets_are_not_logged(log_format: str) -> None:
         ("no 's3://KEY:abc/def@bucket/p'", "no 's3://KEY:***@bucket/p'"),
         ("s3://KEY:a/b+c=@bucket/p?region=x then a@b", "s3://KEY:***@bucket/p?region=x then a@b"),
         ("http://u:pa/ss@h", "http://u:***@h"),
+        ("no https://token@h/x and http://h/of/@team", "no https://***@h/x and http://h/of/@team"),
+        ("https://h/p?pwd=X&apikey=Y&auth=Z", "https://h/p?pwd=***&apikey=***&auth=***"),
+        ("https://h/p?password=a\\X&y=1", "https://h/p?password=***&y=1"),
         ("http://u:p@ss?w#rd@h/x", "http://u:***@h/x"),
         ("redis://:pw@h", "redis://:***@h"),
         ("('1', 'whsec_0sIGC1yFabcdefgh+/A=', 2)", "('1', 'whsec_***', 2)"),

@@ -115,6 +115,20 @@ def test_addresses_that_others_are_shown_have_no_password_and_all_else(url: str,
     assert Settings(mlflow_url=url).mlflow_url == url
 
 
+@pytest.mark.parametrize(
+    "name", ["database_url", "url", "public_url", "mlflow_url", "mlflow_public_url", "ray_jobs_url"]
+)
+@pytest.mark.parametrize("character", [" ", '"', "\\", "\n", "\u2003"])
+def test_what_hides_the_end_of_a_password_is_escaped(name: str, character: str) -> None:
+    with pytest.raises(ValidationError, match="must have no blank") as refused:
+        Settings(**{name: f"postgresql+psycopg://u:s3{character}cret@h/db"})
+    assert "cret" not in str(refused.value)
+
+
+def test_the_path_of_a_database_file_may_have_a_blank() -> None:
+    assert Settings(database_url="sqlite:////home/a b/x.db").store_url == "sqlite:////home/a b/x.db"
+
+
 @pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:8321"), ("::1", "http://[::1]:8321")])
 def test_the_address_of_its_own_can_be_asked(host: str, url: str) -> None:
     assert Settings(host=host).own_url == Settings(host=host).api_url == url

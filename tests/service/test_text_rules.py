@@ -41,7 +41,9 @@ PUNCTUATION = {
     "\u201cquoted": '"',
     "λ\u22c5ρ": "·",
     "a\uff3fb": "_",
-    "(\uff11)": "1",
+    "digi\u0307ts": "i",
+    "d\u0131\u0307gits": "\u0131",
+    "o\u1d0fo": "o",
 }
 GOOD = [
     *("λ", "ρ", "α", "σ", "ρ=0.1", "λ-ρ", "λ/ρ sweep", "λ × ρ", "λ·ρ", "ρ_max", "ρ0", "λSAM", "μP", "λρ", "Ω", "αβγ"),
@@ -77,6 +79,16 @@ def test_punctuation_is_that_of_a_keyboard(text: str) -> None:
     problem = word_problem(text)
     assert problem is not None
     assert f"looks like {PUNCTUATION[text]!r}: write that" in problem
+
+
+@pytest.mark.parametrize("digit", ["\uff10", "\u0966", "\u09e6", "\u07c0", "\u0660", "\U0001d7ce"])
+def test_digits_are_those_of_a_keyboard(digit: str) -> None:
+    assert f"no other digits than 0 to 9, got {digit!a} ({digit}): write 0" in str(word_problem(f"run-1{digit}"))
+
+
+@pytest.mark.parametrize("unseen", ["\U00016fe4", "\U0001d159", "\u2800", "\u3164"])
+def test_a_blank_that_is_none_is_refused(unseen: str) -> None:
+    assert "invisible characters" in str(word_problem(f"a{unseen}b"))
 
 
 @pytest.mark.parametrize("text", GOOD)

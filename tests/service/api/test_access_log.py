@@ -44,6 +44,12 @@ def test_a_request_is_a_line_with_its_route_and_not_its_url(
     assert "s3cret" not in str(line)
 
 
+def test_an_id_that_is_none_does_not_fill_the_log(api: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    assert api.get(f"studies/{60_000 * 'A'}").status_code == 422
+    (line,) = of_access(caplog)
+    assert line["study_id"] == 80 * "A"
+
+
 def test_the_line_names_the_key_and_never_has_it(
     database: Database, api_settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

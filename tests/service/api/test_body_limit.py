@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -69,3 +70,15 @@ def test_a_length_that_is_too_large_is_believed(api: TestClient, life: Life, len
     answer = api.post(f"studies/{study.id}/pause", headers={"Content-Length": length})
     assert answer.status_code == 413
     assert life.studies.get(study.id) == study
+
+
+def test_a_body_on_its_way_takes_nobodys_time(running_api: RunningApi, life: Life) -> None:
+    study = life.create()
+    head = f"POST /api/v1/studies/{study.id}/pause HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", running_api.port), timeout=20) as slow:
+        slow.sendall(head + b"12345")
+        answer = httpx.get(f"{running_api.url}/api/v1/studies/{study.id}", timeout=20, trust_env=False)
+        assert answer.json()["intent"] != "PAUSE", "the route begins once the body is whole"
+        slow.sendall(b"67890")
+        assert slow.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert life.studies.get(study.id).intent is Intent.PAUSE

@@ -105,8 +105,8 @@ def test_openapi_describes_the_spec_as_the_body_of_a_new_study(document: dict[st
 
 def test_openapi_describes_answers_and_problems(document: dict[str, Any]) -> None:
     post = document["paths"]["/api/v1/studies"]["post"]["responses"]
-    assert post.keys() >= {"200", "201", "400", "409", "413", "415", "422"}
-    for status in ("400", "409", "413", "415", "422"):
+    assert post.keys() >= {"200", "201", "400", "408", "409", "413", "415", "422", "429"}
+    for status in ("400", "408", "409", "413", "415", "422"):
         content = post[status]["content"]
         assert content["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
     for path, operations in document["paths"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import stat
 import threading
@@ -423,11 +424,27 @@ def test_a_file_that_somebody_changed_is_refused(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no backup", b"\x1f\x8b", gzip.compress(b"{}\n", mtime=0), gzip.compress(b"\xff\n", mtime=0)]
+    "content",
+    [
+        b"",
+        b"no backup",
+        b"\x1f\x8b",
+        *(gzip.compress(text, mtime=0) for text in (b"{}\n", b"\xff\n", 100_000 * b"[" + b"\n")),
+    ],
+    ids=["nothing", "text", "a beginning", "an object", "no text", "a depth"],
 )
 def test_what_is_no_backup_is_refused(content: bytes, file: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(BackupDamagedError, match="damaged"):
+        check_backup(file)
+
+
+def test_a_backup_without_tables_is_refused(stores: Stores, file: Path) -> None:
+    write_backup(stores.database, file)
+    header = gzip.decompress(file.read_bytes()).splitlines(keepends=True)[0]
+    footer = json.dumps({"rows": {}, "sha256": hashlib.sha256(header).hexdigest()}).encode()
+    file.write_bytes(gzip.compress(header + footer + b"\n"))
+    with pytest.raises(BackupDamagedError, match="lacks results, studies, trials"):
         check_backup(file)
 
 
