@@ -112,7 +112,7 @@ def _pending_reason(standing: StudyStanding) -> str | None:
     open_trials = sum(counts.get(state, 0) for state in OPEN_TRIAL_STATES)
     if open_trials and open_trials == care.running:
         return None
-    reason = waiting_reason(study, care)
+    reason = waiting_reason(study, care, begun=standing.has_begun)
     return reason or ("no worker is free for them" if open_trials else None)
 
 

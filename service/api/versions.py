@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from fastapi import Depends, Header
+from fastapi import Depends, Header, Request
 
 from search_spaces.checking import shown
 from service.api.requests import Studies, StudyId
@@ -30,6 +30,7 @@ def etag(study: Study) -> str:
 def expected_version(
     study_id: StudyId,
     studies: Studies,
+    request: Request,
     if_match: Annotated[
         str | None,
         Header(
@@ -48,6 +49,7 @@ def expected_version(
             'send If-Match with the ETag that the study was read with, such as If-Match: "3", or * to change it as '
             "it is by then"
         )
+    if_match = ", ".join(request.headers.getlist("If-Match"))  # which may be split over lines (RFC 9110, 5.3)
     if if_match.strip() == "*":
         return None
     if not _TAGS.fullmatch(if_match):

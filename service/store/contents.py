@@ -35,13 +35,17 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class StudyStanding:
-    """A study, and what its trials say together; counts leave out states without a trial."""
+    """A study, and what its trials say together; counts leave out states without a trial.
+
+    has_begun: whether one of the trials that wait has had an attempt.
+    """
 
     study: Study
     trial_counts: dict[TrialState, int]
     epochs_done: int
     best: Best | None
     care: Care
+    has_begun: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class StudyContents:
         """The study as a whole, without a look at each of its trials."""
         table = tables.trials
         counted = (
-            select(table.c.state, func.count(), func.sum(table.c.epochs_done))
+            select(table.c.state, func.count(), func.sum(table.c.epochs_done), func.max(table.c.attempt))
             .where(table.c.study_id == study_id)
             .group_by(table.c.state)
         )
@@ -101,9 +105,10 @@ class StudyContents:
             study = records.as_record(Study, row)
             rows = connection.execute(counted).all()
             best = _best(connection, study)
-            counts = {TrialState(state): count for state, count, _ in rows}
+            counts = {TrialState(state): count for state, count, _, _ in rows}
+            has_begun = any(attempt > 0 for state, _, _, attempt in rows if state in _WAITING)
             care = self._care(connection, row, running=counts.get(TrialState.RUNNING, 0))
-        return StudyStanding(study, counts, sum(int(epochs) for _, _, epochs in rows), best, care)
+        return StudyStanding(study, counts, sum(int(epochs) for _, _, epochs, _ in rows), best, care, has_begun)
 
     def best(self, study_id: str) -> tuple[Study, Best | None]:
         """The study and its best configuration; None while there is none."""
@@ -309,6 +314,7 @@ class StudyContents:
         )
 
 
+_WAITING = (TrialState.PENDING, TrialState.PAUSED)
 _OF_CONFIGURATION = ("configuration_number", "origin", "point")
 _SOURCE = {"trial_id": "id", "configuration_number": "number", "attempts": "attempt"}
 

@@ -36,6 +36,9 @@ from service.study import (
     check_trial_transition,
 )
 
+_WAITED_S = 1.0
+"""How old a report is that had to wait for the store: what is recorded at once keeps the order of the events' times."""
+
 
 class NewConfigurationsError(SamstudyError):
     """The study has configurations that its driver does not know yet; it reads them and proposes again."""
@@ -176,17 +179,22 @@ class DrivingStore:
             records.touch_study(connection, self._study_id)
             return trials
 
-    def record(self, reports: Sequence[Report]) -> None:
+    def record(self, reports: Sequence[Report], *, ages_s: Sequence[float] = ()) -> None:
         """Records what happened, in this order, as one transaction.
 
+        ages_s: how long ago each of them happened, by a clock that stands still while the machine sleeps; by default
+        just now. It decides when an attempt began and ended, so that what trained while the store was away is paid for.
         Reports of an attempt that is no longer the trial's current one are left out. A new result forgives the study
         the drivers that it has lost; an epoch done again is none.
         """
         with self._database.writing() as connection:
             study = self._lock(connection)
             sign = self._sign(connection)
-            self._show_life(connection, study, sign)
-            news = [self._record(connection, report, sign.at) for report in reports]
+            slept_s = self._show_life(connection, study, sign)
+            times = [sign.at] * len(reports)
+            if ages_s and not slept_s:  # a sleep lies before the sign of life that tells of it, wherever it was
+                times = [self._happened_at(sign.at, age_s, study.running_since) for age_s in ages_s]
+            news = [self._record(connection, report, at) for report, at in zip(reports, times, strict=True)]
             forgiven = {"driver_losses": 0} if any(news) else {}
             records.touch_study(connection, self._study_id, **forgiven)
 
@@ -339,14 +347,23 @@ class DrivingStore:
     def _sign(self, connection: Connection) -> Sign:
         return self._sleep_watch.look(lambda: self._database.now(connection))
 
-    def _show_life(self, connection: Connection, study: Row[Any], sign: Sign, **values: Any) -> None:
-        """Writes these columns with the driver's sign of life, which is no change that anybody waits for."""
+    @staticmethod
+    def _happened_at(now: datetime, age_s: float, running_since: datetime) -> datetime:
+        """When a report's event was: now, unless it had to wait for the store; not before its driver was there."""
+        return now if age_s < _WAITED_S else max(now - timedelta(seconds=age_s), running_since)
+
+    def _show_life(self, connection: Connection, study: Row[Any], sign: Sign, **values: Any) -> float:
+        """Writes these columns with the driver's sign of life, which is no change that anybody waits for.
+
+        Answers the seconds that its machine has slept since the one before.
+        """
         slept_s = self._sleep_watch.slept_s(study.seen_at, sign)
         if slept_s:
             data = {"driver_attempt": self._driver_attempt, "seconds": slept_s}
             records.add_event(connection, self._study_id, DRIVER_SLEPT, data, at=sign.at)
         table = tables.studies
         connection.execute(table.update().where(table.c.id == self._study_id).values(seen_at=sign.at, **values))
+        return slept_s
 
     def _lock(self, connection: Connection) -> Row[Any]:
         try:

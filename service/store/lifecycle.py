@@ -28,6 +28,7 @@ from service.store.reopening import check_going_on, raised_limits
 from service.store.spending import used_up
 from service.store.summaries import summarise_configurations
 from service.study import (
+    AttemptState,
     Configuration,
     Intent,
     Origin,
@@ -126,6 +127,7 @@ class LifecycleStore:
     def retry(self, study_id: str) -> Study:
         """Runs the failed trials of a finished study again, from their checkpoints, and whatever its failure cut off.
 
+        A trial that a cancel kept from its next attempt has failed or was lost all the same.
         A study that its user had ended does that and no more, one that has reached its target ends so again; any other
         goes on as far as its budget lets it, one whose drivers failed also where there are no such trials. Where that
         lets nothing run, nothing changes.
@@ -139,11 +141,17 @@ class LifecycleStore:
                 raise InvalidTransitionError(f"study {study_id!r} has used up budget.{limit}: raise that first")
             by_user = study.reason == Reason.USER or study.intent == Intent.STOP
             trials = records.trials_in(connection, study_id, [TrialState.FAILED])
+            trials += self._kept_from_another_attempt(connection, study_id)
+            cut_off: list[str] = []
             if state is StudyState.FAILED:
-                trials += records.trials_in(connection, study_id, [TrialState.CANCELLED], begun=by_user)
-            if not trials and (by_user or study.reason != Reason.DRIVER_FAILED):
+                cancelled = records.trials_in(connection, study_id, [TrialState.CANCELLED], begun=by_user)
+                cut_off = [trial_id for trial_id in cancelled if trial_id not in set(trials)]
+            if not (trials or cut_off) and (by_user or study.reason != Reason.DRIVER_FAILED):
                 raise InvalidTransitionError(f"study {study_id!r} has no trial that failed or was lost")
-            self._reopen_trials(connection, study_id, trials, now)
+            self._reopen_trials(connection, study_id, trials, now, retried_after=tables.trials.c.attempt)
+            self._reopen_trials(connection, study_id, cut_off, now)
+            if study.archived_at:
+                records.add_event(connection, study_id, "study.changed", {"archived": False}, at=now)
             study = self._want(connection, study, Intent.STOP if by_user else Intent.RUN, now)
             self._queue(connection, study, now, driver_losses=0, archived_at=None)
             return self._study(connection, study_id)
@@ -272,12 +280,29 @@ class LifecycleStore:
         records.set_study_state(connection, study, StudyState.QUEUED, at=now, waiting_reason=waiting_reason, **values)
 
     @staticmethod
-    def _reopen_trials(connection: Connection, study_id: str, trial_ids: list[str], now: datetime) -> None:
+    def _kept_from_another_attempt(connection: Connection, study_id: str) -> list[str]:
+        """Ids of the cancelled trials whose newest attempt failed or was lost, in the order of their numbers."""
+        table, attempts = tables.trials, tables.attempts
+        newest = (attempts.c.trial_id == table.c.id) & (attempts.c.number == table.c.attempt)
+        query = (
+            select(table.c.id)
+            .join(attempts, newest)
+            .where(
+                table.c.study_id == study_id,
+                table.c.state == TrialState.CANCELLED,
+                attempts.c.state.in_([AttemptState.FAILED, AttemptState.LOST]),
+            )
+        )
+        return list(connection.execute(query.order_by(table.c.number)).scalars())
+
+    @staticmethod
+    def _reopen_trials(
+        connection: Connection, study_id: str, trial_ids: list[str], now: datetime, **values: Any
+    ) -> None:
+        """Those that their user retries begin anew with their limits: retried_after says so. The others go on."""
         table = tables.trials
         forgotten = {"objective": None, "error": None, "note": None, "finished_at": None}
-        records.move_trials(
-            connection, study_id, trial_ids, TrialState.PENDING, at=now, retried_after=table.c.attempt, **forgotten
-        )
+        records.move_trials(connection, study_id, trial_ids, TrialState.PENDING, at=now, **values, **forgotten)
         touched: set[str] = set()
         for some in records.in_parts(trial_ids):
             touched.update(connection.execute(select(table.c.configuration_id).where(table.c.id.in_(some))).scalars())

@@ -33,20 +33,23 @@ def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> 
     So it does where they are all that is left, and it was its time that it had used up. Raises InvalidTransitionError
     where the next driver would only end it again.
     """
+    failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
+    had_no_time = bool(failures and used_up(connection, study, Budget.model_validate(study.spec["budget"])))
+    budget = spec.budget
+    limit = used_up(connection, study, budget)
     is_at_target = study.id in at_target(connection, [study])
     if study.reason == Reason.TARGET_REACHED or (is_at_target and not _has_more_at_target(connection, study.id, spec)):
+        if had_no_time and limit is None:
+            return False
         raise InvalidTransitionError(
             f"study {study.id!r} has reached objective.target: a clone with another target can go on"
         )
-    budget = spec.budget
-    limit = used_up(connection, study, budget)
     if limit is not None:
         raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit} as well: raise that too")
     cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
-    failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
     if not (cut_off or _ends_well(connection, study, failures) or _has_more_to_confirm(connection, study.id, spec)):
         no_more = _why_no_more(connection, study.id, spec)
-        if no_more and failures and used_up(connection, study, Budget.model_validate(study.spec["budget"])):
+        if no_more and had_no_time:
             return False
         if no_more:
             otherwise = f"; a retry runs its {failures} failed trials again" if failures else ""

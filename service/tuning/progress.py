@@ -448,7 +448,7 @@ class StudyProgress:
 
     def _ending_over(self, limit: str) -> Ending:
         """The end of a study that has used up this limit of its budget; without anything found it is a failure."""
-        if any(trial.objective is not None for trial in self._trials.values()):
+        if self._has_success():
             return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
         return Ending(StudyState.FAILED, Reason.BUDGET_EXHAUSTED, f"no trial succeeded within {limit}")
 
@@ -456,6 +456,14 @@ class StudyProgress:
         if self._target_reached:
             return Ending(StudyState.SUCCEEDED, Reason.TARGET_REACHED)
         reason = Reason.SPACE_EXHAUSTED if self._exhausted else Reason.MAX_TRIALS
-        if self._trials and self._failures == len(self._trials):
-            return Ending(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "every trial failed")
+        if self._trials and not self._has_success():
+            if self._failures == len(self._trials):
+                return Ending(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "every trial failed")
+            error = (
+                f"no trial succeeded: of {len(self._trials)}, {self._failures} failed, the others were stopped early"
+            )
+            return Ending(StudyState.FAILED, Reason.TOO_MANY_FAILURES if self._failures else reason, error)
         return Ending(StudyState.SUCCEEDED, reason)
+
+    def _has_success(self) -> bool:
+        return any(trial.state is TrialState.SUCCEEDED for trial in self._trials.values())

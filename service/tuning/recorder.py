@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from service.errors import LeaseLostError, StoreUnavailableError
@@ -19,6 +20,15 @@ logger = logging.getLogger(__name__)
 _BATCH_S = 0.05
 _RETRY_S = 0.5
 _AFTERWARDS_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Handed:
+    """A report, when it was handed over (of `time.monotonic`), and what comes after its commit."""
+
+    report: Report
+    at_s: float
+    after_commit: Callable[[], None] | None
 
 
 class Recorder:
@@ -49,7 +59,7 @@ class Recorder:
         self._waiting_reason = waiting_reason
         self._stuck_after_s = stuck_after_s
         self._ticked_at = time.monotonic()
-        self._reports: queue.Queue[tuple[Report, Callable[[], None] | None]] = queue.Queue()
+        self._reports: queue.Queue[_Handed] = queue.Queue()
         self._closing = threading.Event()
         self._lost = threading.Event()
         self._failure: Exception | None = None
@@ -80,7 +90,7 @@ class Recorder:
 
     def record(self, report: Report, after_commit: Callable[[], None] | None = None) -> None:
         """Hands over a report; returns at once."""
-        self._reports.put((report, after_commit))
+        self._reports.put(_Handed(report, time.monotonic(), after_commit))
 
     def close(self) -> None:
         """Writes what is left and stops. Raises LeaseLostError where that was refused."""
@@ -113,11 +123,11 @@ class Recorder:
             closing = self._closing.is_set()
             batch = self._next_batch(wait_s=0 if closing else min(_BATCH_S, self._heartbeat_s))
             if batch:
-                if not self._written(partial(self._store.record, [report for report, _ in batch])):
+                if not self._written(partial(self._record, batch)):
                     return
-                for report, after_commit in batch:
-                    if after_commit is not None:
-                        self._afterwards.put((report.trial_id, after_commit))
+                for handed in batch:
+                    if handed.after_commit is not None:
+                        self._afterwards.put((handed.report.trial_id, handed.after_commit))
             if time.monotonic() >= next_heartbeat:
                 if not self._is_stuck() and not self._written(self._heartbeat):
                     return
@@ -125,7 +135,11 @@ class Recorder:
             if closing and self._reports.empty():
                 return
 
-    def _next_batch(self, *, wait_s: float) -> list[tuple[Report, Callable[[], None] | None]]:
+    def _record(self, batch: list[_Handed]) -> None:
+        now_s = time.monotonic()
+        self._store.record([handed.report for handed in batch], ages_s=[now_s - handed.at_s for handed in batch])
+
+    def _next_batch(self, *, wait_s: float) -> list[_Handed]:
         batch = []
         try:
             batch.append(self._reports.get(timeout=wait_s) if wait_s else self._reports.get_nowait())

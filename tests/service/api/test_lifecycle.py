@@ -11,6 +11,7 @@ from service.store import tables
 from service.store.database import Database
 from service.store.exporting import ExportStore
 from service.store.lifecycle import LifecycleStore
+from service.store.reconciling import ReconcilingStore
 from service.study import StudyState
 from tests.service.api.stores import on_sqlite
 
@@ -117,6 +118,24 @@ class TestVerbs:
         assert problem(api.delete(f"studies/{study.id}")) == (409, "invalid_transition")
 
 
+def test_a_stopped_study_says_why_what_is_retried_waits(api: TestClient, life: Life, database: Database) -> None:
+    ReconcilingStore(database).lead("controller", "me", 60)
+    study = life.create()
+    driver = life.start(study)
+    life.fail(driver, life.propose(driver, {"lambda": 0.0, "rho": 0.1}, (0,))[0])
+    api.post(f"studies/{study.id}/stop")
+    driver.leave()
+    assert said(api.post(f"studies/{study.id}/retry")) == (202, "QUEUED")
+    driver = life.start(study)
+    driver.heartbeat(60, "no node has a GPU")
+    shown = api.get(f"studies/{study.id}").json()
+    (trial,) = api.get(f"studies/{study.id}/trials").json()["trials"]
+    assert (shown["state"], shown["pending_reason"], trial["pending_reason"]) == (
+        "STOPPING",
+        *["no node has a GPU"] * 2,
+    )
+
+
 class TestPatch:
     def test_a_change_needs_the_version_it_is_meant_for(self, api: TestClient, life: Life) -> None:
         path, change = f"studies/{life.create().id}", {"description": "new"}
@@ -126,6 +145,9 @@ class TestPatch:
         assert (changed.status_code, changed.json()["description"]) == (200, "new")
         assert changed.json()["spec"]["description"] == "new"
         assert changed.headers["ETag"] != read.headers["ETag"] == '"1"'
+        split = [("If-Match", '"99"'), ("If-Match", changed.headers["ETag"])]  # a list may be split over lines
+        changed = api.patch(path, json=change, headers=split)
+        assert changed.status_code == 200
         stale = api.patch(path, json={"description": "late"}, headers={"If-Match": read.headers["ETag"]})
         assert problem(stale) == (412, "version_conflict")
         assert api.get(path).json()["description"] == "new"

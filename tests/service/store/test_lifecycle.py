@@ -23,7 +23,7 @@ from service.store.driving import DrivingStore
 from service.store.inserting import insert_configuration
 from service.store.lifecycle import LifecycleStore, StudyChanges
 from service.store.reconciling import DriverClaim
-from service.store.reports import AttemptPaused, AttemptStarted, TrialEnded
+from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, TrialEnded
 from service.study import Intent, Origin, Reason, Study, StudyState, TrialState
 from service.tuning.algorithms import algorithm_for
 from service.tuning.decisions import Ending, IssuedTrial
@@ -309,6 +309,58 @@ class TestRetry:
         driver = timed_stores.drive(study)
         driver.finish(FAILED, reason, known=driver.snapshot().known)
         assert lifecycle.retry(study.id).state is QUEUED
+
+    def test_what_a_cancel_kept_from_its_next_attempt_can_be_retried(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        failed, lost, cut_off = (stores.begin(driver) for _ in range(3))
+        driver.record([TrialEnded(failed.id, 1, TrialState.FAILED, None, "why"), AttemptLost(lost.id, 1, "gone")])
+        driver.finish(SUCCEEDED, Reason.USER, known=driver.snapshot().known)
+        lifecycle.retry(study.id)
+        lifecycle.cancel(study.id)
+        states = {trial.id: trial.state for trial in stores.studies.trials(study.id)}
+        assert set(states.values()) == {TrialState.CANCELLED}
+        assert lifecycle.retry(study.id).state is QUEUED
+        reopened = [trial.id for trial in stores.studies.trials(study.id) if trial.state is TrialState.PENDING]
+        assert reopened == [failed.id, lost.id]
+        assert cut_off.id in states
+
+    def test_a_retry_of_an_archived_study_says_that_it_is_in_sight_again(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create()
+        driver = stores.drive(study)
+        driver.record([TrialEnded(stores.begin(driver).id, 1, TrialState.FAILED, None, "why")])
+        stores.finish(driver)
+        lifecycle.archive(study.id)
+        assert lifecycle.retry(study.id).archived_at is None
+        changes = [event.data for event in stores.studies.events(study.id) if event.kind == "study.changed"]
+        assert [change["archived"] for change in changes] == [True, False]
+
+    @pytest.mark.parametrize("verb", ["patch", "retry"])
+    def test_what_was_cut_off_goes_on_with_what_is_left_of_its_limits(
+        self, timed_stores: Any, clock: Any, verb: str
+    ) -> None:
+        lifecycle = timed_stores.lifecycle
+        spec = spec_with(budget={"max_wallclock_s": 1_000, "max_trial_s": 100, "max_failed_trials": 0})
+        study = timed_stores.create(spec=spec)
+        driver = timed_stores.drive(study)
+        cut_off, bad = timed_stores.begin(driver), timed_stores.begin(driver)
+        clock.advance(50)
+        driver.record([AttemptLost(cut_off.id, 1, "gone"), AttemptStarted(cut_off.id, 2, None)])
+        clock.advance(40)
+        driver.record([TrialEnded(bad.id, 1, TrialState.FAILED, None, "why")])
+        driver.finish(FAILED, Reason.TOO_MANY_FAILURES, known=driver.snapshot().known)
+        if verb == "patch":
+            lifecycle.patch(study.id, StudyChanges(budget={"max_failed_trials": 1}), if_version=None)
+        else:
+            lifecycle.retry(study.id)
+        again = timed_stores.drive(study).snapshot()
+        assert again.trained_s[cut_off.id] == 90
+        assert again.lost_attempts == {cut_off.id: 1}
+        assert again.trained_s.get(bad.id) == (90 if verb == "patch" else None)
 
     def test_the_traceback_of_a_retried_trial_stays_with_its_attempt(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
@@ -672,6 +724,27 @@ class TestPatch:
         with pytest.raises(InvalidTransitionError, match=r"has reached objective\.target: a clone"):
             lifecycle.patch(study.id, more, if_version=None)
         assert stores.studies.get(study.id) == before
+
+    @pytest.mark.parametrize("reason", [Reason.BUDGET_EXHAUSTED, Reason.TARGET_REACHED])
+    def test_at_its_target_a_failed_trial_can_be_given_time_and_retried(
+        self, timed_stores: Any, clock: Any, reason: Reason
+    ) -> None:
+        lifecycle = timed_stores.lifecycle
+        objective = {"metric": "val_accuracy", "mode": "max", "target": 0.5}
+        study = timed_stores.create(spec=spec_with(objective=objective, budget={"max_wallclock_s": 100}))
+        driver = timed_stores.drive(study)
+        good, bad = timed_stores.begin(driver), timed_stores.begin(driver)
+        clock.advance(101)
+        driver.record([TrialEnded(bad.id, 1, TrialState.FAILED, None, "why")])
+        driver.record([TrialEnded(good.id, 1, TrialState.SUCCEEDED, 0.9)])
+        driver.finish(SUCCEEDED, reason, known=driver.snapshot().known)
+        with pytest.raises(InvalidTransitionError, match=r"used up budget\.max_wallclock_s: raise that first"):
+            lifecycle.retry(study.id)
+        more = StudyChanges(budget={"max_wallclock_s": 1_000})
+        assert lifecycle.patch(study.id, more, if_version=None).state is SUCCEEDED
+        assert lifecycle.retry(study.id).state is QUEUED
+        again = timed_stores.drive(study)
+        assert [trial.id for trial in again.snapshot().trials if trial.state is TrialState.PENDING] == [bad.id]
 
     def test_a_study_at_its_target_takes_no_other_point(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]

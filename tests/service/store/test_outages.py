@@ -16,7 +16,7 @@ from service.store.backup import restore_backup, write_backup
 from service.store.database import Database
 from service.store.driving import DrivingStore
 from service.store.reconciling import DriverClaim
-from service.store.reports import AttemptStarted
+from service.store.reports import AttemptStarted, EpochReported, TrialEnded
 from service.store.snapshots import StudySnapshot
 from service.store.spending import spent_on_attempts
 from service.study import AttemptState, Reason, Study, StudyState, Trial, TrialState
@@ -300,6 +300,45 @@ class TestAMachineThatSleeps:
         driver.heartbeat(10)
         timed_stores.finish(driver)
         assert timed_stores.studies.get(study.id).elapsed_s == NIGHT_S
+
+    def test_what_trained_while_the_store_was_away_is_paid_for(self, timed_stores: Any, clock: Any) -> None:
+        stores = timed_stores
+        study = stores.create()
+        driver = stores.drive(study)
+        (trial,) = stores.propose(driver)
+        began = clock.now
+        clock.advance(3 * TRAINED_S)
+        reports = [
+            AttemptStarted(trial.id, 1, None),
+            EpochReported(trial.id, 1, 1, {"val_loss": 0.5}),
+            TrialEnded(trial.id, 1, TrialState.SUCCEEDED, 0.5),
+        ]
+        driver.record(reports, ages_s=[3 * TRAINED_S, 2 * TRAINED_S, TRAINED_S])
+        (attempt,) = stores.studies.attempts(study.id, trial.id)
+        assert (attempt.started_at, attempt.finished_at) == (began, began + timedelta(seconds=2 * TRAINED_S))
+        (result,) = stores.studies.results(study.id, trial.id)
+        assert result.recorded_at == began + timedelta(seconds=TRAINED_S)
+        assert driver.snapshot().trained_s == {trial.id: 2 * TRAINED_S}
+
+    def test_nothing_happened_before_its_driver(self, timed_stores: Any, clock: Any) -> None:
+        stores = timed_stores
+        study = stores.create()
+        began = clock.now
+        driver = stores.drive(study)
+        (trial,) = stores.propose(driver)
+        driver.record([AttemptStarted(trial.id, 1, None)], ages_s=[NIGHT_S])  # a clock that was set back
+        (attempt,) = stores.studies.attempts(study.id, trial.id)
+        assert attempt.started_at == began
+
+    def test_a_night_in_which_the_store_was_away_too_is_charged_to_nobody(self, timed_stores: Any, clock: Any) -> None:
+        stores = timed_stores
+        study = stores.create()
+        driver = stores.drive(study)
+        trial = stores.begin(driver)
+        clock.advance(TRAINED_S)
+        clock.sleep(NIGHT_S)
+        driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, 0.5)], ages_s=[TRAINED_S / 2])
+        assert driver.snapshot().trained_s == {trial.id: TRAINED_S}
 
     @pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: next(iter(budget)))
     def test_the_driver_and_its_successor_count_the_same(

@@ -641,6 +641,30 @@ def test_no_budget_pays_for_a_night_in_which_the_machine_slept(
     assert driver.issue().seconds_left == (40 if "max_trial_s" in budget else None)
 
 
+@pytest.mark.parametrize("states", [(), (TrialState.EARLY_STOPPED,), (TrialState.FAILED, TrialState.EARLY_STOPPED)])
+def test_a_study_in_which_no_trial_succeeded_in_time_has_failed(
+    drive: Callable[..., Driver], states: tuple[TrialState, ...]
+) -> None:
+    driver = drive(budget={"max_wallclock_s": 60})
+    for state in states:
+        driver.end(driver.issue(), None if state is TrialState.FAILED else 0.5, state=state)
+    driver.seconds += 61
+    said = "no trial succeeded within budget.max_wallclock_s of 60"
+    assert driver.progress.must_end_now() == Ending(StudyState.FAILED, Reason.BUDGET_EXHAUSTED, said)
+
+
+@pytest.mark.parametrize(("failures", "reason"), [(2, Reason.TOO_MANY_FAILURES), (0, Reason.MAX_TRIALS)])
+def test_a_study_of_which_no_trial_was_trained_to_its_end_has_failed(
+    drive: Callable[..., Driver], failures: int, reason: Reason
+) -> None:
+    driver = drive(budget={"max_trials": 3, "max_failed_trials": None})
+    for number in range(3):
+        state = TrialState.FAILED if number < failures else TrialState.EARLY_STOPPED
+        driver.end(driver.issue(), None if state is TrialState.FAILED else 0.5, state=state)
+    said = f"no trial succeeded: of 3, {failures} failed, the others were stopped early"
+    assert driver.progress.next_trial() == Ending(StudyState.FAILED, reason, said)
+
+
 def test_a_driver_that_was_long_in_starting_has_spent_that(drive: Callable[..., Driver], recorded: Any) -> None:
     recorded.starting_s = 30.0
     driver = drive(budget={"max_wallclock_s": 60})

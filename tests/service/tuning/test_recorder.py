@@ -20,6 +20,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.batches: list[list[Report]] = []
+        self.ages_s: list[float] = []
         self.heartbeats: list[float] = []
         self.waiting_reasons: list[str | None] = []
         self.intent = Intent.RUN
@@ -32,10 +33,11 @@ class FakeStore:
     def epochs(self) -> list[int]:
         return [report.epoch for batch in self.batches for report in batch if isinstance(report, EpochReported)]
 
-    def record(self, reports: Sequence[Report]) -> None:
+    def record(self, reports: Sequence[Report], *, ages_s: Sequence[float]) -> None:
         self.gate.wait(10)
         self._fail()
         self.batches.append(list(reports))
+        self.ages_s.extend(ages_s)
 
     def heartbeat(self, lease_s: float, waiting_reason: str | None) -> Intent:
         self._fail()
@@ -138,6 +140,17 @@ def test_a_store_that_is_down_for_a_while_loses_nothing(recorder: Recorder, stor
     recorder.close()
     assert store.failures == []
     assert store.epochs == list(range(1, 11))
+
+
+def test_what_waited_for_the_store_says_for_how_long(recorder: Recorder, store: FakeStore) -> None:
+    recorder.start()
+    store.failures = [StoreUnavailableError("down")]
+    recorder.record(epoch(1))
+    time.sleep(0.2)
+    recorder.record(epoch(2))
+    recorder.close()
+    assert store.ages_s[0] >= 0.4  # it is tried again after half a second
+    assert store.ages_s[0] > store.ages_s[1] + 0.15
     assert not recorder.has_lost_lease
 
 
