@@ -66,7 +66,7 @@ class DrivingStore:
         stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._study_id = study_id
+        self.study_id = study_id
         self._driver_attempt = driver_attempt
         self._sleep_watch = SleepWatch(stopwatch)
 
@@ -89,15 +89,13 @@ class DrivingStore:
 
     def snapshot(self) -> StudySnapshot:
         """The whole study as it stands."""
-        of_study = tables.trials.c.study_id == self._study_id
+        of_study = tables.trials.c.study_id == self.study_id
         with self._database.reading() as connection:
-            study = connection.execute(
-                select(tables.studies).where(tables.studies.c.id == self._study_id)
-            ).one_or_none()
+            study = connection.execute(select(tables.studies).where(tables.studies.c.id == self.study_id)).one_or_none()
             study = self._checked(study)
             configurations = connection.execute(
                 select(tables.configurations)
-                .where(tables.configurations.c.study_id == self._study_id)
+                .where(tables.configurations.c.study_id == self.study_id)
                 .order_by(tables.configurations.c.number)
             ).all()
             trials = connection.execute(select(tables.trials).where(of_study).order_by(tables.trials.c.number)).all()
@@ -107,7 +105,7 @@ class DrivingStore:
                 .where(of_study)
                 .order_by(tables.results.c.id)
             ).all()
-            spent = spent_on_attempts(connection, self._study_id)
+            spent = spent_on_attempts(connection, self.study_id)
             return StudySnapshot(
                 study=records.as_record(Study, study),
                 configurations=[records.as_record(Configuration, row) for row in configurations],
@@ -124,9 +122,7 @@ class DrivingStore:
         table, trials = tables.configurations, tables.trials
         with self._database.reading() as connection:
             rows = connection.execute(
-                select(table)
-                .where(table.c.study_id == self._study_id, table.c.number > number)
-                .order_by(table.c.number)
+                select(table).where(table.c.study_id == self.study_id, table.c.number > number).order_by(table.c.number)
             ).all()
             of_them = connection.execute(
                 select(trials).where(trials.c.configuration_id.in_([row.id for row in rows])).order_by(trials.c.number)
@@ -150,12 +146,12 @@ class DrivingStore:
         with self._database.writing() as connection:
             self._lock(connection)
             if self._last_number(connection, tables.configurations) != last_known:
-                raise NewConfigurationsError(f"study {self._study_id} has configurations after number {last_known}")
+                raise NewConfigurationsError(f"study {self.study_id} has configurations after number {last_known}")
             now = self._database.now(connection)
             added = insert_configuration(
-                connection, self._study_id, point, point_key, seeds, at=now, origin=Origin.SEARCH
+                connection, self.study_id, point, point_key, seeds, at=now, origin=Origin.SEARCH
             )
-            records.touch_study(connection, self._study_id)
+            records.touch_study(connection, self.study_id)
             return added
 
     def add_confirming_trials(self, configuration_id: str, seeds: Sequence[int]) -> list[Trial]:
@@ -165,7 +161,7 @@ class DrivingStore:
         """
         table = tables.trials
         known = select(table).where(
-            table.c.study_id == self._study_id,
+            table.c.study_id == self.study_id,
             table.c.configuration_id == configuration_id,
             table.c.purpose == Purpose.CONFIRM,
         )
@@ -175,8 +171,8 @@ class DrivingStore:
             if there:
                 return [records.as_record(Trial, row) for row in there]
             now = self._database.now(connection)
-            trials = insert_trials(connection, self._study_id, configuration_id, seeds, at=now, purpose=Purpose.CONFIRM)
-            records.touch_study(connection, self._study_id)
+            trials = insert_trials(connection, self.study_id, configuration_id, seeds, at=now, purpose=Purpose.CONFIRM)
+            records.touch_study(connection, self.study_id)
             return trials
 
     def record(self, reports: Sequence[Report], *, ages_s: Sequence[float] = ()) -> None:
@@ -196,7 +192,7 @@ class DrivingStore:
                 times = [self._happened_at(sign.at, age_s, study.running_since) for age_s in ages_s]
             news = [self._record(connection, report, at) for report, at in zip(reports, times, strict=True)]
             forgiven = {"driver_losses": 0} if any(news) else {}
-            records.touch_study(connection, self._study_id, **forgiven)
+            records.touch_study(connection, self.study_id, **forgiven)
 
     def finish(self, state: StudyState, reason: Reason, error: str | None = None, *, known: Known) -> StudyState:
         """Ends the study, and cancels its trials that have not ended; answers what has become of it.
@@ -212,13 +208,13 @@ class DrivingStore:
             if study.intent == Intent.CANCEL:
                 records.end_as_intended(connection, study, at=now)
             elif not knew_all:
-                for trial_id in records.trials_in(connection, self._study_id, [TrialState.RUNNING]):
+                for trial_id in records.trials_in(connection, self.study_id, [TrialState.RUNNING]):
                     self._pause_trial(connection, trial_id, now)
                 self._go_as_intended(connection, study, now)
             else:
                 records.cancel_open_trials(connection, study, at=now)
                 records.set_study_state(connection, study, state, at=now, reason=reason, error=error)
-            return StudyState(records.locked_study(connection, self._study_id).state)
+            return StudyState(records.locked_study(connection, self.study_id).state)
 
     def give_up_lease(self) -> None:
         """Ends the lease at once, so that the next driver need not wait until it runs out. One that has is left so."""
@@ -236,11 +232,11 @@ class DrivingStore:
         with self._database.writing() as connection:
             study, now = self._lock_once_more(connection)
             self._go_as_intended(connection, study, now)
-            return StudyState(records.locked_study(connection, self._study_id).state)
+            return StudyState(records.locked_study(connection, self.study_id).state)
 
     def _go_as_intended(self, connection: Connection, study: Row[Any], now: datetime) -> None:
         """Its driver leaves it; the next one finishes what has begun of a study that is being stopped."""
-        if study.intent == Intent.STOP and records.has_begun(connection, self._study_id):
+        if study.intent == Intent.STOP and records.has_begun(connection, self.study_id):
             records.queue_again(connection, study, at=now)
         else:
             records.end_as_intended(connection, study, at=now)
@@ -257,7 +253,7 @@ class DrivingStore:
                 tables.trials.c.attempt,
                 tables.trials.c.started_at,
                 tables.trials.c.configuration_id,
-            ).where(tables.trials.c.id == report.trial_id, tables.trials.c.study_id == self._study_id)
+            ).where(tables.trials.c.id == report.trial_id, tables.trials.c.study_id == self.study_id)
         ).one()
         state = TrialState(trial.state)
         if isinstance(report, AttemptStarted):
@@ -331,7 +327,7 @@ class DrivingStore:
     def _move_trial(
         self, connection: Connection, trial_id: str, state: TrialState, now: datetime, **values: Any
     ) -> None:
-        records.move_trials(connection, self._study_id, [trial_id], state, at=now, **values)
+        records.move_trials(connection, self.study_id, [trial_id], state, at=now, **values)
 
     def _lock_once_more(self, connection: Connection) -> tuple[Row[Any], datetime]:
         """The study of a driver that ends by itself: its last sign of life is this moment.
@@ -348,9 +344,12 @@ class DrivingStore:
         return self._sleep_watch.look(lambda: self._database.now(connection))
 
     @staticmethod
-    def _happened_at(now: datetime, age_s: float, running_since: datetime) -> datetime:
-        """When a report's event was: now, unless it had to wait for the store; not before its driver was there."""
-        return now if age_s < _WAITED_S else max(now - timedelta(seconds=age_s), running_since)
+    def _happened_at(now: datetime, age_s: float, running_since: datetime | None) -> datetime:
+        """When a report's event was: now, unless it had to wait for the store; not before its driver was there.
+
+        Of a driver that an older version has started nobody knows when that was.
+        """
+        return now if age_s < _WAITED_S else max(now - timedelta(seconds=age_s), running_since or now)
 
     def _show_life(self, connection: Connection, study: Row[Any], sign: Sign, **values: Any) -> float:
         """Writes these columns with the driver's sign of life, which is no change that anybody waits for.
@@ -360,26 +359,26 @@ class DrivingStore:
         slept_s = self._sleep_watch.slept_s(study.seen_at, sign)
         if slept_s:
             data = {"driver_attempt": self._driver_attempt, "seconds": slept_s}
-            records.add_event(connection, self._study_id, DRIVER_SLEPT, data, at=sign.at)
+            records.add_event(connection, self.study_id, DRIVER_SLEPT, data, at=sign.at)
         table = tables.studies
-        connection.execute(table.update().where(table.c.id == self._study_id).values(seen_at=sign.at, **values))
+        connection.execute(table.update().where(table.c.id == self.study_id).values(seen_at=sign.at, **values))
         return slept_s
 
     def _lock(self, connection: Connection) -> Row[Any]:
         try:
-            return self._checked(records.locked_study(connection, self._study_id))
+            return self._checked(records.locked_study(connection, self.study_id))
         except StudyNotFoundError:
             return self._checked(None)
 
     def _checked(self, study: Row[Any] | None) -> Row[Any]:
         if study is None:
-            raise LeaseLostError(f"study {self._study_id} is gone")
+            raise LeaseLostError(f"study {self.study_id} is gone")
         if study.driver_attempt != self._driver_attempt or not StudyState(study.state).has_driver:
             raise LeaseLostError(
-                f"driver {self._driver_attempt} of study {self._study_id} has lost its lease: "
+                f"driver {self._driver_attempt} of study {self.study_id} has lost its lease: "
                 f"the study is {study.state} under driver {study.driver_attempt}"
             )
         return study
 
     def _last_number(self, connection: Connection, table: Table) -> int:
-        return last_number(connection, table, self._study_id)
+        return last_number(connection, table, self.study_id)

@@ -327,7 +327,12 @@ def _lose_attempts(connection: Connection, study: Row[Any], *, at: datetime) -> 
 
 
 def _was_waiting(connection: Connection, study: Row[Any], *, at: datetime) -> bool:
-    """Whether a locked study's driver, no longer young, trained nothing at its end."""
+    """Whether a locked study's driver, no longer young, trained nothing at its end.
+
+    Of a driver that an older version has started nobody knows when that was.
+    """
+    if study.running_since is None:
+        return False
     lived = records.last_seen(study, at) - study.running_since
     return lived >= _STEADY and not records.trials_in(connection, study.id, [TrialState.RUNNING])
 

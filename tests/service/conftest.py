@@ -17,11 +17,13 @@ from starlette.testclient import TestClient
 from service.api.app import create_app, server_of
 from service.settings import Settings
 from service.spec import parse_spec
+from service.store import tables
 from service.store.database import Database
 from service.store.driving import DrivingStore
+from service.store.inserting import last_number
 from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import ReconcilingStore
-from service.store.reports import AttemptLost, AttemptStarted, EpochReported, TrialEnded
+from service.store.reports import AttemptLost, AttemptStarted, EpochReported, Report, TrialEnded
 from service.store.studies import NewStudy, StudyStore
 from service.study import Reason, Scalar, Study, StudyState, Trial, TrialState
 from tests.postgresql import Databases, EmptyStores, PostgresqlMissingError, PostgresqlServer
@@ -160,35 +162,44 @@ class Life:
 
     def propose(self, driver: DrivingStore, point: dict[str, Scalar], seeds: tuple[int, ...] = (0, 1)) -> list[Trial]:
         """A configuration with its PENDING trials."""
-        known = len(driver.snapshot().configurations)
+        with self._database.reading() as connection:  # a snapshot would read the whole study
+            known = last_number(connection, tables.configurations, driver.study_id)
         return driver.add_configuration(point, str(sorted(point.items())), seeds, last_known=known)[1]
 
     def train(self, driver: DrivingStore, trial: Trial, accuracy: float, *, epochs: int = 3) -> None:
         """Runs the trial to its success; its accuracy grows up to the given one."""
-        self.begin(driver, trial)
-        metrics = [{"val_accuracy": accuracy - 0.1 * (epochs - epoch)} for epoch in range(1, epochs + 1)]
-        driver.record(
-            [EpochReported(trial.id, 1, epoch, {**values, "val_loss": 1.0}) for epoch, values in enumerate(metrics, 1)]
-        )
-        driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, accuracy)])
+        driver.record(self._training(trial, accuracy, epochs))
 
     def begin(self, driver: DrivingStore, trial: Trial, attempt: int = 1) -> None:
         driver.record([AttemptStarted(trial.id, attempt, "node-1")])
 
     def run(self, driver: DrivingStore, trials: Sequence[Trial], accuracies: Sequence[float | None]) -> None:
         """Trains each of the trials, or has it fail where its accuracy is None."""
+        reports: list[Report] = []
         for trial, accuracy in zip(trials, accuracies, strict=True):
-            if accuracy is None:
-                self.fail(driver, trial)
-            else:
-                self.train(driver, trial, accuracy)
+            reports += self._failure(trial) if accuracy is None else self._training(trial, accuracy)
+        driver.record(reports)
 
     def lose(self, driver: DrivingStore, trial: Trial, attempt: int = 1) -> None:
         driver.record([AttemptLost(trial.id, attempt, "the node went away")])
 
     def fail(self, driver: DrivingStore, trial: Trial, error: str = "ValueError: no") -> None:
-        self.begin(driver, trial)
-        driver.record([TrialEnded(trial.id, 1, TrialState.FAILED, None, error)])
+        driver.record(self._failure(trial, error))
+
+    @staticmethod
+    def _training(trial: Trial, accuracy: float, epochs: int = 3) -> list[Report]:
+        metrics = [
+            {"val_accuracy": accuracy - 0.1 * (epochs - epoch), "val_loss": 1.0} for epoch in range(1, epochs + 1)
+        ]
+        return [
+            AttemptStarted(trial.id, 1, "node-1"),
+            *(EpochReported(trial.id, 1, epoch, values) for epoch, values in enumerate(metrics, 1)),
+            TrialEnded(trial.id, 1, TrialState.SUCCEEDED, accuracy),
+        ]
+
+    @staticmethod
+    def _failure(trial: Trial, error: str = "ValueError: no") -> list[Report]:
+        return [AttemptStarted(trial.id, 1, "node-1"), TrialEnded(trial.id, 1, TrialState.FAILED, None, error)]
 
     def succeed(self, driver: DrivingStore) -> None:
         driver.finish(StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED, known=driver.snapshot().known)

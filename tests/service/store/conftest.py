@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from service.spec import parse_spec
+from service.store import tables
 from service.store.database import Database
 from service.store.driving import DrivingStore
 from service.store.exporting import ExportStore
+from service.store.inserting import last_number
 from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import DriverClaim, ReconcilingStore
 from service.store.reports import AttemptStarted, EpochReported, TrialEnded
@@ -78,7 +80,8 @@ class Stores:
 
     def propose(self, driver: DrivingStore, seeds: Sequence[int] = (0,)) -> list[Trial]:
         point: dict[str, Scalar] = {"rho": float(next(self._points))}
-        known = len(driver.snapshot().configurations)
+        with self.database.reading() as connection:  # a snapshot would read the whole study
+            known = last_number(connection, tables.configurations, driver.study_id)
         return driver.add_configuration(point, repr(point), seeds, last_known=known)[1]
 
     def begin(self, driver: DrivingStore, attempt: int = 1) -> Trial:
