@@ -38,8 +38,10 @@ def overfitted(life: Life, metric: str, mode: str, at: str = "last", *, confirme
             reached = values[-1] if at == "last" else max(values) if mode == "max" else min(values)
             epochs = zip(accuracies, losses, strict=True)
             driver.record(
-                EpochReported(trial.id, 1, epoch, {"val_accuracy": accuracy, "val_loss": loss})
-                for epoch, (accuracy, loss) in enumerate(epochs, 1)
+                [
+                    EpochReported(trial.id, 1, epoch, {"val_accuracy": accuracy, "val_loss": loss})
+                    for epoch, (accuracy, loss) in enumerate(epochs, 1)
+                ]
             )
             driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, reached)])
     life.succeed(driver)
