@@ -23,7 +23,7 @@ StudyOrder = Literal["-created_at", "created_at", "name", "-name"]
 """A minus begins with the last: -created_at is the newest first."""
 
 ConfigurationOrder = Literal["number", "-number", "objective"]
-"""objective: the best mean of the search trials first."""
+"""objective: the best mean of the search trials first, of the complete configurations before those that lack a seed."""
 
 TrialOrder = Literal["number", "-number"]
 
@@ -87,7 +87,8 @@ class BestConfiguration(_Answer):
     mode: Literal["max", "min"]
     best: ConfigurationResult | None = Field(
         description="the best confirmed configuration where there are any, by the mean over its confirming trials, "
-        "else the best one whose search trials all succeeded, by their mean; null where there is neither"
+        "else the best one whose search trials all succeeded, by their mean, else of those of which most seeds "
+        "succeeded (`complete` is false then); null where no trial succeeded"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from search_spaces import GridNeedsStepError, Parameter, Scalar, SearchSpace
 from search_spaces.checking import near_miss, shown
-from search_spaces.parameters import CategoricalParameter, FloatParameter
+from search_spaces.parameters import CategoricalParameter, FloatParameter, IntParameter
 from service.errors import FieldProblem
 from service.spec_sections import (
     Algorithm,
@@ -198,6 +198,9 @@ def _objective_problems(parts: Parts) -> Iterator[FieldProblem]:
     objective, field = parts.objective, "objective.metric"
     if objective is None:
         return
+    if objective.metric.endswith("accuracy") and objective.target is not None and not 0 <= objective.target <= 1:
+        message = f"must be between 0 and 1, as an accuracy is (90 % is 0.9), got {shown(objective.target)}"
+        yield FieldProblem("objective.target", message)
     sound = [_with_defaults_for_unsound(values) for values in _combinations(parts, METRIC_FIELDS).values]
     sound = [values for values in sound if values["dataset"] in DATASETS]
     reported = list(dict.fromkeys(reported_metrics(values) for values in sound))
@@ -231,6 +234,12 @@ def _with_defaults_for_unsound(values: Mapping[str, Any]) -> dict[str, Any]:
 def _grid_problems(parts: Parts) -> Iterator[FieldProblem]:
     if parts.space is None or parts.algorithm is None or parts.algorithm.name != "grid":
         return
+    for name, parameter in (parts.parameters or {}).items():
+        if isinstance(parameter, IntParameter) and parameter.log:
+            message = (
+                f"a grid has every step of {name}, with log too: leave it out, or give {name} as categorical choices"
+            )
+            yield FieldProblem(f"search_space.{name}.log", message)
     try:
         size = parts.space.grid_size()
     except GridNeedsStepError as error:

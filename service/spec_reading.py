@@ -187,7 +187,8 @@ def _message(detail: ErrorDetails) -> str:
         return f"{_KINDS[kind]}, got {given}"
     if kind in _LIMITS:
         limit, words = _LIMITS[kind]
-        return f"{words} {ctx[limit]:,g}, got {given}"
+        bound = ctx[limit]
+        return f"{words} {f'{bound:,}' if isinstance(bound, int) else f'{bound:,g}'}, got {given}"
     match kind:
         case "missing":
             return "is required"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from search_spaces.checking import StrictModel
 from service.receivers import MAX_URL, RefusedReceiverError, parse_receiver
-from service.study import StudyState
+from service.study import Reason, StudyState
+
+STUDY_STATE = "study.state"
+"""The kind of event that webhooks are told."""
 
 MAX_PER_OWNER = 20
 """Webhooks that one owner may have."""
@@ -59,6 +62,33 @@ class NewWebhook(StrictModel):
     states: list[StudyState] = Field(
         default_factory=list, max_length=len(StudyState), description="the study states to be told; empty: all of them"
     )
+
+
+class StudyStateData(BaseModel):
+    """The study, as it was when its state changed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    name: str
+    owner: str
+    state: StudyState
+    reason: Reason | None = Field(description="why it has ended; null where it has not")
+    error: str | None = Field(description="the end of the study's error, 2,000 characters at most")
+    url: str = Field(description="where the study is in the API")
+
+
+class StudyStateMessage(BaseModel):
+    """What a webhook is sent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["study.state"]
+    id: str = Field(
+        description="the same in every attempt, as the header webhook-id", examples=["msg_0123456789abcdef"]
+    )
+    created_at: datetime = Field(description="when the state changed")
+    data: StudyStateData
 
 
 class DeliveryState(StrEnum):

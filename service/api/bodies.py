@@ -29,7 +29,7 @@ class StudyPatch(StrictModel):
         examples=[{"max_trials": 120}],
     )
     labels: Labels = Field(default_factory=dict, description="all of them: they replace those before")
-    description: Description = ""
+    description: Description = Field(default_factory=str, description="the whole of it: it replaces the one before")
 
     def changes(self) -> StudyChanges:
         """The same for the store."""

@@ -34,7 +34,8 @@ def list_configurations(
     origin: Annotated[Origin | None, Query(description="proposed by the search, or enqueued by a user")] = None,
     complete: Annotated[bool | None, Query(description="whether every search trial has a result")] = None,
     order_by: Annotated[
-        ConfigurationOrder, Query(description="as they were proposed, the last first, or by the search mean")
+        ConfigurationOrder,
+        Query(description="as they were proposed, the last first, or by the search mean, the complete ones first"),
     ] = "number",
     page_size: Annotated[int, Query(ge=1, le=1_000)] = 100,
     page_token: PageToken = None,

@@ -23,9 +23,9 @@ from service.errors import (
     TooManyRequestsError,
     UnauthenticatedError,
 )
-from service.store.outbox import STUDY_STATE
 from service.store.studies import StudyStore
 from service.study import Event, Study, StudyState
+from service.webhook import STUDY_STATE
 
 POLL_S = 0.25
 LOOK_S = 1.0

@@ -52,7 +52,7 @@ def compare_studies(
 
 @router.get("/studies/{study_id}/best", responses=documented(StudyNotFoundError))
 def read_best(study_id: StudyId, studies: Studies) -> BestConfiguration:
-    """The best confirmed configuration, else the best of those whose search trials all succeeded."""
+    """The best confirmed configuration, else the best whose search trials all succeeded, else that of most seeds."""
     return reading.best_configuration(studies, study_id)
 
 

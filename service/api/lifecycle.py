@@ -23,10 +23,8 @@ from service.study import Study, StudyState
 
 router = APIRouter(prefix="/studies/{study_id}", tags=["lifecycle"])
 
-_DONE: dict[int | str, dict[str, Any]] = {
-    200: {"headers": ETAG},
-    **documented(StudyNotFoundError, InvalidTransitionError),
-}
+_REFUSED = documented(StudyNotFoundError, InvalidTransitionError)
+_DONE: dict[int | str, dict[str, Any]] = {200: {"headers": ETAG}, **_REFUSED}
 
 
 def _steered(on_its_way: str) -> dict[int | str, dict[str, Any]]:
@@ -61,7 +59,7 @@ def cancel_study(study_id: StudyId, lifecycle: Lifecycle, response: Response) ->
     return _answer(response, study, done=study.state.is_final)
 
 
-@router.post("/retry", status_code=202, responses={202: {"headers": ETAG}, **_DONE})
+@router.post("/retry", status_code=202, responses={202: {"headers": ETAG}, **_REFUSED})
 def retry_study(study_id: StudyId, lifecycle: Lifecycle, response: Response) -> Study:
     """Runs a finished study's failed trials again from their checkpoints, and what its failure cut off."""
     return _answer(response, lifecycle.retry(study_id), done=False)

@@ -20,10 +20,29 @@ from service.errors import (
     UnauthenticatedError,
 )
 from service.spec import StudySpec
-from service.webhook import NewWebhook
+from service.study import Event
+from service.webhook import STUDY_STATE, NewWebhook, StudyStateMessage
 
 _REFERENCE = "#/components/schemas/{model}"
 _PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(model="Problem")}}}
+
+_WEBHOOK = {
+    "summary": "A study of the webhook's owner has changed its state",
+    "description": "Signed as Standard Webhooks 1.0 has it, in order and at least once: it is sent again unless a 2xx "
+    "takes it within 10 s.",
+    "parameters": [
+        {"name": name, "in": "header", "required": True, "description": what, "schema": {"type": "string"}}
+        for name, what in {
+            "webhook-id": "the message's id, the same in every attempt",
+            "webhook-timestamp": "Unix time of this attempt",
+            "webhook-signature": "v1,<base64 of HMAC-SHA256 over id.timestamp.body>",
+        }.items()
+    ],
+    "requestBody": {
+        "content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model="StudyStateMessage")}}}
+    },
+    "responses": {"2XX": {"description": "taken"}},
+}
 
 _RAW_BODIES = (StudySpec, StudyPatch, NewPoint, NewKey, NewWebhook)
 """What bodies are that routes read raw, so that every problem comes in one answer."""
@@ -48,17 +67,26 @@ def install(app: FastAPI) -> None:
 
 
 def _completed(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with StudySpec and Problem among its schemas, and 422 and 500 as the problems they are."""
+    """The document with what FastAPI does not see among its schemas, and 422 and 500 as the problems they are."""
     _, definitions = models_json_schema(
-        [*((model, "validation") for model in _RAW_BODIES), (Problem, "serialization")], ref_template=_REFERENCE
+        [
+            *((model, "validation") for model in _RAW_BODIES),
+            *((model, "serialization") for model in (Problem, Event, StudyStateMessage)),
+        ],
+        ref_template=_REFERENCE,
     )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name, schema in definitions["$defs"].items():
         schemas.setdefault(name, schema)
     document["components"].setdefault("securitySchemes", {})["key"] = _KEY_SCHEME
+    document["webhooks"] = {STUDY_STATE: {"post": _WEBHOOK}}
     for path, operations in document["paths"].items():
         for operation in operations.values():
             responses = operation["responses"]
+            for response in responses.values():
+                for content in response.get("content", {}).values():
+                    if content.pop("itemSchema", None):  # a word of OpenAPI 3.2 in a document of 3.1
+                        content["schema"] = {"type": "string"}
             _describe_surroundings(path, operation)
             if "HTTPValidationError" in str(responses.get("422")):
                 responses["422"] = {"description": "The request is not valid (`invalid_request`)", "content": _PROBLEM}

@@ -172,7 +172,7 @@ def list_studies(
     state: Annotated[list[StudyState] | None, Query(max_length=len(StudyState), description="any of these")] = None,
     label: Annotated[
         list[Label] | None,
-        Query(max_length=32, description="key:value; a study must have all that are given", examples=["team:vision"]),
+        Query(max_length=32, description="key:value; a study must have all that are given", examples=[["team:vision"]]),
     ] = None,
     name: Annotated[str | None, Query(max_length=200, pattern=NO_NUL)] = None,
     name_contains: Annotated[

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.answers import StudyComparison, StudyDifference
-from service.cli.rendering import plain_table, scale_of, shown_interval, shown_point, shown_summary
+from service.cli.rendering import in_its_unit, plain_table, scale_of, shown_interval, shown_point, shown_summary
 
 _VALUES = {
     "confirmed": "over the trials that confirm the best configurations on fresh seeds",
@@ -23,7 +23,8 @@ def comparison_tables(comparison: StudyComparison) -> Iterator[RenderableType]:
     yield _differences(comparison)
     tests = dict.fromkeys(row.test for row in comparison.differences if row.test)
     done = f"; {' and '.join(f'{test} tests' for test in tests)}, two-sided" if tests else ""
-    yield Text(f"{comparison.metric} {_VALUES[comparison.values]}{done}{_correction(comparison)}", style="dim")
+    values = f"{comparison.metric}, {comparison.at} epoch, {_VALUES[comparison.values]}"
+    yield Text(f"{values}{done}{_correction(comparison)}", style="dim")
 
 
 def _correction(comparison: StudyComparison) -> str:
@@ -38,8 +39,8 @@ def _correction(comparison: StudyComparison) -> str:
 
 def _studies(comparison: StudyComparison) -> Table:
     """The best configuration of each; (2/3) where trials have no value."""
-    metric = f"{comparison.metric}, {comparison.at} epoch"
-    table = plain_table("study", "name", "best configuration", metric, "95 % interval")
+    metric = in_its_unit(comparison.metric)
+    table = plain_table("study", "name", "best configuration", metric, "95 % interval", ids=["study"])
     for side in comparison.studies:
         point = "none yet" if side.configuration is None else shown_point(side.configuration.configuration.point)
         table.add_row(
@@ -54,7 +55,9 @@ def _studies(comparison: StudyComparison) -> Table:
 
 def _differences(comparison: StudyComparison) -> Table:
     """Each later study against the first."""
-    table = plain_table("difference", "", "95 % interval", "p", f"p ({comparison.correction})", "test")
+    table = plain_table(
+        "difference", "", "95 % interval", "p", f"p ({comparison.correction})", "test", ids=["difference"]
+    )
     scale = scale_of(comparison.metric)
     for row in comparison.differences:
         interval = "" if row.low is None or row.high is None else f"[{row.low * scale:+.3g}, {row.high * scale:+.3g}]"

@@ -26,6 +26,8 @@ def doctor(
     Exits with 1 where something is wrong; works while the service is down too. It writes a small file to the storage
     and deletes it.
     """
+    from service.cli.rendering import console
+
     current = settings()
     found: list[Finding] = []
     for finding in examine(current):
@@ -40,9 +42,9 @@ def doctor(
     typer.echo()
     number = sum(finding.verdict is Verdict.WRONG for finding in found)
     if number:
-        typer.secho(f"{number} {'thing is' if number == 1 else 'things are'} wrong", fg=typer.colors.RED)
+        console().print(f"{number} {'thing is' if number == 1 else 'things are'} wrong", style="red")
         raise typer.Exit(1)
-    typer.secho("nothing is wrong", fg=typer.colors.GREEN)
+    console().print("nothing is wrong", style="green")
 
 
 def shown_settings(current: Settings, *, only_set: bool = False) -> dict[str, str]:

@@ -62,7 +62,7 @@ def list_keys() -> None:
     if not found:
         typer.echo("no keys; `samstudy keys create --owner NAME --role admin` makes one")
         return
-    table = plain_table("id", "owner", "role", "name", "created", "last used", "revoked")
+    table = plain_table("id", "owner", "role", "name", "created", "last used", "revoked", ids=["id"])
     for key in found:
         times = (f"{at:%Y-%m-%d %H:%M}" if at else "–" for at in (key.created_at, key.last_used_at, key.revoked_at))
         table.add_row(key.id, key.owner, key.role, key.name, *times)

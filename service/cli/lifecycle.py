@@ -13,6 +13,8 @@ from service.cli.studies import StudyArgument, client, watched
 from service.errors import VersionConflictError
 from service.study import Study, StudyState
 
+_NO_LIMIT = ("none", "null")
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
@@ -106,7 +108,8 @@ def budget(
             for limit, value in before.spec["budget"].items():
                 typer.echo(f"{limit}: {'none' if value is None else value}")
             return
-        changes = assignments(limits, example="max_trials=120")
+        given = assignments(limits, example="max_trials=120")
+        changes = {limit: None if value in _NO_LIMIT else value for limit, value in given.items()}
         try:
             study = service.update(study_id, budget=changes, version=before.version)
         except VersionConflictError:  # somebody changed another thing, such as a label: these limits are still meant
@@ -123,11 +126,8 @@ def enqueue(
 ) -> None:
     """Have a study try a point of its search space, before what its search proposes."""
     point = assignments(values, example="rho=0.1")
-    missing = [name for name, value in point.items() if value is None]
-    if missing:
-        raise typer.BadParameter(f"{missing[0]} needs a value")
     with client() as service:
-        result = service.enqueue(study_id, {name: value for name, value in point.items() if value is not None})
+        result = service.enqueue(study_id, point)
     trials = sum(result.trial_states.values())
     number = result.configuration.number
     typer.echo(f"study {study_id} tries it as configuration {number}, {trials} trial{'s' * (trials > 1)}")

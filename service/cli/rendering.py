@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.analysis.aggregation import ConfigurationResult, Summary
-from service.analysis.labelling import lost_confirmation
+from service.analysis.labelling import lost_confirmation, missing_seeds
 from service.answers import StudyDetail, StudyOverview
 from service.spec import Objective
 from service.study import Scalar, StudyState, TrialState
@@ -69,13 +69,15 @@ def objective_of(study: StudyDetail) -> Objective:
 
 
 def studies_table(studies: Sequence[StudyOverview]) -> Table:
-    """Studies, one a line."""
-    table = plain_table("id", "name", "state", "trials done", "created", "labels")
+    """Studies, one a line; with their owners where they have several."""
+    owners = len({study.owner for study in studies}) > 1
+    table = plain_table("id", "name", *["owner"] * owners, "state", "trials done", "created", "labels", ids=["id"])
     for study in studies:
         done = sum(count for state, count in study.trial_counts.items() if state.is_final)
         table.add_row(
             study.id,
             study.name,
+            *[study.owner] * owners,
             _state(study, archived=study.archived_at is not None),
             f"{done}/{'?' if study.trials_planned is None else study.trials_planned}",
             f"{study.created_at:%Y-%m-%d %H:%M}",
@@ -208,7 +210,12 @@ def scale_of(metric: str) -> float:
 
 def metric_label(objective: Objective) -> str:
     """The objective's metric with its unit."""
-    return f"{objective.metric} in %" if _is_share(objective.metric) else objective.metric
+    return in_its_unit(objective.metric)
+
+
+def in_its_unit(metric: str) -> str:
+    """The metric's name with the unit in which it is shown."""
+    return f"{metric} in %" if _is_share(metric) else metric
 
 
 def _best(study: StudyDetail) -> Iterator[RenderableType]:
@@ -223,7 +230,10 @@ def _best(study: StudyDetail) -> Iterator[RenderableType]:
             is_whole = best.confirmed.n == best.confirming_trials
             yield Text(f"      {label}: {shown}, on fresh seeds{': the honest number' if is_whole else ''}")
         searched = " in the search" if best.confirmed or lost else ""
-        yield Text(f"      {label}{searched}: {_with_interval(best.objective, metric)}")
+        of = len(best.by_seed) + len(best.missing_by_seed)
+        yield Text(f"      {label}{searched}: {_with_interval(best.objective, metric, of=of)}")
+        if missing := missing_seeds(best.missing_by_seed):
+            yield Text(f"      {missing}", style="yellow")
         if lost:
             yield Text(f"      confirmation: {lost}", style="yellow")
         yield from _beside(best, _SHOWN_BESIDE - {metric}, searched=searched)
@@ -232,7 +242,7 @@ def _best(study: StudyDetail) -> Iterator[RenderableType]:
 def _beside(best: ConfigurationResult, metrics: Set[str], *, searched: str) -> Iterator[RenderableType]:
     """These metrics, over the fresh seeds where they are known. searched: what is said of those of the search."""
     for metric in sorted(metrics & (best.metrics.keys() | best.confirmed_metrics.keys())):
-        label = f"{metric} in %" if _is_share(metric) else metric
+        label = in_its_unit(metric)
         confirmed = best.confirmed_metrics.get(metric)
         if confirmed is not None:
             shown = shown_summary(confirmed, metric, of=best.confirming_trials)
@@ -249,7 +259,7 @@ def _confirmed(result: ConfigurationResult, metric: str) -> str:
 
 
 def _with_interval(summary: Summary | None, metric: str, *, of: int = 0) -> str:
-    interval = shown_interval(summary, metric) or "unknown with one seed"
+    interval = shown_interval(summary, metric) or "unknown with one value"
     return f"{shown_summary(summary, metric, of=of)}, 95 % interval {interval}"
 
 
@@ -286,9 +296,12 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def plain_table(*columns: str) -> Table:
-    """An empty table in the style of all of them."""
+def plain_table(*columns: str, ids: Collection[str] = ()) -> Table:
+    """An empty table in the style of all of them: nothing in it is cut off.
+
+    ids: the columns of which each cell is on one line, so that it can be copied; the others make room.
+    """
     table = Table(box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, no_wrap=column in ids, overflow="fold")
     return table

@@ -71,6 +71,7 @@ def list_studies(
     state: Annotated[list[StudyState] | None, typer.Option(help="Only these; can be repeated.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY:VALUE", help="Can be repeated.")] = None,
     name: Annotated[str | None, typer.Option(help="Only studies of this name.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Only this owner's, for admins, who see all.")] = None,
     archived: Annotated[bool, typer.Option("--archived", help="Those that were put out of sight.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     as_json: Json = False,
@@ -89,13 +90,15 @@ def list_studies(
             raise typer.BadParameter(f"a study has one value of the label {key!r}, got {labels[key]!r} and {value!r}")
     with client() as service:
         pages = service.studies(
-            states=state or (), labels=labels, name=name, archived=archived, page_size=min(limit, 200)
+            states=state or (), labels=labels, name=name, owner=owner, archived=archived, page_size=min(limit, 200)
         )
         found = list(islice(pages, limit))
     if as_json:
         typer.echo(json.dumps([study.model_dump(mode="json") for study in found], indent=2))
     elif found:
         rendering.console().print(rendering.studies_table(found))
+    elif state or label or name or owner or archived:
+        typer.echo("no study is like this")
     else:
         typer.echo("no studies; start one with `samstudy submit FILE`")
 

@@ -19,7 +19,7 @@ _BAR_WIDTH = 30
 
 def trials_table(trials: Sequence[TrialOverview], *, objective: Objective) -> Table:
     """Trials, one a line; what confirms is marked."""
-    table = plain_table("trial", "seed", "state", "attempts", "epochs", metric_label(objective), "")
+    table = plain_table("trial", "seed", "state", "attempts", "epochs", metric_label(objective), "", ids=["trial"])
     for trial in trials:
         table.add_row(
             trial.id,

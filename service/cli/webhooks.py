@@ -54,7 +54,7 @@ def list_webhooks() -> None:
     if not found:
         typer.echo("no webhooks; `samstudy webhooks create URL` makes one")
         return
-    table = plain_table("id", "url", "states", "owner", "created")
+    table = plain_table("id", "url", "states", "owner", "created", ids=["id"])
     for webhook in found:
         url = Text(webhook.url, overflow="fold")
         states = " ".join(webhook.states) or "all"
@@ -80,7 +80,7 @@ def deliveries(webhook_id: WebhookArgument) -> None:
     if not webhook.deliveries:
         typer.echo("nothing was to be sent to it yet")
         return
-    table = plain_table("study", "its state", "told at", "delivery", "attempts", "error", "next attempt")
+    table = plain_table("study", "its state", "told at", "delivery", "attempts", "error", "next attempt", ids=["study"])
     for delivery in webhook.deliveries:
         next_at = f"{delivery.next_attempt_at:%Y-%m-%d %H:%M:%S}" if delivery.next_attempt_at else ""
         told_at = f"{delivery.created_at:%Y-%m-%d %H:%M:%S}"

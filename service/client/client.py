@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -44,7 +45,7 @@ from service.client.handle import StudyHandle
 from service.errors import FieldProblem, InvalidRequestError
 from service.log_stream import log_text
 from service.spec import Plan, StudySpec, load_spec
-from service.study import Purpose, Result, Scalar, Study, StudyState, TrialState
+from service.study import Origin, Purpose, Result, Scalar, Study, StudyState, TrialState
 from service.webhook import Webhook
 from trainers.catalog import DatasetFacts, ModelFacts
 
@@ -101,14 +102,21 @@ class Client(Connection):
         name_contains: str | None = None,
         owner: str | None = None,
         archived: bool = False,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         order_by: StudyOrder = "-created_at",
         page_size: int = 50,
     ) -> Iterator[StudyOverview]:
-        """Studies, newest first, page after page as they are asked for. owner: for admins, who see those of all."""
+        """Studies, newest first, page after page as they are asked for. owner: for admins, who see those of all.
+
+        created_after, created_before: with a time zone.
+        """
         params: dict[str, Any] = {"page_size": page_size, "state": list(states), "order_by": order_by}
         params["label"] = [f"{key}:{value}" for key, value in (labels or {}).items()]
         given = {"name": name, "name_contains": name_contains, "owner": owner, "archived": archived or None}
         params |= {key: value for key, value in given.items() if value is not None}
+        moments = {"created_after": created_after, "created_before": created_before}
+        params |= {key: moment.isoformat() for key, moment in moments.items() if moment is not None}
         for page in self._pages(StudyList, "/studies", params):
             yield from page.studies
 
@@ -185,10 +193,21 @@ class Client(Connection):
         return self._ask(ConfigurationResult, "POST", path, once_only=True, content=content, headers=_JSON)
 
     def configurations(
-        self, study_id: str, *, order_by: ConfigurationOrder = "number", limit: int | None = None
+        self,
+        study_id: str,
+        *,
+        origin: Origin | None = None,
+        complete: bool | None = None,
+        order_by: ConfigurationOrder = "number",
+        limit: int | None = None,
     ) -> list[ConfigurationResult]:
-        """Configurations with their results over seeds: all, or the first ones in this order."""
-        params = {"order_by": order_by, "page_size": min(limit or _LARGEST_PAGE, _LARGEST_PAGE)}
+        """Configurations with their results over seeds: all, or the first ones in this order.
+
+        origin: only those that the search proposed, or that a user enqueued. complete: only those of which every search
+        trial has a result, or of which one lacks it.
+        """
+        params: dict[str, Any] = {"order_by": order_by, "page_size": min(limit or _LARGEST_PAGE, _LARGEST_PAGE)}
+        params |= {key: value for key, value in {"origin": origin, "complete": complete}.items() if value is not None}
         pages = self._pages(ConfigurationList, f"{study_path(study_id)}/configurations", params)
         return list(islice((result for page in pages for result in page.configurations), limit))
 
@@ -237,7 +256,10 @@ class Client(Connection):
         return log_text(open_log, attempt=attempt, tail=tail, follow=follow, patience_s=self.patience_s)
 
     def best(self, study_id: str) -> ConfigurationResult | None:
-        """The best confirmed configuration, else the best one whose search trials all succeeded; None: neither."""
+        """The best confirmed configuration, else the best whose search trials all succeeded, else that of most seeds.
+
+        None where no trial succeeded.
+        """
         return self._ask(BestConfiguration, "GET", f"{study_path(study_id)}/best").best
 
     def surface(self, study_id: str, *, x: str = "lambda", y: str = "rho", panel: str | None = None) -> Surface:
@@ -320,7 +342,8 @@ def _sendable(idempotency_key: str | None) -> str:
     """The key, one of its own where none is given. Raises InvalidRequestError for what no header can carry."""
     if idempotency_key is None:
         return uuid4().hex
-    if not (idempotency_key.strip() and idempotency_key.isascii() and idempotency_key.isprintable()):
-        message = f"must be printable ASCII and not empty, got {shown(idempotency_key)}"
+    key = idempotency_key
+    if not (key and key == key.strip() and key.isascii() and key.isprintable()):
+        message = f"must be printable ASCII, not empty and without blanks around it, got {shown(key)}"
         raise InvalidRequestError(message, problems=[FieldProblem("Idempotency-Key", message)])
     return idempotency_key

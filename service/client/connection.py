@@ -186,8 +186,8 @@ def study_path(study_id: str) -> str:
 
 
 def quoted(part: str) -> str:
-    """The part as it may stand in a path."""
-    return quote(part, safe="")
+    """The part as it may stand in a path: also one that would name this folder or the one above."""
+    return quote(part, safe="") if part.strip(".") else part.replace(".", "%2E")
 
 
 def _default_url() -> str:

@@ -68,7 +68,10 @@ class StudyHandle:
         return self._client.trials(self.id, states=states)
 
     def best(self) -> ConfigurationResult | None:
-        """The best confirmed configuration, else the best one whose search trials all succeeded; None: neither."""
+        """The best confirmed configuration, else the best whose search trials all succeeded, else that of most seeds.
+
+        None where no trial succeeded.
+        """
         return self._client.best(self.id)
 
     def surface(self, *, x: str = "lambda", y: str = "rho", panel: str | None = None) -> Surface:

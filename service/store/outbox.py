@@ -10,9 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from service.store import tables
-
-STUDY_STATE = "study.state"
-"""The kind of event that webhooks are told."""
+from service.webhook import STUDY_STATE
 
 _MAX_ERROR = 2_000  # characters of a study's error
 

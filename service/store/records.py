@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, Table, insert, select, update
 
 from service.errors import StudyNotFoundError
 from service.store import tables
-from service.store.outbox import STUDY_STATE, put_into_outbox
+from service.store.outbox import put_into_outbox
 from service.store.sleeping import awake_s, sleeps_of
 from service.store.tables import storable_text
 from service.study import (
@@ -24,6 +24,7 @@ from service.study import (
     TrialState,
     check_study_transition,
 )
+from service.webhook import STUDY_STATE
 
 GIVEN_UP = datetime(1970, 1, 1, tzinfo=UTC)
 """When the lease of a driver ended that has given it up by itself."""

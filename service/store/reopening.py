@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from search_spaces.space import SearchSpace
 from service.errors import InvalidTransitionError
-from service.spec import StudySpec
+from service.spec import StudySpec, accepted_spec
 from service.spec_sections import Budget
 from service.store import records, tables
 from service.store.demands import at_target
@@ -28,9 +28,10 @@ def raised_limits(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> bool:
-    """Whether a study that has ended goes on with this spec; False where it waits for a retry of its failed trials.
+    """Whether a study that has ended goes on with this spec; False where that is no more than there is.
 
-    So it does where they are all that is left, and it was its time that it had used up. Raises InvalidTransitionError
+    So it is where a limit is raised that had been lowered below what has run, and where failed trials are all that is
+    left, and there was no time for their retry. Raises InvalidTransitionError
     where the next driver would only end it again.
     """
     failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
@@ -49,7 +50,7 @@ def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> 
     cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
     if not (cut_off or _ends_well(connection, study, failures) or _has_more_to_confirm(connection, study.id, spec)):
         no_more = _why_no_more(connection, study.id, spec)
-        if no_more and had_no_time:
+        if no_more and (had_no_time or _was_lowered(connection, study)):
             return False
         if no_more:
             otherwise = f"; a retry runs its {failures} failed trials again" if failures else ""
@@ -97,6 +98,12 @@ def _has_more_to_confirm(connection: Connection, study_id: str, spec: StudySpec)
     )
     confirmed = set(connection.execute(confirming.distinct()).scalars())
     return not confirmed.issuperset(connection.execute(best).scalars())
+
+
+def _was_lowered(connection: Connection, study: Row[Any]) -> bool:
+    """Whether its budget has allowed fewer configurations than there are."""
+    most = accepted_spec(study.spec).configuration_budget()
+    return most is not None and most < last_number(connection, tables.configurations, study.id)
 
 
 def _why_no_more(connection: Connection, study_id: str, spec: StudySpec) -> str | None:

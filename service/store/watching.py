@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Select, case, func, select
 
 from service.store import records, tables
 from service.store.database import Database
-from service.store.outbox import STUDY_STATE
 from service.study import StudyState, TrialState
+from service.webhook import STUDY_STATE
 
 CONTROLLER_LEASE = "controller"
 """Name of the lease by which a controller leads."""

@@ -107,13 +107,13 @@ class TestSubmit:
         with Client(served.url) as client:
             assert len(list(client.studies())) == 1
 
-    @pytest.mark.parametrize("key", ["", " ", "\u00e9", "a\nb"])
+    @pytest.mark.parametrize("key", ["", " ", " x", "x ", "\u00e9", "a\nb"])
     def test_a_key_that_no_header_carries_is_bad_input(
         self, served: RunningApi, spec_file: Path, capsys: pytest.CaptureFixture[str], key: str
     ) -> None:
         assert main(["submit", str(spec_file), "--idempotency-key", key]) == 2
         said = capsys.readouterr().err
-        assert f"Idempotency-Key: must be printable ASCII and not empty, got {key!r}" in said
+        assert f"Idempotency-Key: must be printable ASCII, not empty and without blanks around it, got {key!r}" in said
         with Client(served.url) as client:
             assert list(client.studies()) == []
 

@@ -26,6 +26,7 @@ from service.store import tables
 from service.store.database import Database
 from service.store.lifecycle import LifecycleStore, StudyChanges
 from service.store.reports import EpochReported, TrialEnded
+from service.store.studies import NewStudy
 from service.study import StudyState, TrialState
 
 if TYPE_CHECKING:
@@ -161,6 +162,19 @@ class TestBudget:
         assert command.refused("budget", life.create().id, limit)[0] == 2
 
 
+@pytest.mark.parametrize("limit", ["max_trials=3_0", "max_trials=", "max_trials"])
+def test_a_limit_is_a_number_as_people_write_it(command: Command, life: Life, limit: str) -> None:
+    study = life.create(budget={"max_trials": 20})
+    assert command.refused("budget", study.id, limit)[0] == 2
+    assert life.studies.get(study.id).spec["budget"]["max_trials"] == 20
+
+
+def test_a_point_may_have_a_word_that_means_no_limit_elsewhere(command: Command, life: Life) -> None:
+    study = life.create(search_space={"gradient_clip": {"type": "categorical", "choices": ["none", 1.0]}})
+    command("enqueue", study.id, "gradient_clip=none")
+    assert [one.point for one in life.studies.configurations(study.id)] == [{"gradient_clip": "none"}]
+
+
 def test_a_point_is_enqueued(command: Command, life: Life) -> None:
     study = life.create()
     said = command("enqueue", study.id, "lambda=1-1/t", "rho=0.2")
@@ -215,6 +229,21 @@ class TestTrials:
             "trials", study.id, "--limit", "1", "--state", "FAILED", "--state", "SUCCEEDED"
         )
         assert command("trials", life.create().id) == "no trials"
+
+    @pytest.mark.parametrize("width", ["60", "80"])
+    def test_ids_are_whole_in_a_narrow_terminal(
+        self, command: Command, life: Life, monkeypatch: pytest.MonkeyPatch, width: str
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", width)
+        study = life.create(name="a name that is not short at all", labels={"team": "vision", "stage": "exploring"})
+        driver = life.start(study)
+        first, second = life.propose(driver, {"lambda": 0.0, "rho": 0.1})
+        life.fail(driver, first, "RuntimeError: a long story of what went wrong in this trial, which nobody cuts short")
+        said = command("trials", study.id)
+        assert first.id in said
+        assert second.id in said
+        assert "…" not in said
+        assert study.id in command("list")
 
     def test_json_is_for_programs(self, command: Command, life: Life) -> None:
         study = life.finished(ACCURACIES)
@@ -271,7 +300,33 @@ def test_importances_are_shown_with_what_they_were_told_from(command: Command, l
     assert (code, "10 complete configurations" in said) == (1, True)
 
 
+def test_owners_are_told_apart_where_there_are_several(command: Command, life: Life, database: Database) -> None:
+    study = life.create()
+    assert "owner" not in command("list")
+    spec = {**study.spec, "name": "of-ada"}
+    other = life.studies.create(NewStudy("of-ada", "", {}, spec, "ada", "digest"))[0]
+    assert all(word in command("list") for word in ("owner", "local", "ada", study.id, other.id))
+    of_ada = command("list", "--owner", "ada")
+    assert (other.id in of_ada, study.id in of_ada) == (True, False)
+    assert command("list", "--label", "no:such") == "no study is like this"
+
+
+def test_a_study_whose_id_is_a_folder_is_none(command: Command) -> None:
+    for name in (".", ".."):
+        assert command.refused("show", name) == (2, f"error: no study has the id {name!r}")
+
+
 class TestShow:
+    @pytest.mark.parametrize(
+        ("values", "shown"), [((0.85, None, 0.87), "86.0 ± 1.4 (2/3)"), ((0.9, None), "90.0 (1/2)")]
+    )
+    def test_the_best_says_which_seeds_it_lacks(
+        self, command: Command, life: Life, values: tuple[float | None, ...], shown: str
+    ) -> None:
+        said = command("show", life.finished({(0.0, 0.1): values}, replicates={"seeds": [*range(len(values))]}).id)
+        assert f"val_accuracy in %: {shown}, 95 % interval" in said
+        assert "no value for seed 1: its trial failed" in said
+
     def test_confirmed_numbers_stand_beside_those_of_the_search(self, command: Command, life: Life) -> None:
         study = life.create(
             search_space={"lr": {"type": "float", "low": 0.01, "high": 0.1, "step": 0.01}},
@@ -285,7 +340,7 @@ class TestShow:
         first, second = driver.add_confirming_trials(f"{study.id}-1", [7, 8])
         life.train(driver, first, 0.6)
         said = command("show", study.id)
-        assert "val_accuracy in %: 60.0 (1/2), 95 % interval unknown with one seed, on fresh seeds" in said
+        assert "val_accuracy in %: 60.0 (1/2), 95 % interval unknown with one value, on fresh seeds" in said
         assert "honest" not in said
         life.train(driver, second, 0.6)
         said = command("show", study.id)
@@ -404,7 +459,10 @@ def test_studies_are_compared_by_what_confirms_them_and_it_is_said_how(command: 
     said = command("compare", a, b)
     assert "55.0 ± 7.1 (2)" in said
     assert "paired t, n = 2" in said
-    assert "val_accuracy over the trials that confirm the best configurations on fresh seeds; paired t tests" in said
+    assert (
+        "val_accuracy, last epoch, over the trials that confirm the best configurations on fresh seeds; paired t tests"
+        in said
+    )
     assert "Holm's correction for 1 comparison" in said
     assert "over the trials of the search" in command("compare", a, life.finished(ACCURACIES).id)
 

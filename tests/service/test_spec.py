@@ -114,6 +114,16 @@ def test_unreadable_values_do_not_hide_the_rest() -> None:
         ({"search_space": "lambda_rho_continuous"}, "search_space", "a grid needs a step for rho"),
         ({"objective": [{"metric": "a"}]}, "objective", "several objectives are not supported yet"),
         ({"objective": {"metric": "val_loss"}}, "objective.mode", "is required"),
+        (
+            {"objective": {"metric": "val_accuracy", "mode": "max", "target": 90}},
+            "objective.target",
+            "must be between 0 and 1, as an accuracy is (90 % is 0.9), got 90.0",
+        ),
+        (
+            {"search_space": {"batch_size": {"type": "int", "low": 16, "high": 128, "log": True}}},
+            "search_space.batch_size.log",
+            "a grid has every step of batch_size, with log too",
+        ),
         ({"objective": {"metric": "val_loss", "mode": "down"}}, "objective.mode", "one of 'max', 'min'"),
         ({"scheduler": {"name": "pbt"}}, "scheduler.name", "those that are: none, asha"),
         ({"scheduler": {"name": "foo"}}, "scheduler.name", "must be one of 'none', 'asha', got 'foo'"),
@@ -123,6 +133,7 @@ def test_unreadable_values_do_not_hide_the_rest() -> None:
         ({"replicates": {"seeds": []}}, "replicates.seeds", "must not be empty"),
         ({"replicates": {"seeds": [True]}}, "replicates.seeds[0]", "must be an integer, got True"),
         ({"replicates": {"seeds": [-1]}}, "replicates.seeds[0]", "at least 0, got -1"),
+        ({"replicates": {"seeds": [2**32]}}, "replicates.seeds[0]", "at most 4,294,967,295, got 4294967296"),
         (
             {"replicates": {"seeds": [1, 2, 3]}, "budget": {"max_trials": 61}},
             "budget.max_trials",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 from starlette.testclient import TestClient
 
 from service.api.app import RefusedToStartError, create_app, serve
@@ -91,6 +92,23 @@ def references(node: Any) -> set[str]:
 def test_openapi_has_no_dangling_references(document: dict[str, Any]) -> None:
     names = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
     assert references(document) <= names
+
+
+def test_openapi_is_valid(document: dict[str, Any]) -> None:
+    OPENAPI_31_VALIDATOR.validate(document)
+
+
+def test_openapi_describes_what_comes_as_a_stream_or_is_sent_to_webhooks(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert {"id", "kind", "at", "data"} <= schemas["Event"]["properties"].keys()
+    message = document["webhooks"]["study.state"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert message == {"$ref": "#/components/schemas/StudyStateMessage"}
+    assert schemas["StudyStateMessage"]["required"] == ["type", "id", "created_at", "data"]
+
+
+def test_openapi_has_no_default_for_what_a_change_leaves_out(document: dict[str, Any]) -> None:
+    change = document["components"]["schemas"]["StudyPatch"]["properties"]
+    assert not [name for name, schema in change.items() if "default" in schema]
 
 
 def test_openapi_describes_the_spec_as_the_body_of_a_new_study(document: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from service.store.delivering import DeliveringStore
 from service.store.studies import NewStudy
 from service.store.webhooks import WebhookStore
 from service.study import StudyState
-from service.webhook import MAX_AGE_S, MAX_ATTEMPTS, Delivery, DeliveryState, retry_delay_s
+from service.webhook import MAX_AGE_S, MAX_ATTEMPTS, Delivery, DeliveryState, StudyStateMessage, retry_delay_s
 from tests.service.notifying.receiver import Receiver
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def test_a_receiver_is_told_of_a_study_in_order_by_signed_messages(
     assert all(message.is_signed_with(secret) for message in receiver.messages)
     assert not any(message.is_signed_with("whsec_AAAA") for message in receiver.messages)
     assert len({message.id for message in receiver.messages}) == 3
+    for message in receiver.messages:
+        StudyStateMessage.model_validate_json(message.body)
     last = receiver.messages[-1]
     assert last.data == {
         "id": study.id,

@@ -801,6 +801,20 @@ class TestPatch:
         both = StudyChanges(budget=more | {"max_wallclock_s": 200})
         assert lifecycle.patch(study.id, both, if_version=None).state is QUEUED
 
+    def test_a_limit_that_was_lowered_is_set_back_and_reopens_nothing(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(budget={"max_trials": 4})
+        driver = stores.drive(study)
+        for _ in range(2):
+            for trial in stores.propose(driver, seeds=[0, 1]):
+                end(driver, trial, TrialState.SUCCEEDED)
+        driver.finish(SUCCEEDED, Reason.MAX_TRIALS, known=driver.snapshot().known)
+        for most in (2, 4):
+            changed = lifecycle.patch(study.id, StudyChanges(budget={"max_trials": most}), if_version=None)
+            assert (changed.state, changed.spec["budget"]["max_trials"]) == (SUCCEEDED, most)
+        assert lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 6}), if_version=None).state is QUEUED
+
     def test_a_limit_raised_beside_too_many_failures_changes_nothing(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
     ) -> None:
