@@ -71,13 +71,16 @@ def importances(
 
 
 def _of_one_size(told: Sequence[tuple[Mapping[str, Any], float]]) -> list[tuple[Mapping[str, Any], float]]:
-    """The objectives scaled by a power of two, so that they lie about 1 apart: importances are shares of the variance.
+    """The objectives from the lowest on, scaled by a power of two so that they lie about 1 apart.
 
-    That of large numbers is no float, and to a forest one below 1e-16 is none.
+    Importances are shares of the variance. That of large numbers is no float, to a forest one below 1e-16 is none, and
+    of numbers that differ little beside their size it is lost in rounding.
     """
     means = [mean for _, mean in told]
     exponent = math.frexp(min(max(means) - min(means), sys.float_info.max))[1]
-    return list(zip([point for point, _ in told], scaled(means, exponent), strict=True))
+    values = scaled(means, exponent)
+    lowest = min(values)
+    return list(zip([point for point, _ in told], [value - lowest for value in values], strict=True))
 
 
 def _evaluated(

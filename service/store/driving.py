@@ -69,6 +69,7 @@ class DrivingStore:
         self.study_id = study_id
         self._driver_attempt = driver_attempt
         self._sleep_watch = SleepWatch(stopwatch)
+        self._recorded_until: datetime | None = None
 
     def heartbeat(self, lease_s: float, waiting_reason: str | None = None) -> Instructions:
         """Extends the lease and tells what is wanted by now.
@@ -175,11 +176,11 @@ class DrivingStore:
             records.touch_study(connection, self.study_id)
             return trials
 
-    def record(self, reports: Sequence[Report], *, ages_s: Sequence[float] = ()) -> None:
+    def record(self, reports: Sequence[Report], *, happened_at_s: Sequence[float] = ()) -> None:
         """Records what happened, in this order, as one transaction.
 
-        ages_s: how long ago each of them happened, by a clock that stands still while the machine sleeps; by default
-        just now. It decides when an attempt began and ended, so that what trained while the store was away is paid for.
+        happened_at_s: when each of them happened, by the stopwatch, in this order; by default just now. It decides when
+        an attempt began and ended, so that what trained while the store was away is paid for.
         Reports of an attempt that is no longer the trial's current one are left out. A new result forgives the study
         the drivers that it has lost; an epoch done again is none.
         """
@@ -188,11 +189,12 @@ class DrivingStore:
             sign = self._sign(connection)
             slept_s = self._show_life(connection, study, sign)
             times = [sign.at] * len(reports)
-            if ages_s and not slept_s:  # a sleep lies before the sign of life that tells of it, wherever it was
-                times = [self._happened_at(sign.at, age_s, study.running_since) for age_s in ages_s]
+            if happened_at_s and not slept_s:  # a sleep lies before the sign of life that tells of it, wherever it was
+                times = [self._moment(at_s, sign, study.running_since) for at_s in happened_at_s]
             news = [self._record(connection, report, at) for report, at in zip(reports, times, strict=True)]
             forgiven = {"driver_losses": 0} if any(news) else {}
             records.touch_study(connection, self.study_id, **forgiven)
+        self._recorded_until = times[-1] if times else self._recorded_until
 
     def finish(self, state: StudyState, reason: Reason, error: str | None = None, *, known: Known) -> StudyState:
         """Ends the study, and cancels its trials that have not ended; answers what has become of it.
@@ -343,13 +345,17 @@ class DrivingStore:
     def _sign(self, connection: Connection) -> Sign:
         return self._sleep_watch.look(lambda: self._database.now(connection))
 
-    @staticmethod
-    def _happened_at(now: datetime, age_s: float, running_since: datetime | None) -> datetime:
-        """When a report's event was: now, unless it had to wait for the store; not before its driver was there.
+    def _moment(self, at_s: float, sign: Sign, running_since: datetime | None) -> datetime:
+        """When a report's event was: now, unless it had to wait for the store.
 
-        Of a driver that an older version has started nobody knows when that was.
+        Not before the driver was there, nor before what it has recorded. Since when one is there that an older version
+        has started, nobody knows.
         """
-        return now if age_s < _WAITED_S else max(now - timedelta(seconds=age_s), running_since or now)
+        age_s = sign.before_s - at_s
+        if age_s < _WAITED_S:
+            return sign.at
+        earliest = self._recorded_until or running_since or sign.at
+        return min(sign.at, max(sign.at - timedelta(seconds=age_s), earliest))
 
     def _show_life(self, connection: Connection, study: Row[Any], sign: Sign, **values: Any) -> float:
         """Writes these columns with the driver's sign of life, which is no change that anybody waits for.

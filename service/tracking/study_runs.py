@@ -96,7 +96,11 @@ class StudyRuns:
         """Writes the parent run as the study stands; at the study's end with everything that it found."""
         content = runs.study_content(study, self.spec, results)
         if study.finished_at:
-            self._check_metrics(study, content, runs.summary_metrics(results), runs.milliseconds(study.finished_at))
+            at = runs.milliseconds(study.finished_at)
+            self._check_metrics(study, content, runs.summary_metrics(results), at)
+            if self._ended_ms != at:  # before its metrics: were it cut off after them, nobody would know whose they are
+                self._server.set_status(self._parent_id, "RUNNING", end_ms=at)
+                self._statuses[self._parent_id], self._ended_ms = "RUNNING", at
         params = runs.study_params(self.spec)
         if self._missing(self._parent_id, params):
             self._server.write_files(self._parent_id, files.spec_files(study))
@@ -111,10 +115,14 @@ class StudyRuns:
         """Looks once more for runs that the study has twice, and deletes those that are not written here.
 
         A run whose creation timed out may appear at any time after that, and so after the first look; one that another
-        process made as well, which led before this one and was held up, too.
+        process made as well, which led before this one and was held up, too. Raises RunGoneError where somebody has
+        deleted one of those that are written here.
         """
         found = self._server.runs_of([self._experiment_id], study.id)
-        self._one_each(found, {self._parent_id, *self._children.values()})
+        written = {self._parent_id, *self._children.values()}
+        if gone := written - {run.run_id for run in found}:
+            raise RunGoneError(f"runs of study {study.id} are gone: {', '.join(sorted(gone))}")
+        self._one_each(found, written)
 
     def _check_metrics(self, study: Study, content: RunContent, ours: frozenset[str], at: int) -> None:
         """Deletes the parent run and raises RunGoneError where it shows metrics of another end than this one.
@@ -123,7 +131,8 @@ class StudyRuns:
         restored has lost an end that was later. What people have logged since the run ended is not of its end.
         """
         names = {point.key for point in content.metrics}
-        of_its_end = [name for name, point in self._latest.items() if name in ours and point == (0, self._ended_ms)]
+        until = -1 if self._ended_ms is None else self._ended_ms
+        of_its_end = [name for name, (step, ms) in self._latest.items() if name in ours and step == 0 and ms <= until]
         is_later = self._ended_ms is not None and self._ended_ms > at
         untrue = [name for name in of_its_end if is_later or name not in names]
         if untrue:

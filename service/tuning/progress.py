@@ -446,6 +446,12 @@ class StudyProgress:
             return values[-1]
         return max(values) if self._spec.objective.mode == "max" else min(values)
 
+    def settled(self, decided: Ending) -> Ending:
+        """A decided end as it is once nothing runs any more: a trial may have succeeded since it was decided."""
+        if decided.reason is Reason.BUDGET_EXHAUSTED and self._has_success():
+            return Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
+        return decided
+
     def _ending_over(self, limit: str) -> Ending:
         """The end of a study that has used up this limit of its budget; without anything found it is a failure."""
         if self._has_success():

@@ -136,8 +136,7 @@ class Recorder:
                 return
 
     def _record(self, batch: list[_Handed]) -> None:
-        now_s = time.monotonic()
-        self._store.record([handed.report for handed in batch], ages_s=[now_s - handed.at_s for handed in batch])
+        self._store.record([handed.report for handed in batch], happened_at_s=[handed.at_s for handed in batch])
 
     def _next_batch(self, *, wait_s: float) -> list[_Handed]:
         batch = []

@@ -95,7 +95,7 @@ class StudySearcher(_Unsaved, Searcher):
         """How the study ends, or that the driver leaves it; None while there is more to run."""
         if self._is_cancelled:
             return Ending(StudyState.CANCELLED, Reason.USER)
-        return self._decided
+        return self._progress.settled(self._decided) if isinstance(self._decided, Ending) else self._decided
 
     @property
     def _is_cancelled(self) -> bool:

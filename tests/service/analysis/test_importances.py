@@ -75,6 +75,15 @@ def importances_of_size(exponent: int) -> dict[str, float]:
     return importances(made, SPACE, mode="min", method="fanova")[0]
 
 
+@pytest.mark.parametrize("offset", [1.0, 1e6, -1e6])
+def test_importances_are_the_same_from_wherever_the_objective_is_measured(offset: float) -> None:
+    """What is left of differences of 1e-9 beside 1 are seven digits, and of their squares in a sum of squares none."""
+    spread = 1e-9 * abs(offset)
+    made = results(40, lambda point: offset + spread * (point["rho"] + point["batch_size"] / 1_000))
+    found = importances(made, SPACE, mode="min", method="fanova")[0]
+    assert found == pytest.approx(importances_of_size(0), abs=0.02)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("values", [(1e200, 2.0), (1e308, 1.7e308, 5.0), (1.79e308, -1.79e308), (1e300, 0.1, 0.2, 0.3)])
 def test_a_training_that_diverged_does_not_hide_what_matters(

@@ -313,7 +313,7 @@ class TestAMachineThatSleeps:
             EpochReported(trial.id, 1, 1, {"val_loss": 0.5}),
             TrialEnded(trial.id, 1, TrialState.SUCCEEDED, 0.5),
         ]
-        driver.record(reports, ages_s=[3 * TRAINED_S, 2 * TRAINED_S, TRAINED_S])
+        driver.record(reports, happened_at_s=[clock.awake_s - ago * TRAINED_S for ago in (3, 2, 1)])
         (attempt,) = stores.studies.attempts(study.id, trial.id)
         assert (attempt.started_at, attempt.finished_at) == (began, began + timedelta(seconds=2 * TRAINED_S))
         (result,) = stores.studies.results(study.id, trial.id)
@@ -326,7 +326,42 @@ class TestAMachineThatSleeps:
         began = clock.now
         driver = stores.drive(study)
         (trial,) = stores.propose(driver)
-        driver.record([AttemptStarted(trial.id, 1, None)], ages_s=[NIGHT_S])  # a clock that was set back
+        driver.record(
+            [AttemptStarted(trial.id, 1, None)], happened_at_s=[clock.awake_s - NIGHT_S]
+        )  # a clock that was set back
+        (attempt,) = stores.studies.attempts(study.id, trial.id)
+        assert attempt.started_at == began
+
+    def test_nothing_happened_before_what_is_recorded(self, timed_stores: Any, clock: Any) -> None:
+        """A lock was waited for: what came while it was held is recorded with its own age only afterwards."""
+        stores = timed_stores
+        study = stores.create()
+        driver = stores.drive(study)
+        first, second = stores.propose(driver, seeds=[0, 1])
+        clock.advance(10)
+        for trial in (first, second):
+            driver.record([AttemptStarted(trial.id, 1, None)], happened_at_s=[clock.awake_s - 0.9])
+            driver.record(
+                [TrialEnded(trial.id, 1, TrialState.FAILED, None, "why")], happened_at_s=[clock.awake_s - 1.1]
+            )
+            (attempt,) = stores.studies.attempts(study.id, trial.id)
+            assert attempt.started_at == attempt.finished_at == clock.now
+
+    def test_the_wait_for_a_lock_is_part_of_a_reports_age(
+        self, timed_stores: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stores = timed_stores
+        study = stores.create()
+        driver = stores.drive(study)
+        (trial,) = stores.propose(driver)
+        began, lock = clock.now, driver._lock
+
+        def waiting(connection: Any) -> Any:
+            clock.advance(5)
+            return lock(connection)
+
+        monkeypatch.setattr(driver, "_lock", waiting)
+        driver.record([AttemptStarted(trial.id, 1, None)], happened_at_s=[clock.awake_s])
         (attempt,) = stores.studies.attempts(study.id, trial.id)
         assert attempt.started_at == began
 
@@ -337,7 +372,8 @@ class TestAMachineThatSleeps:
         trial = stores.begin(driver)
         clock.advance(TRAINED_S)
         clock.sleep(NIGHT_S)
-        driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, 0.5)], ages_s=[TRAINED_S / 2])
+        ended = TrialEnded(trial.id, 1, TrialState.SUCCEEDED, 0.5)
+        driver.record([ended], happened_at_s=[clock.awake_s - TRAINED_S / 2])
         assert driver.snapshot().trained_s == {trial.id: TRAINED_S}
 
     @pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: next(iter(budget)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -15,13 +16,14 @@ from service.store.lifecycle import StudyChanges
 from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported, TrialEnded
 from service.study import Scalar, TrialState
-from service.tracking.exporter import Exporter
+from service.tracking.exporter import Exporter, TrackingUnavailableError
 from tests.service.conftest import Life
 from tests.service.mlflow_server import MlflowServer
 from tests.service.tracking.shown import (
     Clock,
     Network,
     Send,
+    answer,
     children_of,
     doubled,
     history,
@@ -236,6 +238,69 @@ def test_a_parent_run_shows_no_metric_of_an_earlier_best(
     assert "bound_mean" not in better.data.metrics
     assert better.info.run_id == life.studies.get(study.id).mlflow_run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in children_of(client, study).values()} == {better.info.run_id}
+
+
+@pytest.mark.parametrize("started_over", [False, True])
+def test_a_parent_run_whose_end_was_cut_off_shows_no_metric_of_it_after_another_end(
+    started_over: bool,
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    store: ExportStore,
+    network: Network,
+    clock: Clock,
+) -> None:
+    study = life.create(budget={"max_trials": 2})
+    driver = life.start(study)
+    exporter.export_pending()
+
+    def train(point: dict[str, Scalar], **metrics: float) -> None:
+        for trial in life.propose(driver, point):
+            life.begin(driver, trial)
+            driver.record([EpochReported(trial.id, 1, 3, metrics)])
+            driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, metrics["val_accuracy"])])
+        life.succeed(driver)
+
+    parent_id = life.studies.get(study.id).mlflow_run_id
+    train({"lambda": 0.5, "rho": 0.1}, val_accuracy=0.5, bound=7.0)
+
+    def fails_at_the_end(path: str, body: str, send: Send) -> requests.Response:
+        return answer(500) if path == "update" and "FINISHED" in body and str(parent_id) in body else send()
+
+    network.append(fails_at_the_end)
+    with contextlib.suppress(TrackingUnavailableError):
+        exporter.export_pending()
+    network.clear()
+    assert parent_of(client, study).data.metrics["bound_mean"] == 7.0
+    if started_over:
+        exporter.start_over()
+    life.lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 4}), if_version=None)
+    driver = life.start(study)
+    train({"lambda": 1.0, "rho": 0.1}, val_accuracy=0.9)
+    clock.now += 100
+    exporter.export_pending()
+    assert store.behind() == []
+    shown = parent_of(client, study)
+    assert (shown.info.status, shown.data.metrics["objective_mean"]) == ("FINISHED", 0.9)
+    assert "bound_mean" not in shown.data.metrics
+
+
+def test_a_run_that_somebody_deletes_while_its_study_runs_is_there_at_its_end(
+    life: Life, exporter: Exporter, client: MlflowClient, store: ExportStore, clock: Clock
+) -> None:
+    study = life.create()
+    driver = life.start(study)
+    for trial in life.propose(driver, {"lambda": 0.5, "rho": 0.1}):
+        life.train(driver, trial, 0.9)
+    exporter.export_pending()
+    client.delete_run(next(iter(children_of(client, study).values())).info.run_id)
+    life.succeed(driver)
+    for _ in range(3):
+        clock.now += 100
+        exporter.export_pending()
+    assert store.behind() == []
+    assert {run.info.status for run in children_of(client, study).values()} == {"FINISHED"}
+    assert len(children_of(client, study)) == 2
 
 
 def test_a_run_that_has_another_point_than_its_trial_is_mended_when_runs_are_written_anew(

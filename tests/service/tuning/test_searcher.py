@@ -177,6 +177,20 @@ def test_a_worker_that_takes_no_notice_of_its_limit_is_killed(tune: Tune, monkey
     assert tune.recorder.ticks == 5, "each question and each step"
 
 
+def test_a_trial_that_succeeds_after_its_studys_end_was_decided_is_a_success(
+    make_spec: Callable[..., StudySpec], recorded: Any
+) -> None:
+    tune = Tune(make_spec(budget={"max_trials": 1, "max_wallclock_s": 60}), recorded)
+    trial = tune.ask()
+    tune.start(trial)
+    tune.seconds += 61
+    assert tune.searcher.must_stop()
+    assert tune.searcher.ending.state is StudyState.FAILED
+    tune.report(trial, 1, is_last=True)
+    tune.callback.on_trial_complete(0, tune.trials, trial)
+    assert tune.searcher.ending == Ending(StudyState.SUCCEEDED, Reason.BUDGET_EXHAUSTED)
+
+
 def test_a_driver_without_a_share_is_alive_as_long_as_tune_asks(tune: Tune) -> None:
     tune.want(Intent.RUN, slots=0)
     assert [tune.ask() for _ in range(3)] == [None] * 3
