@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -19,20 +20,35 @@ from tests.faults.invariants import Witness
 def second_controller(service: Service) -> Iterator[subprocess.Popen[bytes]]:
     """Another controller with the environment of the one that `samstudy up` has started."""
     (first,) = service.processes("service.cli", "controller")
-    with (service.home / "logs" / "second-controller.log").open("ab") as log:
+    path = service.home / "logs" / "second-controller.log"
+    with path.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "service.cli", "controller"], env=first.environ(), stdout=log, stderr=log
         )
     yield process
     process.terminate()
     assert process.wait(30) == 0
+    print(path.read_text())  # shown where the test has failed
+
+
+def lease(service: Service) -> Any:
+    """The controllers' lease, which there is, and the store's time."""
+    with service.database.reading() as connection:
+        row = connection.execute(select(tables.leases).where(tables.leases.c.name == "controller")).one()
+        return row, service.database.now(connection)
 
 
 def leader(service: Service) -> int:
     """Process id of the controller that holds the lease."""
-    with service.database.reading() as connection:
-        holder = connection.execute(select(tables.leases.c.holder).where(tables.leases.c.name == "controller"))
-        return int(str(holder.scalar_one_or_none() or ":0").rpartition(":")[2])
+    return int(str(lease(service)[0].holder).rpartition(":")[2])
+
+
+def wait_for_leader(service: Service, process_id: int) -> None:
+    try:
+        wait_until(lambda: leader(service) == process_id, what=f"the controller {process_id} leads")
+    except TimeoutError:
+        print(lease(service))
+        raise
 
 
 @pytest.mark.soak
@@ -45,7 +61,7 @@ def test_the_second_takes_over_from_a_leader_that_stalls_and_the_first_does_no_h
     witness.wait_for_trials(finished=1)
     witness.remember()
     with frozen(first, store=service.database):
-        wait_until(lambda: leader(service) == second_controller.pid, what="the second controller leads")
+        wait_for_leader(service, second_controller.pid)
         witness.wait_for_trials(finished=2, training=0)
     study = witness.check(trials=4)
     assert study.driver_attempt == 1
@@ -54,7 +70,7 @@ def test_the_second_takes_over_from_a_leader_that_stalls_and_the_first_does_no_h
     another = begin("two-controllers-again", trials=2)
     second = psutil.Process(second_controller.pid)
     with frozen(second, store=service.database):  # before the driver has reported anything
-        wait_until(lambda: leader(service) == first.pid, what="the first controller leads again")
+        wait_for_leader(service, first.pid)
         another.wait_for_trials(finished=1, training=0)
     assert another.check(trials=2).driver_attempt == 1
     assert witness.check(trials=4) == study
