@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from pythonjsonlogger.core import RESERVED_ATTRS
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
 from service.settings import SECRET_PARAMETER, URL_PASSWORD, URL_TOKEN, LogFormat, LogLevel
 
@@ -135,6 +135,9 @@ class _TextLines(logging.Formatter):
         return redacted("\n".join(lines))
 
 
+_ENCODER = JsonEncoder()
+
+
 def _redacted(value: object) -> object:
     """The value of a field: once it is JSON, the end of a secret in it can no longer be told."""
     match value:
@@ -144,8 +147,10 @@ def _redacted(value: object) -> object:
             return {str(key): _redacted(item) for key, item in value.items()}
         case list() | tuple():
             return [_redacted(item) for item in value]
+        case str():
+            return redacted(value)
         case _:
-            return redacted(str(value))
+            return _redacted(_ENCODER.default(value))
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, object]:

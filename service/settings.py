@@ -129,7 +129,10 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_blanks(cls, url: str) -> str:
         """Where its password ends could not be told in a text, so that a part of it might be shown."""
-        if not url.startswith("sqlite") and _UNESCAPED.search(url):
+        url = url.strip()
+        place, _, parameters = url.partition("?")
+        has_secret = SECRET_PARAMETER.search(url) is not None
+        if not url.startswith("sqlite") and _UNESCAPED.search(place + parameters * has_secret):
             raise PydanticCustomError(
                 "escaped",
                 'must have no blank, " or \\: in a URL, and in its password, they are written %20, %22 and %5C',

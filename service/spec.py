@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Self, get_type_hints
 
-from pydantic import AfterValidator, Field, StrictBool, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StrictBool, TypeAdapter, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError, from_json, to_json
 
 from search_spaces import NAMED_SPACES, Scalar, SearchSpace, structure_problems
@@ -137,8 +137,9 @@ class StudySpec(StrictModel):
         return self.model_dump(mode="json")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        problems = spec_problems(_parts({name: getattr(self, name) for name in StudySpec.model_fields}))
+    def _check(self, info: ValidationInfo) -> Self:
+        parts = _parts({name: getattr(self, name) for name in StudySpec.model_fields})
+        problems = spec_problems(parts, is_new=info.context != ACCEPTED)
         if problems:
             raise rules_error([RuleProblem((problem.field,), problem.message) for problem in problems])
         return self
@@ -191,14 +192,15 @@ def parse_spec(raw: object) -> StudySpec:
         except ValidationError as error:
             fallback = problems_of(error, plain)
     reported = {problem.field for problem in problems}
-    problems += [problem for problem in _every_problem(plain) if problem.field not in reported]
+    problems += [problem for problem in _every_problem(plain, is_new=True) if problem.field not in reported]
     raise InvalidSpecError(problems or fallback)
 
 
 def accepted_spec(stored: object) -> StudySpec:
     """The spec of a study that there is, as `StudySpec.to_mapping` wrote it, perhaps with another budget.
 
-    A version that had other rules for names, labels and descriptions may have accepted it, so they do not apply again.
+    A version that had other rules may have accepted it, so those for names, labels and descriptions do not apply again,
+    nor those for what can be run all the same.
     Raises InvalidSpecError where this version cannot run it.
     """
     plain, problems = plain_data(stored)
@@ -208,8 +210,9 @@ def accepted_spec(stored: object) -> StudySpec:
         except ValidationError as error:
             problems = problems_of(error, plain)
             reported = {problem.field for problem in problems}
-            others = [problem for problem in _every_problem(plain) if problem.field.split(".")[0] not in _TEXTS]
-            problems += [problem for problem in others if problem.field not in reported]
+            others = _every_problem(plain, is_new=False)
+            known = {*_TEXTS, *reported}
+            problems += [problem for problem in others if not known & {problem.field, problem.field.split(".")[0]}]
     raise InvalidSpecError(problems)
 
 
@@ -218,7 +221,7 @@ def load_spec(path: str | Path) -> StudySpec:
     return parse_spec(read_spec_file(Path(path)))
 
 
-def _every_problem(plain: dict[str, Any]) -> list[FieldProblem]:
+def _every_problem(plain: dict[str, Any], *, is_new: bool) -> list[FieldProblem]:
     """The problems of each section by itself, and of the sound sections together."""
     fields = StudySpec.model_fields
     unknown = [unknown_key_problem(key, list(fields)) for key in plain if key not in fields]
@@ -233,7 +236,7 @@ def _every_problem(plain: dict[str, Any]) -> list[FieldProblem]:
             problems.append(FieldProblem(name, "is required"))
         else:
             sections[name] = field.get_default(call_default_factory=True)
-    return list(dict.fromkeys([*problems, *spec_problems(_parts(sections))]))
+    return list(dict.fromkeys([*problems, *spec_problems(_parts(sections), is_new=is_new)]))
 
 
 def _parts(sections: Mapping[str, Any]) -> Parts:

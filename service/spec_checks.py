@@ -57,8 +57,12 @@ class Parts:
     allow_test_objective: bool | None
 
 
-def spec_problems(parts: Parts) -> list[FieldProblem]:
-    """Every broken rule that can be judged from the sound sections, in the order of the spec, each once."""
+def spec_problems(parts: Parts, *, is_new: bool) -> list[FieldProblem]:
+    """Every broken rule that can be judged from the sound sections, in the order of the spec, each once.
+
+    is_new: nobody has accepted the spec before. What has been accepted can be run, also where it does not do what its
+    writer may have meant.
+    """
     checks = (
         _train_problems,
         _parameter_problems,
@@ -69,6 +73,7 @@ def spec_problems(parts: Parts) -> list[FieldProblem]:
         _scheduler_problems,
         _confirm_problems,
         _budget_problems,
+        *((_target_problems, _grid_log_problems) if is_new else ()),
     )
     return list(dict.fromkeys(problem for check in checks for problem in check(parts)))
 
@@ -198,9 +203,6 @@ def _objective_problems(parts: Parts) -> Iterator[FieldProblem]:
     objective, field = parts.objective, "objective.metric"
     if objective is None:
         return
-    if objective.metric.endswith("accuracy") and objective.target is not None and not 0 <= objective.target <= 1:
-        message = f"must be between 0 and 1, as an accuracy is (90 % is 0.9), got {shown(objective.target)}"
-        yield FieldProblem("objective.target", message)
     sound = [_with_defaults_for_unsound(values) for values in _combinations(parts, METRIC_FIELDS).values]
     sound = [values for values in sound if values["dataset"] in DATASETS]
     reported = list(dict.fromkeys(reported_metrics(values) for values in sound))
@@ -231,8 +233,17 @@ def _with_defaults_for_unsound(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**defaults(), **sound, "dataset": values["dataset"]}
 
 
-def _grid_problems(parts: Parts) -> Iterator[FieldProblem]:
-    if parts.space is None or parts.algorithm is None or parts.algorithm.name != "grid":
+def _target_problems(parts: Parts) -> Iterator[FieldProblem]:
+    objective = parts.objective
+    if objective is None or objective.target is None or not objective.metric.endswith("accuracy"):
+        return
+    if not 0 <= objective.target <= 1:
+        message = f"must be between 0 and 1, as an accuracy is (90 % is 0.9), got {shown(objective.target)}"
+        yield FieldProblem("objective.target", message)
+
+
+def _grid_log_problems(parts: Parts) -> Iterator[FieldProblem]:
+    if parts.algorithm is None or parts.algorithm.name != "grid":
         return
     for name, parameter in (parts.parameters or {}).items():
         if isinstance(parameter, IntParameter) and parameter.log:
@@ -240,6 +251,11 @@ def _grid_problems(parts: Parts) -> Iterator[FieldProblem]:
                 f"a grid has every step of {name}, with log too: leave it out, or give {name} as categorical choices"
             )
             yield FieldProblem(f"search_space.{name}.log", message)
+
+
+def _grid_problems(parts: Parts) -> Iterator[FieldProblem]:
+    if parts.space is None or parts.algorithm is None or parts.algorithm.name != "grid":
+        return
     try:
         size = parts.space.grid_size()
     except GridNeedsStepError as error:

@@ -246,6 +246,9 @@ def _unique_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return mapping
 
 
+_TAGS = (None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")))
+
+
 class _SpecLoader(yaml.SafeLoader):
     """YAML with the scalars of YAML 1.2: 1e-3 is a number; `no` and 2026-01-31 are text. No aliases, no key twice."""
 
@@ -256,7 +259,7 @@ class _SpecLoader(yaml.SafeLoader):
             event = self.get_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=event.start_mark)
         event = self.peek_event()  # type: ignore[no-untyped-call]
-        if getattr(event, "tag", None) is not None:
+        if getattr(event, "tag", None) not in _TAGS:
             message = f"tags such as {shown(event.tag)} are not supported"
             raise yaml.MarkedYAMLError(problem=message, problem_mark=event.start_mark)
         return super().compose_node(parent, index)
@@ -272,8 +275,14 @@ class _SpecLoader(yaml.SafeLoader):
             seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)
 
+    def construct_word(self, node: yaml.ScalarNode) -> bool:
+        text = str(self.construct_scalar(node)).lower()
+        if text not in ("true", "false"):
+            raise yaml.MarkedYAMLError(problem=f"{shown(text)} is neither true nor false", problem_mark=node.start_mark)
+        return text == "true"
+
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        text = node.value.replace(".inf", "inf").replace(".nan", "nan").lower()
+        text = str(self.construct_scalar(node)).replace(".inf", "inf").replace(".nan", "nan").lower()
         try:
             return int(text) if node.tag.endswith(":int") else float(text)
         except ValueError:
@@ -291,5 +300,6 @@ _SpecLoader.add_implicit_resolver(
 )
 _SpecLoader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
 _SpecLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_SpecLoader.add_constructor("tag:yaml.org,2002:bool", _SpecLoader.construct_word)
 _SpecLoader.add_constructor("tag:yaml.org,2002:int", _SpecLoader.construct_number)
 _SpecLoader.add_constructor("tag:yaml.org,2002:float", _SpecLoader.construct_number)

@@ -47,7 +47,10 @@ class BodyLimit:
                 raise _too_large()
             if length.strip("0") or "transfer-encoding" in headers:  # of the latter nobody knows the length
                 with self._one_more(scope):
-                    receive = _first(await self._whole_body(receive), then=receive)
+                    messages = await self._whole_body(receive)
+                if messages[-1]["type"] == "http.disconnect":  # and nobody reads an answer
+                    return
+                receive = _first(messages, then=receive)
         except SamstudyError as error:
             await problems.answer(error, scope)(scope, receive, send)
             return
@@ -67,7 +70,7 @@ class BodyLimit:
             self._places.leave(asker)
 
     async def _whole_body(self, receive: Receive) -> list[Message]:
-        """The messages that carry the body, or as much of it as came before the client hung up."""
+        """The messages that carry the body, or as much of it as came, and that the client hung up."""
         messages: list[Message] = []
         size_bytes = 0
         try:

@@ -36,6 +36,12 @@ class ExportsBusyError(TooManyRequestsError):
     retry_after_s = 5
 
 
+class ExportResponse(BreakingOffResponse):
+    """A table while it is written."""
+
+    read_within_s = 60.0
+
+
 class Exports:
     """The exports under way of one API process.
 
@@ -81,13 +87,13 @@ def export_study(
     access: TheAccess,
     threads: Annotated[CapacityLimiter, Depends(_place)],
     table_format: Annotated[TableFormat, Query(alias="format")] = "csv",
-) -> BreakingOffResponse:
+) -> ExportResponse:
     """One row for each trial: ids, purpose, seed, point, state, attempts, epochs, objective, its last metrics.
 
     An answer that breaks off is no whole table: CSV and JSON are written while the trials are read.
     """
     study = studies.get(study_id)
-    return BreakingOffResponse(
+    return ExportResponse(
         while_allowed(_content(studies, study, table_format), access, threads),
         media_type=_MEDIA_TYPES[table_format],
         headers={"Content-Disposition": f'attachment; filename="{study.id}-trials.{table_format}"'},

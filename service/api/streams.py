@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +12,7 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from fastapi import Depends, Query, Request
 from fastapi.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from service.api.access import ACCESS, Access
 from service.api.places import Places
@@ -28,9 +29,19 @@ class BrokenOffError(Exception):
 class BreakingOffResponse(StreamingResponse):
     """An answer that is not brought to its proper end where it broke off, so that nobody takes it for the whole."""
 
+    read_within_s: float | None = None
+    """How long its reader may take no more of it; None: for ever."""
+
     async def stream_response(self, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self.read_within_s):
+                    await send(message)
+            except TimeoutError:
+                raise BrokenOffError(f"its reader has taken nothing for {self.read_within_s:g} s") from None
+
         try:
-            await super().stream_response(send)
+            await super().stream_response(send_in_time)
         except BrokenOffError as error:
             log.warning("an answer breaks off: %s", error)
 

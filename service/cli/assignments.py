@@ -31,9 +31,9 @@ def assignments(pairs: Sequence[str], *, example: str) -> dict[str, Scalar]:
 def _value(text: str) -> Scalar:
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    try:
-        return text if "_" in text else float(text)
-    except ValueError:
-        return text
+    for kind in (int, float) if _INTEGER.fullmatch(text) else (float,):
+        try:
+            return text if "_" in text else kind(text)  # Python's own 1_000 is no number elsewhere
+        except ValueError:  # no number, or an integer of thousands of digits
+            continue
+    return text

@@ -109,7 +109,7 @@ def budget(
                 typer.echo(f"{limit}: {'none' if value is None else value}")
             return
         given = assignments(limits, example="max_trials=120")
-        changes = {limit: None if value in _NO_LIMIT else value for limit, value in given.items()}
+        changes = {limit: None if str(value).lower() in _NO_LIMIT else value for limit, value in given.items()}
         try:
             study = service.update(study_id, budget=changes, version=before.version)
         except VersionConflictError:  # somebody changed another thing, such as a label: these limits are still meant

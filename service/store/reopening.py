@@ -30,17 +30,22 @@ def raised_limits(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> bool:
     """Whether a study that has ended goes on with this spec; False where that is no more than there is.
 
-    So it is where a limit is raised that had been lowered below what has run, and where failed trials are all that is
-    left, and there was no time for their retry. Raises InvalidTransitionError
-    where the next driver would only end it again.
+    So it is where limits are raised that had been lowered below what is used, and where failed trials are all that is
+    left, and there was no time for their retry. Raises InvalidTransitionError where the next driver would only end it
+    again.
     """
+    old = Budget.model_validate(study.spec["budget"])
     failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
-    had_no_time = bool(failures and used_up(connection, study, Budget.model_validate(study.spec["budget"])))
+    had_no_time = bool(failures and used_up(connection, study, old))
+    was_lowered = all(
+        _is_below_use(connection, study, limit, failures)
+        for limit in raised_limits(study.spec["budget"], spec.budget.model_dump(mode="json"))
+    )
     budget = spec.budget
     limit = used_up(connection, study, budget)
     is_at_target = study.id in at_target(connection, [study])
     if study.reason == Reason.TARGET_REACHED or (is_at_target and not _has_more_at_target(connection, study.id, spec)):
-        if had_no_time and limit is None:
+        if was_lowered or (had_no_time and limit is None):
             return False
         raise InvalidTransitionError(
             f"study {study.id!r} has reached objective.target: a clone with another target can go on"
@@ -50,7 +55,7 @@ def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> 
     cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
     if not (cut_off or _ends_well(connection, study, failures) or _has_more_to_confirm(connection, study.id, spec)):
         no_more = _why_no_more(connection, study.id, spec)
-        if no_more and (had_no_time or _was_lowered(connection, study)):
+        if no_more and (had_no_time or was_lowered):
             return False
         if no_more:
             otherwise = f"; a retry runs its {failures} failed trials again" if failures else ""
@@ -100,10 +105,16 @@ def _has_more_to_confirm(connection: Connection, study_id: str, spec: StudySpec)
     return not confirmed.issuperset(connection.execute(best).scalars())
 
 
-def _was_lowered(connection: Connection, study: Row[Any]) -> bool:
-    """Whether its budget has allowed fewer configurations than there are."""
-    most = accepted_spec(study.spec).configuration_budget()
-    return most is not None and most < last_number(connection, tables.configurations, study.id)
+def _is_below_use(connection: Connection, study: Row[Any], limit: str, failures: int) -> bool:
+    """Whether this limit is lower than what the study has used, and is not what ended it."""
+    old = study.spec["budget"][limit]
+    if limit == "max_trials":
+        most = accepted_spec(study.spec).configuration_budget()
+        return most is not None and most < last_number(connection, tables.configurations, study.id)
+    if limit == "max_failed_trials":
+        return study.reason != Reason.TOO_MANY_FAILURES and bool(failures > old)
+    only = Budget.model_validate({limit: old})
+    return study.reason != Reason.BUDGET_EXHAUSTED and used_up(connection, study, only) is not None
 
 
 def _why_no_more(connection: Connection, study_id: str, spec: StudySpec) -> str | None:

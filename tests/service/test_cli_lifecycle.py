@@ -169,6 +169,14 @@ def test_a_limit_is_a_number_as_people_write_it(command: Command, life: Life, li
     assert life.studies.get(study.id).spec["budget"]["max_trials"] == 20
 
 
+def test_none_is_no_limit_however_it_is_written(command: Command, life: Life) -> None:
+    study = life.create(budget={"max_trials": 20, "max_wallclock_s": 500, "max_gpu_hours": None})
+    assert "max_wallclock_s 500 → none" in command("budget", study.id, "max_wallclock_s=None")
+    digits = 5_000 * "9"
+    code, said = command.refused("budget", study.id, f"max_trials={digits}")
+    assert (code, "max_trials" in said) == (2, True)
+
+
 def test_a_point_may_have_a_word_that_means_no_limit_elsewhere(command: Command, life: Life) -> None:
     study = life.create(search_space={"gradient_clip": {"type": "categorical", "choices": ["none", 1.0]}})
     command("enqueue", study.id, "gradient_clip=none")

@@ -53,6 +53,12 @@ def test_no_part_of_a_secret_is_left_in_json() -> None:
     assert (line["message"], line["urls"], line["code"]) == ("GET /x?password=***", ["http://u:***@h"], 7)
 
 
+def test_a_field_that_is_no_text_is_shown_as_json_has_it() -> None:
+    code = "import datetime\nat = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)\n"
+    (line,) = objects(code + "log.info('a', extra={'at': at, 'why': ValueError('http://u:pw@h')})")
+    assert (line["at"], line["why"]) == ("2026-01-01T00:00:00+00:00", "ValueError: http://u:***@h")
+
+
 def test_an_exception_is_in_its_line() -> None:
     (line,) = objects("try: 1 / 0\nexcept ZeroDivisionError: log.exception('no')")
     assert line["exception"].startswith("Traceback")

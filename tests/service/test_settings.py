@@ -125,6 +125,14 @@ def test_what_hides_the_end_of_a_password_is_escaped(name: str, character: str) 
     assert "cret" not in str(refused.value)
 
 
+def test_blanks_that_hide_nothing_are_none_of_our_business() -> None:
+    with_options = "postgresql+psycopg://u@h/db?options=-c search_path=sam"
+    assert Settings(database_url=with_options).store_url == with_options
+    assert Settings(mlflow_url=" http://mlflow.test\n").mlflow_url == "http://mlflow.test"
+    with pytest.raises(ValidationError, match="must have no blank"):
+        Settings(database_url="postgresql+psycopg://h/db?user=u&password=a b")
+
+
 def test_the_path_of_a_database_file_may_have_a_blank() -> None:
     assert Settings(database_url="sqlite:////home/a b/x.db").store_url == "sqlite:////home/a b/x.db"
 

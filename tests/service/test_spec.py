@@ -277,6 +277,30 @@ def test_a_body_that_is_no_mapping_is_refused(body: object) -> None:
     assert "must be a mapping" in problems(body)["spec"]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": {"metric": "val_accuracy", "mode": "max", "at": "last", "target": 90.0}},
+        {"search_space": {"batch_size": {"type": "int", "low": 16, "high": 32}}},
+    ],
+    ids=["target", "log"],
+)
+def test_a_study_that_an_older_version_accepted_goes_on(changes: dict[str, Any]) -> None:
+    sound = changes if "search_space" in changes else {}
+    stored = parse_spec(raw_spec(**sound)).to_mapping()
+    if sound:
+        stored["search_space"]["batch_size"]["log"] = True
+    else:
+        stored |= changes
+    with pytest.raises(InvalidSpecError):
+        parse_spec(stored)
+    assert accepted_spec(stored).to_mapping() == stored
+    assert stored_plan(stored) is not None
+    with pytest.raises(InvalidSpecError) as refused:
+        accepted_spec({**stored, "budget": {"max_trials": -1}})
+    assert [problem.field for problem in refused.value.problems] == ["budget.max_trials"]
+
+
 def test_depth_and_size_are_bounded() -> None:
     deep: list[Any] = []
     for _ in range(5_000):
@@ -346,6 +370,8 @@ def test_yaml_reads_numbers_and_words_as_people_mean_them(tmp_path: Path) -> Non
     text = MINIMAL + "train: {lr: 1e-3, weight_decay: 5.e-4}\nlabels: {day: 2026-01-31, keep: no}\n"
     spec = load_spec(write(tmp_path, text))
     assert spec.train == {"lr": 0.001, "weight_decay": 0.0005}
+    tagged = MINIMAL + "train: {lr: !!float 1, compile: !!bool false}\nlabels: {day: !!str 2026, keep: ! no}\n"
+    assert load_spec(write(tmp_path, tagged)).train == {"lr": 1.0, "compile": False}
     assert spec.labels == {"day": "2026-01-31", "keep": "no"}
 
 
@@ -359,13 +385,14 @@ def test_yaml_reads_numbers_and_words_as_people_mean_them(tmp_path: Path) -> Non
             (f"a: {tag} {value}\n", "line 1, column 4", f"tags such as 'tag:yaml.org,2002:{tag[2:]}' are not supported")
             for tag, value in (
                 ("!!python/object:os.system", "1"),
-                ("!!bool", "maybe"),
                 ("!!map", "[x]"),
                 ("!!timestamp", "x"),
-                ("!!str", "{a: 1}"),
             )
         ),
-        ("a: ! 1\n", "line 1, column 4", "tags such as '!' are not supported"),
+        ("a: !!bool maybe\n", "line 1, column 4", "'maybe' is neither true nor false"),
+        ("a: !!int [1]\n", "line 1, column 4", "expected a scalar node"),
+        ("a: !!str {a: 1}\n", "line 1, column 4", "expected a scalar node"),
+        ("a: !!bool [1]\n", "line 1, column 4", "expected a scalar node"),
         ("? [a]\n: 1\n", "line 1, column 3", "a key must be text"),
         ("a: " + "9" * 5_000, "line 1, column 4", "is no number"),
         ("a: 1\n---\nb: 1\n", "line 2, column 1", ""),

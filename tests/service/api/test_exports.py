@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from service.api import exports
 from service.api.access import Access
-from service.api.streams import BrokenOffError, while_allowed
+from service.api.streams import BreakingOffResponse, BrokenOffError, while_allowed
 from service.errors import SamstudyError, StudyNotFoundError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def test_exports_under_way_leave_the_other_requests_their_threads(
     with ThreadPoolExecutor() as pool:
         under_way = [pool.submit(api.get, path) for _ in range(2)]
         assert begun.wait(10)
-        wait_until(lambda: api.get(path).status_code == 429)
+        wait_until(lambda: api.app.state.exports._places._held.total() == 2)
         refused = api.get(path)
         assert (refused.json()["code"], refused.headers["Retry-After"]) == ("too_many_requests", "5")
         assert "at most 2 exports at a time are answered to one key" in refused.json()["detail"]
@@ -87,6 +87,23 @@ def test_an_answer_that_goes_on_ends_with_its_readers_key() -> None:
     with pytest.raises(BrokenOffError, match="the access has ended"):
         asyncio.run(_read(chunks(), Access(lambda: lasts, clock), read))
     assert len(read) == 3
+
+
+def test_a_reader_that_takes_nothing_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    class Answer(BreakingOffResponse):
+        read_within_s = 0.05
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if message.get("body") == b"second":
+            await asyncio.sleep(30)
+
+    answer = Answer(while_allowed(iter([b"first", b"second", b"third"]), Access(lambda: True)))
+    asyncio.run(answer.stream_response(send))
+    assert [message.get("body") for message in sent[1:]] == [b"first", b"second"]
+    assert "its reader has taken nothing for 0.05 s" in caplog.text
 
 
 def test_an_answer_breaks_off_where_what_it_tells_of_is_gone() -> None:

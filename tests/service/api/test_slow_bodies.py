@@ -53,6 +53,20 @@ def test_a_body_that_does_not_come_is_not_waited_for(chunked: bool) -> None:
     asyncio.run(sent())
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_no_route_begins_with_half_a_body(chunked: bool) -> None:
+    async def sent() -> None:
+        sender = Sender(b"never whole", chunked=chunked)
+
+        async def receive() -> Any:
+            return await sender.receive() if len(sender._pieces) == 2 else {"type": "http.disconnect"}
+
+        await BodyLimit(echo)(sender.scope, receive, sender.send)
+        assert sender.answer == []
+
+    asyncio.run(sent())
+
+
 def test_one_caller_has_so_many_bodies_on_their_way_at_most() -> None:
     async def sent() -> None:
         limit = BodyLimit(echo, each=2)

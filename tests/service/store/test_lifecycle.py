@@ -815,6 +815,44 @@ class TestPatch:
             assert (changed.state, changed.spec["budget"]["max_trials"]) == (SUCCEEDED, most)
         assert lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 6}), if_version=None).state is QUEUED
 
+    @pytest.mark.parametrize(
+        ("limit", "lowered", "raised", "reason"),
+        [
+            ("max_failed_trials", 0, 3, Reason.MAX_TRIALS),
+            ("max_wallclock_s", 50, 1_000, Reason.MAX_TRIALS),
+            ("max_trials", 2, 4, Reason.TARGET_REACHED),
+        ],
+    )
+    def test_so_is_any_limit_whatever_ended_the_study(
+        self, timed_stores: Any, clock: Any, limit: str, lowered: float, raised: float, reason: Reason
+    ) -> None:
+        lifecycle, target = timed_stores.lifecycle, {"target": 0.4} if reason is Reason.TARGET_REACHED else {}
+        budget = {"max_trials": 4, "max_wallclock_s": 2_000, "max_failed_trials": 5}
+        objective = {"metric": "val_accuracy", "mode": "max", **target}
+        study = timed_stores.create(spec=spec_with(budget=budget, objective=objective))
+        driver = timed_stores.drive(study)
+        good, bad = timed_stores.propose(driver, seeds=[0, 1]), timed_stores.propose(driver, seeds=[0, 1])
+        for trial, state in zip([*good, *bad], [*[TrialState.SUCCEEDED] * 3, TrialState.FAILED], strict=True):
+            end(driver, trial, state)
+        clock.advance(100)
+        driver.finish(SUCCEEDED, reason, known=driver.snapshot().known)
+        for value in (lowered, raised):
+            changed = lifecycle.patch(study.id, StudyChanges(budget={limit: value}), if_version=None)
+            assert (changed.state, changed.spec["budget"][limit]) == (SUCCEEDED, value)
+
+    def test_beside_a_limit_that_was_lowered_another_one_is_raised_for_something(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(budget={"max_trials": 4, "max_wallclock_s": 1_000})
+        driver = stores.drive(study)
+        for _ in range(2):
+            for trial in stores.propose(driver, seeds=[0, 1]):
+                end(driver, trial, TrialState.SUCCEEDED)
+        driver.finish(SUCCEEDED, Reason.MAX_TRIALS, known=driver.snapshot().known)
+        lifecycle.patch(study.id, StudyChanges(budget={"max_trials": 2}), if_version=None)
+        with pytest.raises(InvalidTransitionError, match=r"as many as budget\.max_trials allows: raise that"):
+            lifecycle.patch(study.id, StudyChanges(budget={"max_wallclock_s": 5_000}), if_version=None)
+
     def test_a_limit_raised_beside_too_many_failures_changes_nothing(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
     ) -> None:
