@@ -370,9 +370,10 @@ def test_yaml_reads_numbers_and_words_as_people_mean_them(tmp_path: Path) -> Non
     text = MINIMAL + "train: {lr: 1e-3, weight_decay: 5.e-4}\nlabels: {day: 2026-01-31, keep: no}\n"
     spec = load_spec(write(tmp_path, text))
     assert spec.train == {"lr": 0.001, "weight_decay": 0.0005}
-    tagged = MINIMAL + "train: {lr: !!float 1, compile: !!bool false}\nlabels: {day: !!str 2026, keep: ! no}\n"
-    assert load_spec(write(tmp_path, tagged)).train == {"lr": 1.0, "compile": False}
-    assert spec.labels == {"day": "2026-01-31", "keep": "no"}
+    text = "train: {lr: !!float 1}\nallow_test_objective: !!bool true\nlabels: {day: !!str 2026, keep: ! no}\n"
+    tagged = load_spec(write(tmp_path, MINIMAL + text))
+    assert (tagged.train, tagged.allow_test_objective) == ({"lr": 1.0}, True)
+    assert tagged.labels == {"day": "2026", "keep": "no"}
 
 
 @pytest.mark.parametrize(
