@@ -99,6 +99,7 @@ class Controller:
         self._usage = Usage()
         self._cancel_again_at = float("-inf")
         self._refusals: dict[str, _Refusal] = {}
+        self._turns: Counter[str] = Counter()  # the higher, the later the owner's last study was started
         self._starts_unconfirmed = False
         self._in_contact_since: float | None = None
         self._overdue: dict[DriverClaim, _Overdue] = {}
@@ -281,10 +282,11 @@ class Controller:
             return
         running = Counter(study.demand.owner for study in self._store.driven())
         while queued and running.total() < self._config.max_running_studies and self._silence is None:
-            study = min(queued, key=lambda study: running[study.owner])  # of equal ones the oldest
+            study = min(queued, key=lambda study: (running[study.owner], self._turns[study.owner]))  # then the oldest
             queued.remove(study)
             if self._start(study.study_id):
                 running[study.owner] += 1
+                self._turns[study.owner] = max(self._turns.values(), default=0) + 1
         if queued and self._silence is not None:
             self._store.set_waiting_reason([study.study_id for study in queued], logs.redacted(str(self._silence)))
         elif queued:

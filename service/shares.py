@@ -86,8 +86,8 @@ def fair_shares(demands: Sequence[Demand], nodes: Sequence[Node], usage: Usage |
     """Slots by study: Dominant Resource Fairness (Ghodsi et al., NSDI 2011), between owners and then between studies.
 
     One slot after the other goes to the study with the smallest dominant share of the owner with the smallest one, of
-    equal ones to the first in the order given; at most MOST_SLOTS to each. A study alone, or a cluster that is not
-    known, has no limit: None.
+    equal ones to the first in the order given; at most MOST_SLOTS to each, and none for which no node has room beside
+    the others. A study alone, or a cluster that is not known, has no limit: None.
 
     Owners who do not all fit side by side, as beside trials that take a whole node, have the same over time: the first
     slots go to those who have had least, in turns of _TURN_S of the largest trial.
@@ -105,22 +105,40 @@ def fair_shares(demands: Sequence[Demand], nodes: Sequence[Node], usage: Usage |
     turns = {owner: usage.of(owner) // turn if usage else 0.0 for owner in of_owner}
     owners = [(0.0, turns[owner], studies[0][1], owner) for owner, studies in of_owner.items()]
     heapify(owners)
-    free_cpus, free_gpus = cpus, gpus
+    room = _Room(nodes)
     while owners:
         owned, turns_had, _, owner = heappop(owners)
         studies = of_owner[owner]
         _, index, demand = heappop(studies)
-        fits = demand.cpu <= free_cpus + 1e-9 and demand.gpu <= free_gpus + 1e-9
-        if fits and slots[demand.study_id] < most[demand.study_id]:
+        if slots[demand.study_id] < most[demand.study_id] and room.take(demand):
             slots[demand.study_id] += 1
-            free_cpus -= demand.cpu
-            free_gpus -= demand.gpu
             dominant = _dominant(demand, cpus, gpus)
             owned, turns_had = owned + dominant, 0.0
             heappush(studies, (slots[demand.study_id] * dominant, index, demand))
         if studies:  # one that has no more does not come back: what is free only gets less
             heappush(owners, (owned, turns_had, studies[0][1], owner))
     return dict(slots)
+
+
+class _Room:
+    """What is free on each node while slots are given, from the first node on."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._cpus = [node.cpu for node in nodes]
+        self._gpus = [node.gpu for node in nodes]
+        self._first: dict[tuple[float, float], int] = {}  # the first node with room, by what a trial needs
+
+    def take(self, demand: Demand) -> bool:
+        """Takes the room of one trial off the first node that has it; whether there is one."""
+        needs = (demand.cpu, demand.gpu)
+        for index in range(self._first.get(needs, 0), len(self._cpus)):
+            if demand.cpu <= self._cpus[index] + 1e-9 and demand.gpu <= self._gpus[index] + 1e-9:
+                self._first[needs] = index  # those before have none, and what is free only gets less
+                self._cpus[index] -= demand.cpu
+                self._gpus[index] -= demand.gpu
+                return True
+        self._first[needs] = len(self._cpus)
+        return False
 
 
 def _wanted(demand: Demand, nodes: Sequence[Node]) -> float:

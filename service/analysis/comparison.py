@@ -14,7 +14,7 @@ from service.analysis.moments import exponent_of, mean_of, scaled, sum_of_square
 
 NOT_ENOUGH = "not enough replicates"
 NO_SPREAD_OF_DIFFERENCES = "the differences do not vary: {n} pairs are no basis for a test"
-NO_SPREAD_OF_VALUES = "the values of neither side vary: {n} replicates are no basis for a test"
+NO_SPREAD_OF_VALUES = "the values of neither side vary beyond rounding: {n} replicates are no basis for a test"
 _ROUNDING = 1e-12
 """Relative size below which a spread or a difference is rounding and nothing else."""
 

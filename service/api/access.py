@@ -38,6 +38,7 @@ LAST_USE_S = 60.0
 _READING = ("GET", "HEAD")
 _SAFE = (*_READING, "OPTIONS")
 _KNOWN_S = 1.0
+_VALID_S = 0.5  # known for so long to an answer that goes on, and to all of its key's: within a second it ends
 _PATIENCE_S = 10.0
 
 _FOREIGN_HOST = (
@@ -128,19 +129,19 @@ class Access:
         """lasts: whether the caller would be let in still."""
         self._lasts = lasts
         self._clock = clock
-        self._known_until = clock() + _KNOWN_S
+        self._known_until = clock() + _VALID_S
 
     async def check(self) -> None:
-        """Raises UnauthenticatedError once it has ended, StoreUnavailableError; looks once a second at most."""
+        """Raises UnauthenticatedError once it has ended, StoreUnavailableError; looks twice a second at most."""
         if self._clock() < self._known_until:
             return
         if not await run_in_threadpool(self._lasts):
             raise UnauthenticatedError(f"the access has ended: {_REMEDY}")
-        self._known_until = self._clock() + _KNOWN_S
+        self._known_until = self._clock() + _VALID_S
 
 
 class KeysInUse:
-    """Which keys are valid still: of each the store is asked once a second at most, however many answers go on."""
+    """Which keys are valid still: of each the store is asked twice a second at most, however many answers go on."""
 
     def __init__(self, keys: KeyStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
@@ -153,7 +154,7 @@ class KeysInUse:
             return True
         valid = self._keys.is_valid(key_id)
         if valid:
-            self._valid_until[key_id] = self._clock() + _KNOWN_S
+            self._valid_until[key_id] = self._clock() + _VALID_S
         else:
             self._valid_until.pop(key_id, None)
         return valid

@@ -57,6 +57,7 @@ class TrialOutput:
         self._piece_offset = 0
         self._piece = bytearray()  # the bytes from _piece_offset on
         self._stored_end = 0
+        self._begins_line = True
         self._is_failing = False
         self._told: set[int] = set()
         self._closing = threading.Event()
@@ -77,7 +78,7 @@ class TrialOutput:
         with self._lock:
             self._take_captured()
             line = f"{stamp} samstudy: {text}\n".encode(errors="replace")
-            if self._piece and not self._piece.endswith(b"\n"):
+            if not self._begins_line:
                 line = b"\n" + line
             self._append(line, keep_free=0 if is_end else _FREE_OF_LINES)
 
@@ -137,13 +138,26 @@ class TrialOutput:
         room = MAX_BYTES - keep_free - self._piece_offset - len(self._piece)
         if len(content) <= room:
             self._piece += content
+            self._begins_line = content.endswith(b"\n")
         elif keep_free not in self._told:
             self._told.add(keep_free)
             what = "that the training prints" if keep_free == _FREE_OF_OUTPUT else "to say"
-            cut = content[: max(0, room - 200)]
-            self._piece += (
-                cut + f"\n[an attempt's log has {MAX_BYTES // 2**20} MiB: more {what} is left out]\n".encode()
-            )
+            self._piece += content[: max(0, room - 200)]
+            del self._piece[len(self._piece) - _half_a_character(self._piece) :]
+            self._piece += f"\n[an attempt's log has {MAX_BYTES // 2**20} MiB: more {what} is left out]\n".encode()
+            self._begins_line = True
+
+
+def _half_a_character(text: bytes | bytearray) -> int:
+    """How many bytes at the end are the beginning of a character in UTF-8, the rest of which is cut off."""
+    for length in range(1, min(3, len(text)) + 1):
+        first = text[-length]
+        if first >= 0b11000000:
+            whole = 2 if first < 0b11100000 else 3 if first < 0b11110000 else 4
+            return length if length < whole else 0
+        if first < 0b10000000:
+            break
+    return 0
 
 
 class _Captured:

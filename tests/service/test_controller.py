@@ -904,6 +904,28 @@ def test_a_cluster_that_does_not_say_what_it_has_leaves_the_shares_alone(world: 
     assert slots(world, *studies) == [2, 2]
 
 
+def test_owners_take_turns_in_what_is_started_however_long_their_queues(world: World) -> None:
+    world.config = world.config.model_copy(update={"max_running_studies": 2})
+    controller = world.controller()
+    for owner in 4 * ("ada", "bob"):
+        world.create(owner)
+    controller.reconcile()
+
+    def running() -> dict[str, Study]:
+        driven = ReconcilingStore(world.database).driven()
+        return {study.demand.owner: world.studies.get(study.demand.study_id) for study in driven}
+
+    assert running().keys() == {"ada", "bob"}
+    world.advance(1)
+    world.create("cyd")
+    world.end(running()["ada"])
+    controller.reconcile()
+    assert running().keys() == {"bob", "cyd"}, "ada, who runs as few as cyd by now, has had a turn"
+    world.end(running()["bob"])
+    controller.reconcile()
+    assert running().keys() == {"ada", "cyd"}, "whose turn was before bob's"
+
+
 def test_no_more_studies_run_than_may_and_the_others_say_so(world: World) -> None:
     world.config = world.config.model_copy(update={"max_running_studies": 2})
     controller = world.controller()

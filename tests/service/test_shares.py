@@ -52,6 +52,29 @@ def test_a_trial_that_fits_on_no_node_has_no_share() -> None:
     assert fair_shares([demand("a", cpu=3), demand("b")], [Node(2, 0), Node(2, 0)]) == {"a": 0, "b": 4}
 
 
+@pytest.mark.parametrize(
+    ("node", "count", "trial", "shares"),
+    [
+        (Node(8, 8), 2, (1, 5), [1, 1]),
+        (Node(2, 1), 2, (1, 0.6), [1, 1]),
+        (Node(4, 0), 3, (3, 0), [1, 1, 1]),
+        (Node(8, 0), 4, (5, 0), [1, 1, 1, 1, 0]),
+    ],
+)
+def test_what_is_left_on_several_nodes_is_no_slot(
+    node: Node, count: int, trial: tuple[float, float], shares: list[int]
+) -> None:
+    """Else the first owner filled the nodes, and the slot of the last one, who had no turn then, never came true."""
+    cpu, gpu = trial
+    demands = [demand(str(number), f"owner {number}", cpu=cpu, gpu=gpu) for number in range(len(shares))]
+    assert list(fair_shares(demands, [node] * count).values()) == shares
+
+
+def test_large_and_small_trials_share_nodes() -> None:
+    demands = [demand("large", "ada", cpu=3), demand("small", "bob", cpu=1)]
+    assert fair_shares(demands, [Node(4, 0), Node(4, 0)]) == {"large": 1, "small": 5}
+
+
 def test_with_more_studies_than_slots_the_later_ones_wait() -> None:
     shares = fair_shares([demand(name) for name in "abc"], [Node(2, 0)])
     assert shares == {"a": 1, "b": 1, "c": 0}

@@ -103,7 +103,7 @@ def test_values_that_vary_on_neither_side_are_no_basis_for_a_test() -> None:
     comparison = compare({0: 0.5, 1: 0.5}, {2: 0.25, 3: 0.25, 4: 0.25})
     assert is_untested(comparison)
     assert comparison.difference == 0.25
-    assert comparison.note == "the values of neither side vary: 5 replicates are no basis for a test"
+    assert comparison.note == "the values of neither side vary beyond rounding: 5 replicates are no basis for a test"
     assert (comparison.n, comparison.n_a, comparison.n_b) == (5, 2, 3)
 
 

@@ -49,6 +49,36 @@ def attempts(tmp_path: Path) -> Iterator[Attempts]:
         output.close(wait_s=10)
 
 
+def test_a_line_of_the_service_begins_a_line_also_where_a_piece_has_just_ended(
+    attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_output, "_PIECE_BYTES", 16)
+    output = attempts.begin()
+    with output.captured():
+        print("\rstep 12 of a progress bar", end="", flush=True)
+    output._flush(is_last=False)
+    assert not output._piece
+    output.say("epoch 1 of 10")
+    output.close(wait_s=10)
+    assert attempts.read() == f"\rstep 12 of a progress bar\n{STAMP}epoch 1 of 10\n"
+
+
+@pytest.mark.parametrize("offset", range(4))
+@pytest.mark.parametrize("character", ["\u00e9", "\u20ac", "\U0001f642"])
+def test_what_is_left_out_begins_with_a_whole_character(
+    attempts: Attempts, monkeypatch: pytest.MonkeyPatch, character: str, offset: int
+) -> None:
+    monkeypatch.setattr(trial_output, "MAX_BYTES", 3_000)
+    monkeypatch.setattr(trial_output, "_FREE_OF_OUTPUT", 1_000)
+    output = attempts.begin()
+    with output.captured():
+        print(offset * "x" + 2_000 * character)
+    output.close(wait_s=10)
+    printed, note, _ = attempts.read().split("\n")
+    assert printed.strip("x").strip(character) == ""
+    assert note.endswith("more that the training prints is left out]")
+
+
 def test_python_c_and_children_are_heard_in_their_order(attempts: Attempts) -> None:
     output = attempts.begin()
     libc = ctypes.CDLL(None)
