@@ -33,6 +33,9 @@ KEPT_S = 30 * 86_400.0
 
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 1.0, 4 * 3600.0
 
+LONGEST_WAIT_S = 1.25 * _LONGEST_DELAY_S
+"""The longest that a delivery waits for its next attempt; one that is later was recorded before the clock went back."""
+
 
 def retry_delay_s(attempts: int, jitter: float) -> float:
     """Seconds until the next attempt: 1 after the first one, then twice as long each time, at most 4 hours.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, or_, select, update
 
 from service.store import tables
 from service.store.database import Database
+from service.webhook import LONGEST_WAIT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class DeliveringStore:
                 .select_from(deliveries)
                 .join(oldest, oldest.c.id == deliveries.c.id)
                 .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
-                .where(deliveries.c.next_attempt_at <= now)
+                .where(_is_due(now))
                 .order_by(deliveries.c.attempts, deliveries.c.next_attempt_at, deliveries.c.id)
             )
             return [Due(row.id, row.owner) for row in rows]
@@ -76,18 +77,18 @@ class DeliveringStore:
             )
             connection.execute(
                 update(table)
-                .where(mine, table.c.attempts >= max_attempts, table.c.next_attempt_at <= now)
+                .where(mine, table.c.attempts >= max_attempts, _is_due(now))
                 .values(next_attempt_at=None, error=func.coalesce(table.c.error, "how it ended was not recorded"))
             )
             head = connection.execute(
-                select(table, tables.webhooks.c.url, tables.webhooks.c.secret)
+                select(table, tables.webhooks.c.url, tables.webhooks.c.secret, _is_due(now).label("is_due"))
                 .join(tables.webhooks, tables.webhooks.c.id == table.c.webhook_id)
                 .where(mine)
                 .order_by(table.c.id)
                 .limit(1)
                 .with_for_update(of=table)
             ).one_or_none()
-            if head is None or head.next_attempt_at > now:
+            if head is None or not head.is_due:
                 return None
             outgoing = Outgoing(head.id, webhook_id, head.url, head.secret, head.payload, head.attempts + 1)
             connection.execute(
@@ -121,6 +122,13 @@ class DeliveringStore:
 def _open() -> ColumnElement[bool]:
     """Neither delivered nor given up, in the words of the index ix_webhook_deliveries_open."""
     return tables.webhook_deliveries.c.next_attempt_at.is_not(None)
+
+
+def _is_due(now: datetime) -> ColumnElement[bool]:
+    """Whether an open delivery can be tried: one that never was at once, wherever the store's clock has gone since."""
+    table = tables.webhook_deliveries
+    latest = now + timedelta(seconds=LONGEST_WAIT_S)
+    return or_(table.c.attempts == 0, table.c.next_attempt_at <= now, table.c.next_attempt_at > latest)
 
 
 def _record(connection: Connection, outgoing: Outgoing, **values: Any) -> None:

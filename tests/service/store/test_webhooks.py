@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -249,6 +250,19 @@ def test_a_failed_message_is_taken_again_once_its_time_has_come(timed_stores: St
     clock.advance(0.2)
     again = taken(delivering, webhook)
     assert (again.payload["id"], again.attempts) == (first.payload["id"], 2)
+
+
+@pytest.mark.parametrize("tried", [False, True])
+def test_a_clock_that_was_set_back_holds_no_message_up(timed_stores: Stores, clock: Clock, tried: bool) -> None:
+    delivering, webhooks = DeliveringStore(timed_stores.database), WebhookStore(timed_stores.database)
+    webhook, _ = webhooks.create("ada", URL)
+    timed_stores.create()
+    if tried:
+        delivering.failed(taken(delivering, webhook), "refused", retry_in_s=60)
+        assert delivering.due() == []
+    clock.now -= timedelta(days=1)
+    assert [due.webhook_id for due in delivering.due()] == [webhook.id]
+    assert taken(delivering, webhook).attempts == 1 + tried
 
 
 def test_a_message_whose_sender_died_is_taken_again_after_the_lease(timed_stores: Stores, clock: Clock) -> None:
