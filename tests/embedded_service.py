@@ -100,6 +100,17 @@ class Service:
         """The processes that train; Ray titles them by what they do at the moment."""
         return [*self.processes("ray::StudyTrial"), *self.processes("ray::ResourceTrainable")]
 
+    def worker(self) -> psutil.Process:
+        """One of them: between two calls its title is another for a moment."""
+        found: list[psutil.Process] = []
+
+        def look() -> bool:
+            found.extend(self.workers())
+            return bool(found)
+
+        wait_until(look, what="a worker trains")
+        return found[0]
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> tuple[int, list[psutil.Process]]:
         """Ctrl-C, or SIGTERM; answers the exit status and the processes that outlived it."""
         self.database.dispose()

@@ -27,7 +27,7 @@ def test_the_trial_fails_its_worker_is_gone_and_the_others_go_on(impatient_servi
         service, "deaf-worker", trials=4, epochs=150, budget={"max_trial_s": 30, "max_failed_trials": None}
     )
     witness.wait_for_trials(finished=0, training=2, epochs=1)
-    deaf = service.workers()[0]
+    deaf = service.worker()
     deaf.suspend()
     wait_until(lambda: witness.study().state.is_final, what="the study ends")
     (failed,) = witness.trials(TrialState.FAILED)

@@ -69,7 +69,7 @@ def test_a_killed_worker_costs_an_attempt_and_the_trial_goes_on_from_its_checkpo
 ) -> None:
     witness = begin("killed-worker", trials=2, epochs=250)
     witness.wait_for_trials(finished=0, training=2, epochs=5)
-    kill(service.workers()[:1])
+    kill([service.worker()])
     study = witness.check(trials=2)
     assert study.driver_attempt == 1
     (retried,) = [trial for trial in witness.trials() if trial.attempt == 2]

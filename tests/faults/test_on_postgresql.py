@@ -96,7 +96,7 @@ def test_a_study_on_postgresql_survives_the_death_of(victim: str, service_on_pos
     elif victim == "driver":
         kill(service.drivers(witness.study_id))
     elif victim == "worker":
-        kill(service.workers()[:1])
+        kill([service.worker()])
     else:
         kill(service.processes("service.cli", victim))
     witness.check(trials=4)
