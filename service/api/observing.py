@@ -20,7 +20,7 @@ REQUEST_ID_HEADER = "X-Request-ID"
 
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NO_ROUTE = "none"
-_ID = 80  # characters; what is longer is none, and is refused
+_LONGEST_ID = 80  # what is longer is none, and is refused
 _ROUTINE = (*PROBES, METRICS)
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _log_access(scope: Scope, status: int | None, seconds: float) -> None:
         "owner": principal.owner if principal else None,
         "key_id": principal.key_id if principal else None,
         "client": (scope.get("client") or (None,))[0],
-        **{name: value[:_ID] for name, value in scope.get("path_params", {}).items() if name.endswith("_id")},
+        **{name: value[:_LONGEST_ID] for name, value in scope.get("path_params", {}).items() if name.endswith("_id")},
     }
     access_log.log(level, "%s %s", method, route, extra=fields)
 

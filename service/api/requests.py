@@ -7,12 +7,11 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect
 
 from search_spaces.checking import shown
 from service.access import Principal, Role
 from service.api.access import PRINCIPAL
-from service.api.problems import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError
+from service.api.problems import MalformedBodyError, UnsupportedMediaTypeError
 from service.errors import MAX_PROBLEMS, FieldProblem, ForbiddenError, InvalidRequestError, InvalidSpecError
 from service.settings import Settings
 from service.spec_reading import WHOLE_SPEC, plain_data, problems_of
@@ -82,7 +81,7 @@ PageToken = Annotated[
 async def json_body(request: Request) -> object:
     """The body as plain data, whatever it says; what it must say is the spec's business.
 
-    Raises UnsupportedMediaTypeError, BodyTooLargeError and MalformedBodyError.
+    It is whole and not too large: BodyLimit has seen to that. Raises UnsupportedMediaTypeError and MalformedBodyError.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
@@ -90,14 +89,7 @@ async def json_body(request: Request) -> object:
     ):
         given = f"got {media_type!r}" if media_type else "and the request says nothing"
         raise UnsupportedMediaTypeError(f"Content-Type must be application/json, {given}")
-    content = bytearray()
-    try:
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > MAX_BODY_BYTES:
-                raise BodyTooLargeError(f"the body must be at most {MAX_BODY_BYTES:,} bytes")
-    except ClientDisconnect as error:  # no defect of the service, and nobody reads the answer
-        raise MalformedBodyError("the client hung up before the body was there") from error
+    content = await request.body()
     try:
         return json.loads(content.decode(), object_pairs_hook=_unique_pairs)
     except UnicodeDecodeError as error:
