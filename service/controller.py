@@ -10,15 +10,16 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service import logs
 from service.errors import ServiceSilentError, ServiceUnavailableError, StoreUnavailableError
+from service.placement import has_place, what_lacks
 from service.settings import Settings
 from service.shares import Usage, fair_shares
-from service.store.reconciling import DriverClaim, PendingCancel, ReconcilingStore
+from service.store.reconciling import DriverClaim, PendingCancel, QueuedStudy, ReconcilingStore
 from service.store.watching import CONTROLLER_LEASE
 from service.tuning.jobs import DriverJobs
 
@@ -100,6 +101,8 @@ class Controller:
         self._cancel_again_at = float("-inf")
         self._refusals: dict[str, _Refusal] = {}
         self._turns: Counter[str] = Counter()  # the higher, the later the owner's last study was started
+        self._gave_way: dict[str, str] = {}  # studies that made room for others, and what the cluster lacked for them
+        self._room_again_at = float("-inf")
         self._starts_unconfirmed = False
         self._in_contact_since: float | None = None
         self._overdue: dict[DriverClaim, _Overdue] = {}
@@ -282,16 +285,61 @@ class Controller:
             return
         running = Counter(study.demand.owner for study in self._store.driven())
         while queued and running.total() < self._config.max_running_studies and self._silence is None:
-            study = min(queued, key=lambda study: (running[study.owner], self._turns[study.owner]))  # then the oldest
+            study = min(queued, key=lambda study: self._rank(study, running))  # of equal ones the oldest
             queued.remove(study)
             if self._start(study.study_id):
+                self._gave_way.pop(study.study_id, None)
                 running[study.owner] += 1
                 self._turns[study.owner] = max(self._turns.values(), default=0) + 1
         if queued and self._silence is not None:
             self._store.set_waiting_reason([study.study_id for study in queued], logs.redacted(str(self._silence)))
         elif queued:
+            self._make_room(queued)
             reason = f"{running.total()} studies run, as many as may at a time; it is among the {len(queued)} that wait"
-            self._store.set_waiting_reason([study.study_id for study in queued], reason)
+            waiting = [study.study_id for study in queued]
+            self._store.set_waiting_reason([one for one in waiting if one not in self._gave_way], reason)
+            for study_id in self._gave_way.keys() & set(waiting):
+                reason = f"{self._gave_way[study_id]}; meanwhile it lets studies run that the cluster can hold"
+                self._store.set_waiting_reason([study_id], reason)
+
+    def _rank(self, study: QueuedStudy, running: Counter[str]) -> tuple[bool, int, int]:
+        """Of the studies that wait, the one with the least is started next. running: studies, by their owners."""
+        return study.study_id in self._gave_way, running[study.owner], self._turns[study.owner]
+
+    def _make_room(self, waiting: Sequence[QueuedStudy]) -> None:
+        """Ends drivers of studies of which no node holds a trial, one for each that waits and that the cluster holds.
+
+        Each has had its place for a while, since a cluster that grows does so for those that ask for more than it has.
+        They wait behind all others until a node holds them, or a place is free.
+        """
+        if self._clock() < self._room_again_at:
+            return
+        self._room_again_at = self._clock() + self._config.share_interval_s
+        driven = self._store.driven()
+        idle = [one for one in driven if not one.demand.running and one.driven_s >= self._config.node_grace_s]
+        if not idle and not self._gave_way:
+            return
+        try:
+            with self._asking():
+                nodes = self._jobs.nodes()
+            needs = self._store.needs([study.study_id for study in waiting])
+            can_run = {study_id for study_id, of in needs.items() if has_place(of.cpu, of.gpu, nodes)}
+            still = (needs.keys() - can_run) | {one.claim.study_id for one in driven}
+            self._gave_way = {study_id: lacks for study_id, lacks in self._gave_way.items() if study_id in still}
+            stuck = [one for one in idle if not has_place(one.demand.cpu, one.demand.gpu, nodes)]
+            for one in stuck[: len(can_run)]:
+                self._give_way(one.claim, what_lacks(one.demand.cpu, one.demand.gpu, nodes))
+        except ServiceUnavailableError as error:
+            logger.warning("studies of which no node holds a trial keep their places: %s", error)
+
+    def _give_way(self, claim: DriverClaim, lacks: str) -> None:
+        """Asks the driver to end, as often as it takes: it gives its lease up, and its study is queued again."""
+        with self._asking():
+            self._jobs.stop(claim)
+        if claim.study_id not in self._gave_way:
+            said = {"study_id": claim.study_id, "driver_attempt": claim.driver_attempt}
+            logger.info("study %s gives its place to one that waits: %s", claim.study_id, lacks, extra=said)
+        self._gave_way[claim.study_id] = lacks
 
     def _rests(self, study_id: str) -> bool:
         """Whether the study's last start was refused so lately that another one would only be refused too."""

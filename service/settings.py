@@ -116,6 +116,12 @@ class Settings(BaseSettings):
     max_running_studies: int = Field(
         20, ge=1, description="studies that have a driver at a time (about 0.3 GiB each on the cluster's head)"
     )
+    node_grace_s: float = Field(
+        600.0,
+        ge=0,
+        description="time for which a study of which no node can hold a trial keeps its place among those that run, "
+        "where others wait; longer than a cluster that grows takes for a new node",
+    )
     share_interval_s: float = Field(1.0, gt=0, description="time between two looks at what the running studies may use")
     trial_grace_s: float = Field(
         60.0,

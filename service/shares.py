@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
+from service.placement import Node
+
 MOST_SLOTS = 10_000
 """More workers than a Ray cluster runs: a study with tiny trials needs no larger share."""
 
@@ -20,14 +22,6 @@ _LONGEST_GAP_S = 60.0
 
 _FORGOTTEN_AFTER_S = 600.0
 """For which an owner has had no study with a driver."""
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """What one node of the cluster has, busy or not."""
-
-    cpu: float
-    gpu: float
 
 
 @dataclass(frozen=True, slots=True)

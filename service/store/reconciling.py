@@ -58,10 +58,20 @@ class QueuedStudy:
 
 @dataclass(frozen=True, slots=True)
 class DrivenStudy:
-    """A study that has a driver. slots: its present share; None: no limit."""
+    """A study that has a driver. slots: its present share; None: no limit. driven_s: for how long it has had it."""
 
+    claim: DriverClaim
     demand: Demand
     slots: int | None
+    driven_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one trial of a study needs."""
+
+    cpu: float
+    gpu: float
 
 
 class ReconcilingStore:
@@ -103,7 +113,19 @@ class ReconcilingStore:
             )
             studies = rows.all()
             demands = demands_of(connection, studies)
-        return [DrivenStudy(demand, study.slots) for demand, study in zip(demands, studies, strict=True)]
+            now = self._database.now(connection)
+        return [
+            DrivenStudy(DriverClaim(study.id, study.driver_attempt), demand, study.slots, _driven_s(study, now))
+            for demand, study in zip(demands, studies, strict=True)
+        ]
+
+    def needs(self, study_ids: Sequence[str]) -> dict[str, Needs]:
+        """What a trial of each of these studies needs."""
+        table = tables.studies
+        with self._database.reading() as connection:
+            rows = connection.execute(select(table.c.id, table.c.spec).where(table.c.id.in_(study_ids)))
+            resources = {row.id: row.spec["resources_per_trial"] for row in rows}
+        return {study_id: Needs(float(of["cpu"]), float(of["gpu"])) for study_id, of in resources.items()}
 
     def set_slots(self, slots: Mapping[str, int | None]) -> None:
         """Says how many trials of each of these studies may train at once; their drivers hear it at a heartbeat."""
@@ -335,6 +357,11 @@ def _was_waiting(connection: Connection, study: Row[Any], *, at: datetime) -> bo
         return False
     lived = records.last_seen(study, at) - study.running_since
     return lived >= _STEADY and not records.trials_in(connection, study.id, [TrialState.RUNNING])
+
+
+def _driven_s(study: Row[Any], now: datetime) -> float:
+    """For how long a study has had its driver; of one that an older version has started nobody knows it."""
+    return 0.0 if study.running_since is None else (now - study.running_since).total_seconds()
 
 
 def _is_drained(connection: Connection, study: Row[Any]) -> bool:

@@ -13,8 +13,8 @@ import httpx
 
 from service.addresses import on_this_machine
 from service.errors import ServiceSilentError, ServiceUnavailableError
+from service.placement import Node
 from service.settings import HOW_TO_ESCAPE, without_user
-from service.shares import Node
 from service.store.reconciling import DriverClaim
 
 DRIVER_COMMAND = ("python", "-m", "service.tuning.driver")

@@ -13,8 +13,8 @@ import pytest
 from service.controller import Controller
 from service.controlling import repeat
 from service.errors import ServiceSilentError, ServiceUnavailableError, StoreUnavailableError
+from service.placement import Node
 from service.settings import Settings
-from service.shares import Node
 from service.spec import parse_spec
 from service.store.database import Database
 from service.store.driving import DrivingStore
@@ -37,6 +37,7 @@ class FakeJobs:
     def __init__(self) -> None:
         self.is_down = False
         self.takes_jobs = True
+        self.has = [Node(cpu=4, gpu=0)]
         self.leave = True
         self.refusal = "the Ray cluster does not take jobs"
         self.started: list[DriverClaim] = []
@@ -44,7 +45,7 @@ class FakeJobs:
 
     def nodes(self) -> list[Node]:
         self.check()
-        return [Node(cpu=4, gpu=0)]
+        return self.has
 
     def check(self) -> None:
         if self.is_down:
@@ -94,8 +95,9 @@ class World:
             asleep=asleep,
         )
 
-    def create(self, owner: str = "ada") -> Study:
-        return self.studies.create(NewStudy("s", "", {}, SPEC, owner, "digest"))[0]
+    def create(self, owner: str = "ada", *, gpu: float = 0) -> Study:
+        spec = SPEC | {"resources_per_trial": {"cpu": 1, "gpu": gpu}}
+        return self.studies.create(NewStudy("s", "", {}, spec, owner, "digest"))[0]
 
     def driver(self, study: Study, number: int = 1) -> DrivingStore:
         return DrivingStore(self.database, study.id, number)
@@ -942,3 +944,100 @@ def test_no_more_studies_run_than_may_and_the_others_say_so(world: World) -> Non
     controller.reconcile()
     assert world.studies.get(other.id).state is StudyState.RUNNING  # though it came later: its owner has none
     assert world.studies.get(late.id).state is StudyState.QUEUED
+
+
+def states(world: World, *studies: Study) -> list[StudyState]:
+    return [world.studies.get(study.id).state for study in studies]
+
+
+def pass_by(world: World, controller: Controller, seconds: int, *drivers: DrivingStore) -> None:
+    """Time in which these drivers live and the controller looks."""
+    for _ in range(seconds):
+        for driver in drivers:
+            driver.heartbeat(60)
+        world.advance(1)
+        controller.reconcile()
+
+
+def with_one_place(world: World) -> Controller:
+    world.config = world.config.model_copy(update={"max_running_studies": 1, "node_grace_s": 30})
+    return world.controller()
+
+
+def test_a_study_that_no_node_can_hold_gives_its_place_to_one_that_can_run(world: World) -> None:
+    controller = with_one_place(world)
+    stuck = world.create("ada", gpu=8)
+    pass_by(world, controller, 40)
+    assert states(world, stuck) == [StudyState.RUNNING], "nobody else waits"
+    driver = world.driver(stuck)
+    driver.heartbeat(60)
+    other = world.create("bob")
+    pass_by(world, controller, 1, driver)
+    assert world.jobs.stopped == [DriverClaim(stuck.id, 1)]
+    driver.give_up_lease()  # as a driver does that is asked to end
+    pass_by(world, controller, 2)
+    assert states(world, stuck, other) == [StudyState.QUEUED, StudyState.RUNNING]
+    waiting = world.studies.get(stuck.id)
+    assert waiting.waiting_reason == (
+        "a trial needs 1 CPU and 8 GPUs on one node; no node has a GPU; "
+        "meanwhile it lets studies run that the cluster can hold"
+    )
+    later = world.create("ada")
+    pass_by(world, controller, 1, world.driver(other))
+    world.end(other)
+    pass_by(world, controller, 2)
+    assert states(world, stuck, later) == [StudyState.QUEUED, StudyState.RUNNING], "it waits behind all others"
+    world.end(later)
+    pass_by(world, controller, 1)
+    assert states(world, stuck) == [StudyState.RUNNING], "until there is a place for it"
+
+
+def test_a_study_that_gave_its_place_away_has_its_turn_once_a_node_holds_it(world: World) -> None:
+    controller = with_one_place(world)
+    stuck = world.create("ada", gpu=8)
+    pass_by(world, controller, 1)
+    driver = world.driver(stuck)
+    driver.heartbeat(60)
+    other = world.create("bob")
+    pass_by(world, controller, 31, driver)
+    driver.give_up_lease()
+    pass_by(world, controller, 2)
+    assert states(world, stuck, other) == [StudyState.QUEUED, StudyState.RUNNING]
+    later = world.create("bob")
+    world.jobs.has.append(Node(cpu=8, gpu=8))
+    pass_by(world, controller, 2, world.driver(other))
+    assert "as many as may at a time" in str(world.studies.get(stuck.id).waiting_reason)
+    world.end(other)
+    pass_by(world, controller, 1)
+    assert states(world, stuck, later) == [StudyState.RUNNING, StudyState.QUEUED]
+
+
+@pytest.mark.parametrize(
+    "why", ["it has had it for too short a time", "it trains", "those that wait cannot run either"]
+)
+def test_a_study_keeps_its_place(world: World, why: str) -> None:
+    controller = with_one_place(world)
+    first = world.create("ada", gpu=8)
+    pass_by(world, controller, 1)
+    driver = world.driver(first)
+    driver.heartbeat(60)
+    if why == "it trains":  # on a node that the cluster no longer tells of
+        (trial,) = driver.add_configuration({"rho": 0.1}, '{"rho":0.1}', [0], last_known=0)[1]
+        driver.record([AttemptStarted(trial.id, 1, "node-1")])
+    world.create("bob", gpu=4 if why == "those that wait cannot run either" else 0)
+    pass_by(world, controller, 20 if why == "it has had it for too short a time" else 40, driver)
+    assert world.jobs.stopped == []
+    assert states(world, first) == [StudyState.RUNNING]
+
+
+def test_no_more_studies_give_their_places_than_wait_for_them(world: World) -> None:
+    world.config = world.config.model_copy(update={"max_running_studies": 3, "node_grace_s": 30})
+    controller = world.controller()
+    stuck = [world.create("ada", gpu=1) for _ in range(3)]
+    pass_by(world, controller, 1)
+    drivers = [world.driver(study) for study in stuck]
+    for driver in drivers:
+        driver.heartbeat(60)
+    world.create("bob")
+    pass_by(world, controller, 40, *drivers)
+    assert len(set(world.jobs.stopped)) == 1

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.shares import MOST_SLOTS, Demand, Node, Usage, fair_shares
+from service.placement import Node
+from service.shares import MOST_SLOTS, Demand, Usage, fair_shares
 
 ENDLESS = float("inf")
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.shares import Node, fair_shares
+from service.placement import Node
+from service.shares import fair_shares
 from service.spec import parse_spec
 from service.store.driving import DrivingStore
 from service.store.lifecycle import StudyChanges
