@@ -39,6 +39,7 @@ from service.api.metrics import Metrics
 from service.api.observing import Observation
 from service.api.rate_limit import RateLimit
 from service.api.readiness import Readiness
+from service.api.storage_reads import StorageReads
 from service.api.streams import OpenStreams
 from service.errors import SamstudyError, StoreUnavailableError
 from service.memory import keep_what_is_there
@@ -104,6 +105,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app.state.lookups = Lookups()
     app.state.computing = Computing()
     app.state.exports = exports.Exports()
+    app.state.storage_reads = StorageReads()
     app.state.stopping = threading.Event()
     app.add_middleware(BodyLimit)  # the innermost: who may not come in is told so first
     if settings.requests_per_minute:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from threading import Event
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.concurrency import run_in_threadpool
 
 from service.api.access import Access
 from service.api.problems import documented
 from service.api.requests import Studies, StudyId, TheSettings, TrialId
-from service.api.streams import APlaceOfFollower, BreakingOffResponse, BrokenOffError, Follow, TheAccess, while_allowed
+from service.api.storage_reads import StorageReader, TheStorage
+from service.api.streams import APlaceOfFollower, BreakingOffResponse, BrokenOffError, Follow, TheAccess
 from service.errors import (
     AttemptNotFoundError,
     InvalidRequestError,
@@ -61,13 +62,14 @@ router = APIRouter(tags=["trials"])
     },
     dependencies=[APlaceOfFollower],
 )
-def read_log(
+async def read_log(
     request: Request,
     study_id: StudyId,
     trial_id: TrialId,
     studies: Studies,
     settings: TheSettings,
     access: TheAccess,
+    storage: TheStorage,
     attempt: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="by default the newest")] = None,
     follow: Follow = False,
     tail: Annotated[
@@ -81,11 +83,15 @@ def read_log(
 
     An attempt that wrote nothing has an empty log.
     """
-    found = _attempt(studies, study_id, trial_id, attempt)
-    try:
+    found = await run_in_threadpool(_attempt, studies, study_id, trial_id, attempt)
+
+    def look() -> tuple[TrialLog, LogExtent, int]:
         source = TrialLog(settings.storage_uri, study_id, found.trial_id, found.number)
         extent = source.extent()
-        start = after if tail is None else max(after, source.offset_of_last_lines(extent, tail))
+        return source, extent, after if tail is None else max(after, source.offset_of_last_lines(extent, tail))
+
+    try:
+        source, extent, start = await storage.read(look)
     except (OSError, ValueError) as error:
         raise StorageUnavailableError(f"the log cannot be read: {error}") from error
 
@@ -93,57 +99,66 @@ def read_log(
         running = (one.number for one in studies.attempts(study_id, trial_id) if one.state is AttemptState.RUNNING)
         return found.number not in running
 
+    reading = _Reading(source, storage, access)
     if follow:
-        content = _followed(source, start, access, has_ended=has_ended, stopping=request.app.state.stopping)
+        content = reading.followed(start, has_ended=has_ended, stopping=request.app.state.stopping)
     else:
-        content = while_allowed(_blocks(source, extent, start), access)
+        content = reading.whole(extent, start)
     headers = {
         LOG_ATTEMPT_HEADER: str(found.number),
         LOG_OFFSET_HEADER: str(start),
+        "X-Accel-Buffering": "no",  # a proxy is to pass a followed log on as it comes
         "X-Content-Type-Options": "nosniff",  # what a training prints may look like a page
         "Cache-Control": "no-store",
     }
     return BreakingOffResponse(content, headers=headers, media_type="text/plain")
 
 
-async def _followed(
-    source: TrialLog, after: int, access: Access, *, has_ended: Callable[[], bool], stopping: Event
-) -> AsyncIterator[bytes]:
-    """The log from `after` on, until the attempt has ended and its writer has said that this was all, or is silent."""
-    silent_since: float | None = None
-    while not stopping.is_set():
-        begin = after
+class _Reading:
+    """A log while it is sent to a caller."""
+
+    def __init__(self, source: TrialLog, storage: StorageReader, access: Access) -> None:
+        self._source = source
+        self._storage = storage
+        self._access = access
+
+    async def whole(self, extent: LogExtent, after: int) -> AsyncIterator[bytes]:
+        """What there is from `after` on. Raises BrokenOffError."""
         try:
-            await access.check()
-            ended = await run_in_threadpool(has_ended)
-            extent = await run_in_threadpool(source.extent)
-            async for block in iterate_in_threadpool(_blocks(source, extent, after)):
-                await access.check()
+            async for block in self._storage.each(self._source.read(extent, after=after)):
+                await self._access.check()
+                yield block
+        except (OSError, StoreUnavailableError, UnauthenticatedError) as error:
+            raise BrokenOffError(str(error)) from error
+
+    async def followed(self, after: int, *, has_ended: Callable[[], bool], stopping: Event) -> AsyncIterator[bytes]:
+        """From `after` on, until the attempt has ended and its writer has said that this was all, or is silent."""
+        silent_since: float | None = None
+        while not stopping.is_set():
+            begin = after
+            try:
+                await self._access.check()
+                ended = await run_in_threadpool(has_ended)
+                extent = await self._storage.read(self._source.extent)
+            except (
+                OSError,
+                StoreUnavailableError,
+                StudyNotFoundError,
+                TrialNotFoundError,
+                UnauthenticatedError,
+            ) as error:
+                raise BrokenOffError(str(error)) from error
+            async for block in self.whole(extent, after):
                 after += len(block)
                 yield block
-        except (
-            OSError,
-            StoreUnavailableError,
-            StudyNotFoundError,
-            TrialNotFoundError,
-            UnauthenticatedError,
-        ) as error:
-            raise BrokenOffError(str(error)) from error
-        if ended:
-            now = time.monotonic()
-            silent_since = now if silent_since is None or after > begin else silent_since
-            if extent.is_finished or now - silent_since >= GRACE_S:
-                return
-        if after == begin:
-            await asyncio.sleep(POLL_S)
-    raise BrokenOffError("the server stops")
-
-
-def _blocks(source: TrialLog, extent: LogExtent, after: int) -> Iterator[bytes]:
-    try:
-        yield from source.read(extent, after=after)
-    except OSError as error:
-        raise BrokenOffError(str(error)) from error
+            if ended:
+                now = time.monotonic()
+                silent_since = now if silent_since is None or after > begin else silent_since
+                if extent.is_finished or now - silent_since >= GRACE_S:
+                    return
+            if after == begin:
+                await asyncio.sleep(POLL_S)
+        raise BrokenOffError("the server stops")
 
 
 def _attempt(studies: StudyStore, study_id: str, trial_id: str, number: int | None) -> Attempt:

@@ -46,12 +46,10 @@ class BreakingOffResponse(StreamingResponse):
             log.warning("an answer breaks off: %s", error)
 
 
-async def while_allowed(
-    chunks: Iterator[bytes], access: Access, limiter: CapacityLimiter | None = None
-) -> AsyncIterator[bytes]:
+async def while_allowed(chunks: Iterator[bytes], access: Access, limiter: CapacityLimiter) -> AsyncIterator[bytes]:
     """The chunks, until the caller's access ends: then raises BrokenOffError.
 
-    limiter: of the threads that make them; None: those of all requests.
+    limiter: of the threads that make them.
     """
     while True:
         try:

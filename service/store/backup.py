@@ -108,6 +108,7 @@ def restore_backup(database: Database, path: Path) -> Contents:
             f"{path} has the schema {contents.revision}, which a newer version has made: restore it with that version"
         )
     with database.migrating() as connection:
+        database.let_idle(connection)
         _check_empty(connection, database.now(connection))
         _reflected(connection, but=(), also=(_REVISION,)).drop_all(connection)
         upgrade(connection, contents.revision)
@@ -130,6 +131,7 @@ def _write(database: Database, file: gzip.GzipFile) -> Contents:
         file.write(written)
 
     with database.reading() as connection:
+        database.let_idle(connection)
         revision = current_revision(connection)
         if revision not in known_revisions():
             raise StoreUnavailableError(

@@ -37,6 +37,14 @@ _LIBPQ_OPTIONS = {
     "tcp_user_timeout": 15_000,  # and after 15 s where something sent is not acknowledged
 }
 """So that a server that went away without a word is an error and not a wait without end."""
+_SERVER_OPTIONS = {
+    "idle_in_transaction_session_timeout": 15_000,  # milliseconds, in which a process says nothing amid a transaction
+    "tcp_keepalives_idle": 10,  # its machine that is gone, as with a power failure, is noticed as a server is
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""So that the locks of a process that froze or went away without a word are free soon: everybody waits for them."""
 _MIGRATION_LOCK = 0x5A75D1  # any number that is the same in every process
 _UNKNOWN_TABLE_OR_COLUMN = ("42P01", "42703")  # PostgreSQL's SQLSTATE
 _REFUSED = ("25006", "42501")  # read-only; no privilege for it
@@ -147,6 +155,11 @@ class Database:
         with self.migrating() as connection:
             upgrade(connection)
 
+    def let_idle(self, connection: Connection) -> None:
+        """Lets the transaction wait for a slow disk between two statements, as long as that takes."""
+        if not self.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
         """Like `writing`; two processes that migrate at once go one after the other."""
@@ -212,10 +225,12 @@ def _libpq_arguments(url: URL, statement_timeout_s: float | None) -> dict[str, A
     arguments: dict[str, Any] = {name: value for name, value in _LIBPQ_OPTIONS.items() if name not in url.query}
     if "PGCONNECT_TIMEOUT" in os.environ:
         arguments.pop("connect_timeout", None)
+    given = url.query.get("options", os.environ.get("PGOPTIONS", ""))  # the last one of an option counts
+    ours = dict(_SERVER_OPTIONS)
     if statement_timeout_s is not None:
-        given = url.query.get("options", os.environ.get("PGOPTIONS", ""))  # the last one of an option counts
-        ours = f"-c statement_timeout={round(1000 * statement_timeout_s)}"
-        arguments["options"] = " ".join([ours, *([given] if isinstance(given, str) else given)]).strip()
+        ours["statement_timeout"] = round(1000 * statement_timeout_s)
+    said = [f"-c {name}={value}" for name, value in ours.items()]
+    arguments["options"] = " ".join([*said, *([given] if isinstance(given, str) else given)]).strip()
     return arguments
 
 

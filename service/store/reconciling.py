@@ -322,9 +322,9 @@ class ReconcilingStore:
     def _lead(self, name: str, holder: str, lease_s: float) -> bool:
         table = tables.leases
         with self._database.writing() as connection:
-            now = self._database.now(connection)
-            expires_at = now + timedelta(seconds=lease_s)
             lease = connection.execute(select(table).where(table.c.name == name).with_for_update()).one_or_none()
+            now = self._database.now(connection)  # whoever held the row may have held it for long
+            expires_at = now + timedelta(seconds=lease_s)
             if lease is None:
                 connection.execute(insert(table).values(name=name, holder=holder, expires_at=expires_at))
             elif lease.holder == holder or not now <= lease.expires_at <= _latest_end(now):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anyio import CapacityLimiter
 from starlette.testclient import TestClient
 
 from service.api import exports
@@ -67,7 +68,7 @@ class Clock:
 
 
 async def _read(chunks: Iterator[bytes], access: Access, into: list[bytes]) -> None:
-    async for chunk in while_allowed(chunks, access):
+    async for chunk in while_allowed(chunks, access, CapacityLimiter(1)):
         into.append(chunk)
 
 
@@ -100,7 +101,7 @@ def test_a_reader_that_takes_nothing_is_not_waited_for(caplog: pytest.LogCapture
         if message.get("body") == b"second":
             await asyncio.sleep(30)
 
-    answer = Answer(while_allowed(iter([b"first", b"second", b"third"]), Access(lambda: True)))
+    answer = Answer(while_allowed(iter([b"first", b"second", b"third"]), Access(lambda: True), CapacityLimiter(1)))
     asyncio.run(answer.stream_response(send))
     assert [message.get("body") for message in sent[1:]] == [b"first", b"second"]
     assert "its reader has taken nothing for 0.05 s" in caplog.text

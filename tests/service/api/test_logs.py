@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 from service.access import NewKey, Role
 from service.api import logs
 from service.api.app import create_app
+from service.api.storage_reads import EACH, StorageReads
 from service.settings import Settings
 from service.store.database import Database
 from service.store.driving import DrivingStore
@@ -334,3 +336,29 @@ def test_the_openapi_document_describes_it(api: TestClient) -> None:
         "tail",
         "after",
     ]
+
+
+def test_a_storage_that_says_nothing_keeps_no_other_request_waiting(
+    api: TestClient, training: Training, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[..., None]
+) -> None:
+    answers, asked = threading.Event(), []
+    app: Any = api.app
+    app.state.storage_reads = StorageReads(patience_s=2)
+
+    def hang(_log: TrialLog) -> None:
+        asked.append(1)
+        assert answers.wait(30)
+        raise OSError("at last")
+
+    with monkeypatch.context() as patched, ThreadPoolExecutor(EACH + 1) as pool:
+        patched.setattr(TrialLog, "extent", hang)
+        reading = [pool.submit(api.get, training.path) for _ in range(EACH + 1)]
+        wait_until(lambda: len(asked) == EACH)
+        assert api.get("studies").status_code == 200
+        said = sorted(answer.result(20).json()["detail"] for answer in reading)
+    assert said == [
+        *EACH * ["the log cannot be read: the storage has not answered within 2 s"],
+        "the log cannot be read: the storage is busy with other reads, or does not answer them",
+    ]
+    answers.set()
+    wait_until(lambda: api.get(training.path).status_code == 200)  # the places are free again

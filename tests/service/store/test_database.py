@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -340,3 +341,46 @@ def test_a_password_that_is_not_escaped_is_said_so_and_not_quoted(url: str) -> N
         Database(url)
     assert "s3" not in str(caught.value)
     assert "ret" not in str(caught.value)
+
+
+def test_the_locks_of_a_process_that_says_no_more_amid_a_transaction_are_free_soon(
+    postgresql_server: PostgresqlServer,
+) -> None:
+    """A frozen one; else everybody who needs the row would wait for it, the next controller among them."""
+    hasty = f"{postgresql_server.url()}?options=-c%20idle_in_transaction_session_timeout%3D1s"
+    with closing_databases(postgresql_server.url(), hasty) as (database, frozen):
+        with database.reading() as connection:
+            shown = [
+                connection.execute(text(f"SHOW {name}")).scalar_one()
+                for name in ("idle_in_transaction_session_timeout", "tcp_keepalives_idle", "tcp_user_timeout")
+            ]
+        assert shown == ["15s", "10", "15000"]
+
+        others = []
+
+        def hold() -> None:
+            with frozen.writing() as connection:
+                connection.execute(text("LOCK TABLE alembic_version IN EXCLUSIVE MODE"))
+                database.check_writable()  # which waits for 5 s
+                others.append("could write")
+
+        database.migrate()
+        with pytest.raises(StoreUnavailableError):
+            hold()
+        assert others == ["could write"]
+
+
+def test_a_backup_may_wait_for_its_disk_amid_its_transaction(postgresql_server: PostgresqlServer) -> None:
+    hasty = f"{postgresql_server.url()}?options=-c%20idle_in_transaction_session_timeout%3D200ms"
+    with closing_databases(hasty) as (database,), database.reading() as connection:
+        database.let_idle(connection)
+        time.sleep(0.6)
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+
+
+@contextmanager
+def closing_databases(*urls: str) -> Iterator[list[Database]]:
+    databases = [Database(url) for url in urls]
+    yield databases
+    for database in databases:
+        database.dispose()
