@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from service.trial_logs import TrialLog
 from service.tuning.checkpoints import TrialCheckpoints
@@ -29,6 +29,7 @@ STORAGE_PATIENCE_S = 30.0
 MOST_RESULTS = 10_000
 """How many of its last results a checkpoint carries along."""
 
+_GONE = FileNotFoundError  # somebody has removed it meanwhile: it does not come back
 _ALWAYS_SAID = ("dataset", "model", "lambda", "rho", "seed")
 _MAIN_METRICS = ("val_accuracy", "val_loss", "train_loss", "suboptimality", "test_accuracy", "test_loss")
 
@@ -47,6 +48,7 @@ class TrialExecution:
         self._results = _Results()
         self._unreported: deque[EpochResult] = deque()
         self._stored: TrialCheckpoints | None = None
+        self._lost: str | None = None
         self._deadline = None if order.seconds_left is None else time.monotonic() + order.seconds_left
         self._has_ended = False
         self._output = TrialOutput(lambda: TrialLog(order.storage_uri, order.study_id, order.trial_id, order.attempt))
@@ -78,13 +80,13 @@ class TrialExecution:
                 self._training = training = self._training or self._begin()
                 if self._unreported:
                     result = self._unreported.popleft()
-                    return self._report(result.epoch, result.metrics, is_last=result.is_last)
+                    return self._report(result.epoch, result.metrics, is_last=result.is_last, is_saved=True)
                 epoch = training.epochs_done
                 started = time.monotonic()
                 result = training.next_result()
             self._results.add(result)
             self._say_result(result, seconds=time.monotonic() - started)
-            warning = self._save(training, since=epoch, is_last=result.is_last)
+            is_saved, warning = self._save(training, since=epoch, is_last=result.is_last)
         except OutOfTimeError:
             self._training = None
             limit = self._order.max_trial_s
@@ -95,7 +97,14 @@ class TrialExecution:
         except Exception:  # noqa: BLE001  # the outermost runner: whatever ended the training is recorded on the trial
             self._training = None
             return self._report(epoch, {}, is_last=False, error=traceback.format_exc())
-        return self._report(result.epoch, result.metrics, is_last=result.is_last, warning=warning)
+        warnings, self._lost = [one for one in (self._lost, warning) if one], None
+        return self._report(
+            result.epoch,
+            result.metrics,
+            is_last=result.is_last,
+            warning="; ".join(warnings) or None,
+            is_saved=is_saved,
+        )
 
     def _begin(self) -> Training:
         """The training, continued from the newest checkpoint that is whole and leaves out no result.
@@ -114,8 +123,9 @@ class TrialExecution:
         return training
 
     def _restore(self, training: Training) -> None:
+        """Goes on from the newest checkpoint of use; where the storage does not give it, the next report says so."""
         waiting = Retrying(
-            retry=retry_if_exception_type(OSError),
+            retry=retry_if_exception(lambda error: isinstance(error, OSError) and not isinstance(error, _GONE)),
             stop=stop_after_delay(STORAGE_PATIENCE_S if self._order.attempt > 1 else 0),
             wait=wait_exponential(multiplier=0.25, max=5),
             reraise=True,
@@ -123,15 +133,18 @@ class TrialExecution:
         try:
             found = waiting(lambda: self._checkpoints().take_over())
         except OSError as error:
-            self._output.say(f"the storage does not say which checkpoints there are: {error}")
+            self._lost = f"the storage does not say which checkpoints there are: {error}"
+            self._output.say(self._lost)
             return
         for checkpoint in found:
             try:
-                content = loads(self._checkpoints().read(checkpoint))
+                content = loads(waiting(self._checkpoints().read, checkpoint))
                 state, results = _unpacked(content, self._order.train, is_first=self._order.attempt == 1)
                 self._continue(training, state, results)
             except OSError as error:
-                self._output.say(f"the checkpoint of epoch {checkpoint.epoch} cannot be read: {error}")
+                lost = f"the checkpoint of epoch {checkpoint.epoch} cannot be read: {error}"
+                self._lost = self._lost or lost
+                self._output.say(lost)
             except (DamagedCheckpointError, _OtherConfigurationError, _MissingResultsError) as error:
                 self._output.say(f"the checkpoint of epoch {checkpoint.epoch} is of no use: {error}")
                 with suppress(OSError):  # it is not to be kept in place of a better one
@@ -152,15 +165,16 @@ class TrialExecution:
             + (f", which has the results from epoch {unreported[0].epoch} on" if unreported else "")
         )
 
-    def _save(self, training: Training, *, since: int, is_last: bool) -> str | None:
+    def _save(self, training: Training, *, since: int, is_last: bool) -> tuple[bool, str | None]:
         """Saves after each multiple of the order's epochs, or after the first result that comes behind one.
 
-        Answers why that was not possible, where it was not: the training goes on, and what was saved before stays.
+        Answers whether it has, and why that was not possible, where it was not: the training goes on, and what was
+        saved before stays.
         """
         every = self._order.checkpoint_every_epochs
         due = every and training.epochs_done // every > since // every
         if not (self._order.keep_last_checkpoint if is_last else due):
-            return None
+            return False, None
         state = {"training": training.state_dict(), "results": self._results.state_dict()}
         content = dumps({**state, "configuration": self._order.train})
         try:
@@ -170,8 +184,8 @@ class TrialExecution:
                 f"the checkpoint of epoch {training.epochs_done} ({len(content):,} bytes) could not be written: {error}"
             )
             self._output.say(warning)
-            return warning
-        return None
+            return False, warning
+        return True, None
 
     def _say_result(self, result: EpochResult, *, seconds: float) -> None:
         metrics = (f"{name} {result.metrics[name]:.6g}" for name in _MAIN_METRICS if name in result.metrics)
@@ -198,8 +212,10 @@ class TrialExecution:
         is_last: bool,
         error: str | None = None,
         warning: str | None = None,
+        is_saved: bool = False,
     ) -> TrialReport:
-        return TrialReport(self._order.trial_id, self._order.attempt, epoch, metrics, is_last, error, warning)
+        order = self._order
+        return TrialReport(order.trial_id, order.attempt, epoch, metrics, is_last, error, warning, is_saved)
 
 
 class _OtherConfigurationError(Exception):

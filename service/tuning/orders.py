@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from service.spec import StudySpec
@@ -29,11 +29,6 @@ class TrialOrder:
     max_trial_s: float | None = None
     seconds_left: float | None = None
 
-    def checkpoints(self, epoch: int, *, since: int) -> bool:
-        """Whether the result of this epoch comes with a checkpoint; since: the epoch of the result before."""
-        every = self.checkpoint_every_epochs
-        return every > 0 and epoch // every > since // every
-
     def to_tune_config(self) -> dict[str, Any]:
         """The order as Tune's config of one trial: a list, because a Tune trial may execute several of ours."""
         return {"orders": [asdict(self)]}
@@ -42,7 +37,7 @@ class TrialOrder:
     def from_tune_config(cls, config: dict[str, Any]) -> TrialOrder:
         """The order in Tune's config; today there is exactly one."""
         (order,) = config["orders"]
-        return cls(**order)
+        return cls(**_known(cls, order))
 
 
 def order_for_trial(spec: StudySpec, study_id: str, issued: IssuedTrial, *, storage_uri: str) -> TrialOrder:
@@ -69,7 +64,8 @@ def order_for_trial(spec: StudySpec, study_id: str, issued: IssuedTrial, *, stor
 class TrialReport:
     """What a worker says after an epoch, or of the failure that ended the trial (then `error` is its traceback).
 
-    warning: what went wrong without ending anything, such as a checkpoint that could not be written.
+    warning: what went wrong without ending anything, such as a checkpoint that could not be written. is_saved: whether
+    the next attempt can go on from this epoch or a later one.
     """
 
     trial_id: str
@@ -79,6 +75,7 @@ class TrialReport:
     is_last: bool
     error: str | None = None
     warning: str | None = None
+    is_saved: bool = False
 
     def to_tune_result(self) -> dict[str, Any]:
         """The report as Tune's result, with what Tune's schedulers look at beside it."""
@@ -89,4 +86,10 @@ class TrialReport:
     def from_tune_result(cls, result: dict[str, Any]) -> TrialReport:
         """The report in Tune's result; today there is exactly one."""
         (report,) = result["reports"]
-        return cls(**report)
+        return cls(**_known(cls, report))
+
+
+def _known(kind: type[TrialOrder | TrialReport], said: dict[str, Any]) -> dict[str, Any]:
+    """What this version knows of it: a driver may be of another one than its workers, in the midst of an upgrade."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in said.items() if name in names}

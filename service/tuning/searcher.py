@@ -49,7 +49,6 @@ class StudySearcher(_Unsaved, Searcher):
         self._order_for = order_for
         self._issued: dict[str, IssuedTrial] = {}
         self._orders: dict[str, TrialOrder] = {}
-        self._reported: dict[str, int] = {}
         self._paused: set[str] = set()
         self._withdrawn: set[str] = set()
         self._followed: Instructions | None = None
@@ -102,17 +101,15 @@ class StudySearcher(_Unsaved, Searcher):
         instructions = self._recorder.instructions
         return instructions is not None and instructions.intent is Intent.CANCEL
 
-    def pauses(self, trial_id: str, epoch: int) -> bool:
-        """Whether a Tune trial is to leave its worker after the result of this epoch.
+    def pauses(self, trial_id: str, *, is_saved: bool) -> bool:
+        """Whether a Tune trial is to leave its worker after this result. is_saved: whether its state is kept.
 
-        It is while the study is being paused, as soon as it has saved its state, or at once where it never does.
+        It is while the study is being paused, as soon as its state is, or at once where it never is.
         """
         if trial_id in self._withdrawn:
             return True
-        order = self._orders[trial_id]
-        saved = order.checkpoints(epoch, since=self._reported.get(trial_id, epoch - 1))
-        self._reported[trial_id] = epoch
-        if self._progress.is_pausing and (saved or not order.checkpoint_every_epochs):
+        never_saves = not self._orders[trial_id].checkpoint_every_epochs
+        if self._progress.is_pausing and (is_saved or never_saves):
             self._paused.add(trial_id)
         return trial_id in self._paused
 
@@ -205,6 +202,8 @@ class StudyCallback(_Unsaved, tune.Callback):
         self._last[trial.trial_id] = report
         if report.error is None:
             self._progress.epoch_reported(report.trial_id, report.epoch, report.metrics.get(self._metric))
+            if report.warning is not None:
+                logger.warning("trial %s: %s", report.trial_id, report.warning, extra={"trial_id": report.trial_id})
             self._recorder.record(
                 EpochReported(report.trial_id, report.attempt, report.epoch, report.metrics, report.warning)
             )
@@ -267,7 +266,7 @@ class StudyStopper(_Unsaved, tune.Stopper):
         self._searcher = searcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._searcher.pauses(trial_id, int(result["epoch"]))
+        return self._searcher.pauses(trial_id, is_saved=TrialReport.from_tune_result(result).is_saved)
 
     def stop_all(self) -> bool:
         return self._searcher.must_stop()

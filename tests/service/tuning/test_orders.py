@@ -9,7 +9,7 @@ import pytest
 from service.spec import parse_spec
 from service.study import Purpose
 from service.tuning.decisions import IssuedTrial
-from service.tuning.orders import TrialOrder, order_for_trial
+from service.tuning.orders import TrialOrder, TrialReport, order_for_trial
 
 SPEC: dict[str, Any] = {
     "name": "orders",
@@ -44,3 +44,15 @@ def test_a_trial_has_as_many_threads_as_cores(cpu: float, threads: int) -> None:
 def test_a_trial_that_has_no_gpu_takes_none(device: str, gpu: float, told: str) -> None:
     trained = order(train={"device": device}, resources_per_trial={"gpu": gpu}).train
     assert trained["device"] == told
+
+
+def test_what_another_version_says_beside_is_left_out() -> None:
+    """In the midst of an upgrade a driver may be of another version than its workers."""
+    told = order()
+    config = told.to_tune_config()
+    config["orders"][0]["new_in_another_version"] = 1
+    assert TrialOrder.from_tune_config(config) == told
+    report = TrialReport("s-1-0", 1, 1, {}, False)
+    result = report.to_tune_result()
+    result["reports"][0]["new_in_another_version"] = 1
+    assert TrialReport.from_tune_result(result) == report

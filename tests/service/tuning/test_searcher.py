@@ -81,10 +81,14 @@ class Tune:
         trial.status = "RUNNING"
         self.callback.on_trial_start(0, self.trials, trial)
 
-    def report(self, trial: Any, epoch: int, *, is_last: bool = False) -> None:
+    def report(self, trial: Any, epoch: int, *, is_last: bool = False, is_saved: bool = True) -> bool:
+        """Whether the trial is to leave its worker."""
         issued = self.searcher.issued(trial.trial_id)
-        report = TrialReport(issued.trial_id, issued.attempt, epoch, {"val_accuracy": 0.5}, is_last)
-        self.callback.on_trial_result(0, self.trials, trial, report.to_tune_result())
+        report = TrialReport(
+            issued.trial_id, issued.attempt, epoch, {"val_accuracy": 0.5}, is_last, is_saved=is_saved
+        ).to_tune_result()
+        self.callback.on_trial_result(0, self.trials, trial, report)
+        return self.stopper(trial.trial_id, report)
 
     def want(self, intent: Intent, *, slots: int | None = None, **budget: Any) -> None:
         known = len(self.recorded.configurations)
@@ -134,8 +138,7 @@ def test_nothing_that_begins_after_a_pause_or_stop_counts(tune: Tune, intent: In
     tune.want(intent)
     assert not tune.stopper.stop_all()
     tune.start(late)
-    tune.report(late, 1)
-    assert tune.stopper(late.trial_id, {"epoch": 1})
+    assert tune.report(late, 1)
     tune.callback.on_trial_complete(0, tune.trials, late)
     tune.report(training, 1, is_last=True)
     tune.callback.on_trial_complete(0, tune.trials, training)
@@ -223,3 +226,26 @@ def test_a_budget_raised_after_it_ran_out_does_not_leave_the_study_without_an_en
     assert tune.searcher.ending == Ending(
         StudyState.FAILED, Reason.BUDGET_EXHAUSTED, "no trial succeeded within budget.max_wallclock_s of 60"
     )
+
+
+def test_a_pause_waits_for_a_checkpoint_that_could_be_written(tune: Tune) -> None:
+    trial = tune.ask()
+    tune.start(trial)
+    assert not tune.report(trial, 1)
+    tune.want(Intent.PAUSE)
+    tune.searcher.must_stop()
+    assert not tune.report(trial, 2, is_saved=False), "what it has trained since the last one would be lost"
+    assert tune.report(trial, 3)
+
+
+def test_a_pause_waits_for_no_checkpoint_where_there_never_is_one(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        tune.searcher,
+        "_order_for",
+        lambda issued: TrialOrder("s", issued.trial_id, issued.attempt, issued.epochs_done, {}, 1, "", 0, False),
+    )
+    trial = tune.ask()
+    tune.start(trial)
+    tune.want(Intent.PAUSE)
+    tune.searcher.must_stop()
+    assert tune.report(trial, 1, is_saved=False)

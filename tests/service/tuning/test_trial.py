@@ -13,7 +13,7 @@ import pytest
 
 from service.trial_logs import TrialLog
 from service.tuning import execution
-from service.tuning.checkpoints import TrialCheckpoints
+from service.tuning.checkpoints import Checkpoint, TrialCheckpoints
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.trial import StudyTrial
 from trainers.checkpoint import dumps, loads
@@ -179,6 +179,53 @@ def test_storage_that_is_back_soon_is_waited_for(worker: Worker, uninterrupted: 
     timer.start()
     assert list(numbers(steps(trial))) == [3, 4]
     timer.join(10)
+
+
+class Throttled:
+    """A storage that lists what there is, and for so many seconds gives out nothing of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._read = TrialCheckpoints.read
+        monkeypatch.setattr(TrialCheckpoints, "read", lambda *arguments: self.read(*arguments))
+
+    def read(self, checkpoints: TrialCheckpoints, checkpoint: Checkpoint) -> bytes:
+        if time.monotonic() < self._until:
+            raise OSError("AWS Error SLOW_DOWN")
+        return self._read(checkpoints, checkpoint)
+
+
+def test_a_storage_that_gives_out_its_checkpoints_soon_is_waited_for(
+    worker: Worker, uninterrupted: dict[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps(worker.trial(), 2)
+    Throttled(monkeypatch, 1.0)
+    reports = steps(worker.trial(2, 2))
+    assert list(numbers(reports)) == [3, 4]
+    assert [report.warning for report in reports] == [None, None]
+
+
+def test_who_begins_anew_without_a_checkpoint_that_there_is_says_so(
+    worker: Worker, uninterrupted: dict[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps(worker.trial(), 2)
+    monkeypatch.setattr(execution, "STORAGE_PATIENCE_S", 0.2)
+    Throttled(monkeypatch, 600.0)
+    reports = steps(worker.trial(2, 2))
+    assert numbers(reports) == uninterrupted
+    assert [report.warning for report in reports] == [
+        "the checkpoint of epoch 2 cannot be read: AWS Error SLOW_DOWN",
+        None,
+        None,
+        None,
+    ]
+
+
+def test_a_report_says_whether_the_next_attempt_can_go_on_from_it(worker: Worker) -> None:
+    assert [report.is_saved for report in steps(worker.trial(checkpoint_every_epochs=2))] == [False, True, False, True]
+    assert [
+        report.is_saved for report in steps(worker.trial(checkpoint_every_epochs=0, keep_last_checkpoint=False))
+    ] == ([False] * EPOCHS)
 
 
 LONG = {"epochs": 100_000, "report_every_epochs": 100_000}
