@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
-from service.placement import Node
+from service.placement import Node, has_place
 
 MOST_SLOTS = 10_000
 """More workers than a Ray cluster runs: a study with tiny trials needs no larger share."""
@@ -81,7 +81,8 @@ def fair_shares(demands: Sequence[Demand], nodes: Sequence[Node], usage: Usage |
 
     One slot after the other goes to the study with the smallest dominant share of the owner with the smallest one, of
     equal ones to the first in the order given; at most MOST_SLOTS to each, and none for which no node has room beside
-    the others. A study alone, or a cluster that is not known, has no limit: None.
+    the others. A study alone, or a cluster that is not known, has no limit: None. One of which no node could hold a
+    trial has a slot all the same, so that its driver asks for a place: a cluster that grows does so for what is asked.
 
     Owners who do not all fit side by side, as beside trials that take a whole node, have the same over time: the first
     slots go to those who have had least, in turns of _TURN_S of the largest trial.
@@ -111,7 +112,8 @@ def fair_shares(demands: Sequence[Demand], nodes: Sequence[Node], usage: Usage |
             heappush(studies, (slots[demand.study_id] * dominant, index, demand))
         if studies:  # one that has no more does not come back: what is free only gets less
             heappush(owners, (owned, turns_had, studies[0][1], owner))
-    return dict(slots)
+    asking = {one.study_id: 1 for one in demands if one.wanted and not has_place(one.cpu, one.gpu, nodes)}
+    return {**slots, **asking}
 
 
 class _Room:

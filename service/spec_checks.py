@@ -12,6 +12,7 @@ from search_spaces.checking import near_miss, shown
 from search_spaces.parameters import CategoricalParameter, FloatParameter, IntParameter
 from service.errors import FieldProblem
 from service.spec_sections import (
+    MAX_CONFIRMING_TRIALS,
     Algorithm,
     AshaScheduler,
     Budget,
@@ -73,7 +74,7 @@ def spec_problems(parts: Parts, *, is_new: bool) -> list[FieldProblem]:
         _scheduler_problems,
         _confirm_problems,
         _budget_problems,
-        *((_target_problems, _grid_log_problems) if is_new else ()),
+        *((_target_problems, _grid_log_problems, _confirming_number_problems) if is_new else ()),
     )
     return list(dict.fromkeys(problem for check in checks for problem in check(parts)))
 
@@ -300,6 +301,17 @@ def _confirm_problems(parts: Parts) -> Iterator[FieldProblem]:
         if seed in parts.replicates.seeds:
             message = f"must be a seed that the search does not use, and {seed} is in replicates.seeds"
             yield FieldProblem(f"confirm.seeds[{index}]", message)
+
+
+def _confirming_number_problems(parts: Parts) -> Iterator[FieldProblem]:
+    if parts.confirm is None:
+        return
+    top_k, seeds = parts.confirm.top_k, len(parts.confirm.seeds)
+    if top_k * seeds > MAX_CONFIRMING_TRIALS:
+        message = f"must be at most {MAX_CONFIRMING_TRIALS // seeds:,} with {seeds:,} seeds, as a study has at most"
+        yield FieldProblem(
+            "confirm.top_k", f"{message} {MAX_CONFIRMING_TRIALS:,} trials that confirm its best, got {top_k:,}"
+        )
 
 
 def _budget_problems(parts: Parts) -> Iterator[FieldProblem]:

@@ -13,6 +13,9 @@ from search_spaces.parameters import Integer, Number
 from service.text_rules import checked_name, checked_text, line_problem, refusal, word_problem
 
 MAX_SEED = 2**32 - 1
+MAX_CONFIRMING_TRIALS = 10_000
+"""The most that confirm the best of one study."""
+
 MAX_TRIALS = 100_000
 """The most trials of one study, whatever its algorithm."""
 

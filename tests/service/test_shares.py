@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.placement import Node
+from service.placement import Node, has_place
 from service.shares import MOST_SLOTS, Demand, Usage, fair_shares
 
 ENDLESS = float("inf")
@@ -48,9 +48,11 @@ def test_the_resource_that_is_scarce_for_each_decides() -> None:
     assert shares == {"a": 3, "b": 2}
 
 
-def test_a_trial_that_fits_on_no_node_has_no_share() -> None:
-    assert fair_shares([demand("a", gpu=1), demand("b")], [Node(4, 0)]) == {"a": 0, "b": 4}
-    assert fair_shares([demand("a", cpu=3), demand("b")], [Node(2, 0), Node(2, 0)]) == {"a": 0, "b": 4}
+def test_a_trial_that_fits_on_no_node_asks_for_one_and_takes_nothing() -> None:
+    """What a cluster that grows goes by; others have all that there is."""
+    assert fair_shares([demand("a", gpu=1), demand("b")], [Node(4, 0)]) == {"a": 1, "b": 4}
+    assert fair_shares([demand("a", cpu=3), demand("b")], [Node(2, 0), Node(2, 0)]) == {"a": 1, "b": 4}
+    assert fair_shares([demand("a", gpu=1, wanted=0), demand("b")], [Node(4, 0)]) == {"a": 0, "b": 4}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_a_study_that_no_node_holds_makes_nobodys_turn_longer_and_nobody_rich() 
     waits = demand("c", "cyd", cpu=1024)
     both = [demand("a", "ada", cpu=4, running=1), demand("b", "bob", cpu=4)]
     now = counted(usage, [*both, waits], 61, since=0, nodes=nodes)
-    assert fair_shares([*both, waits], nodes, usage) == {"a": 0, "b": 1, "c": 0}
+    assert fair_shares([*both, waits], nodes, usage) == {"a": 0, "b": 1, "c": 1}
     turned = [replace(both[0], running=0), replace(both[1], running=1)]
     now = counted(usage, [*turned, waits], 300, since=now, nodes=nodes)
     usage.count([*turned, waits, demand("d", "dan", cpu=4)], nodes, now=now)
@@ -248,8 +250,9 @@ def test_shares_fit_into_the_cluster_and_nobody_has_more_than_it_wants(
     demands: list[tuple[str, float, float, int]], nodes: list[tuple[int, int]]
 ) -> None:
     asked = [Demand(str(index), owner, cpu, gpu, most, 0) for index, (owner, cpu, gpu, most) in enumerate(demands)]
-    shares = fair_shares(asked, [Node(cpu, gpu) for cpu, gpu in nodes])
-    given = [(one, shares[one.study_id] or 0) for one in asked]
-    assert all(0 <= slots <= one.wanted for one, slots in given)
+    has = [Node(cpu, gpu) for cpu, gpu in nodes]
+    shares = fair_shares(asked, has)
+    assert all(0 <= (shares[one.study_id] or 0) <= one.wanted for one in asked)
+    given = [(one, shares[one.study_id] or 0) for one in asked if has_place(one.cpu, one.gpu, has)]
     assert sum(slots * one.cpu for one, slots in given) <= sum(cpu for cpu, _ in nodes) + 1e-6
     assert sum(slots * one.gpu for one, slots in given) <= sum(gpu for _, gpu in nodes) + 1e-6

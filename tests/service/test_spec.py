@@ -120,6 +120,11 @@ def test_unreadable_values_do_not_hide_the_rest() -> None:
             "must be between 0 and 1, as an accuracy is (90 % is 0.9), got 90.0",
         ),
         (
+            {"confirm": {"top_k": 600, "seeds": list(range(1, 21))}},
+            "confirm.top_k",
+            "must be at most 500 with 20 seeds, as a study has at most 10,000 trials that confirm its best, got 600",
+        ),
+        (
             {"search_space": {"batch_size": {"type": "int", "low": 16, "high": 128, "log": True}}},
             "search_space.batch_size.log",
             "a grid has every step of batch_size, with log too",
@@ -281,9 +286,10 @@ def test_a_body_that_is_no_mapping_is_refused(body: object) -> None:
     "changes",
     [
         {"objective": {"metric": "val_accuracy", "mode": "max", "at": "last", "target": 90.0}},
+        {"confirm": {"top_k": 1000, "seeds": list(range(1, 20))}},
         {"search_space": {"batch_size": {"type": "int", "low": 16, "high": 32}}},
     ],
-    ids=["target", "log"],
+    ids=["target", "confirm", "log"],
 )
 def test_a_study_that_an_older_version_accepted_goes_on(changes: dict[str, Any]) -> None:
     sound = changes if "search_space" in changes else {}
