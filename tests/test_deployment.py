@@ -42,6 +42,22 @@ def test_no_password_is_an_argument_that_others_on_the_machine_can_read(services
     assert not [argument for argument in commands if "PASSWORD" in argument or "TOKEN" in argument]
 
 
+def test_nobody_has_a_secret_that_it_does_not_need(services: dict[str, Any]) -> None:
+    def told(name: str) -> str:
+        return str(services[name]["environment"])
+
+    assert "SAMSTUDY_DATABASE_URL" not in told("mlflow")
+    assert "RAY_AUTH_TOKEN" not in told("mlflow")
+    assert "POSTGRES_PASSWORD" not in told("ray-worker")
+    assert all(name in told("ray-worker") for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"))
+    assert all("SAMSTUDY_STORAGE" in told(name) for name in ("api", "controller", "ray-head"))
+
+
+def test_no_log_grows_without_end(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert name == "buckets" or {"max-size", "max-file"} <= service["logging"]["options"].keys(), name
+
+
 def test_only_loopback_is_published(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert ports

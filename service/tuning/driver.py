@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 # Tune reads these when it is imported: no loggers of its own (they import torch and write files that nobody reads),
 # no check of metrics (the spec's own check is stricter, and a failed trial reports none).
@@ -23,6 +25,7 @@ os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "2"
 
 import ray
 from ray import tune
+from ray.train.constants import _get_ray_train_session_dir
 from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
 
 from service import logs
@@ -107,6 +110,7 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
             ),
         ).fit()
     recorder.close()
+    _remove_leftovers(study_id)
     ending = searcher.ending
     if ending is None:
         raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
@@ -138,6 +142,15 @@ def _handing_over(recorder: Recorder, store: DrivingStore) -> Iterator[None]:
         recorder.close()
         store.give_up_lease()
         raise
+
+
+def _remove_leftovers(study_id: str) -> None:
+    """Removes what Tune has written into Ray's session, also for the study's drivers before: it grows with each trial.
+
+    Nobody reads it, and Ray removes it only with the whole session.
+    """
+    for folder in Path(_get_ray_train_session_dir()).glob(f"*/{study_id}"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(arguments: Sequence[str]) -> int:

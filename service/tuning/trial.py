@@ -6,7 +6,9 @@ This module is imported by the driver too, so torch comes with the first order, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
@@ -30,6 +32,7 @@ class StudyTrial(tune.Trainable):
 
         self._begin: Callable[[], TrialExecution] = partial(TrialExecution, TrialOrder.from_tune_config(config))
         self._execution: TrialExecution | None = None
+        self._folder = Path(self.logdir)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -39,6 +42,8 @@ class StudyTrial(tune.Trainable):
     def cleanup(self) -> None:
         if self._execution is not None:
             self._execution.close()
+        with suppress(OSError):
+            self._folder.rmdir()  # one for each trial, which Tune leaves behind on every node, and nothing is in it
 
     def step(self) -> dict[str, Any]:
         self._execution = self._execution or self._begin()

@@ -68,6 +68,9 @@ def test_a_posted_study_is_trained_recorded_and_shown_in_mlflow(service: Service
     assert best.objective is not None
     assert best.objective.n == 2
     assert best.objective.mean > 0.8
+    session = service.home / "ray" / "session_latest"
+    assert session.is_dir()
+    assert list(session.glob(f"artifacts/*/{study.id}")) == [], "what Tune stages there would grow with every trial"
 
     wait_for_export(client, study.id)
     tracked = Tracked(service, "whole-way")
