@@ -8,7 +8,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -27,13 +26,13 @@ from sqlalchemy.pool import NullPool
 from service.errors import StoreUnavailableError
 from service.store import tables
 from service.store.database import Database
+from tests.ports import free_port
 
 _ACCOUNT = "postgres"  # what the server runs as where the tests run as root, which it refuses
 _USER = "samstudy"
 _FOLDER = "samstudy-postgresql-"
 _START_S = 60.0
 _STOP_S = 30.0
-_PORTS = range(20_000, 32_768)  # the kernel gives none of these to an outgoing connection while the server is stopped
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -73,7 +72,7 @@ class PostgresqlServer:
     def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         self._programs = _find_programs()
         self._settings = {**_SETTINGS, **(settings or {})}
-        self._port = _free_port()
+        self._port = free_port()
         self._password = secrets.token_hex(16)
         self._folder: Path | None = None
         self._lock: TextIO | None = None
@@ -333,16 +332,3 @@ def _lives(process: psutil.Process) -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def _free_port() -> int:
-    candidates = list(_PORTS)
-    secrets.SystemRandom().shuffle(candidates)
-    for candidate in candidates:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", candidate))
-            except OSError:
-                continue
-            return candidate
-    raise RuntimeError("there is no free port on the loopback address")

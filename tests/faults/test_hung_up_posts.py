@@ -21,15 +21,14 @@ from service.store.studies import StudyStore
 from service.study import Study
 from tests.embedded_service import wait_until
 from tests.faults.conftest import study_spec
+from tests.ports import free_port
 
 
 class Api:
     """`samstudy api` in a process of its own, on a store without a controller: what is posted waits as QUEUED."""
 
     def __init__(self, store_url: str, home: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api/v1"
         self.log = home / "api.log"
         self.database = Database(store_url)

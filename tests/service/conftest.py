@@ -26,9 +26,10 @@ from service.store.reconciling import ReconcilingStore
 from service.store.reports import AttemptLost, AttemptStarted, EpochReported, Report, TrialEnded
 from service.store.studies import NewStudy, StudyStore
 from service.study import Reason, Scalar, Study, StudyState, Trial, TrialState
+from tests.ports import free_port
 from tests.postgresql import Databases, EmptyStores, PostgresqlMissingError, PostgresqlServer
 from tests.service.mlflow_server import MlflowServer
-from tests.service.processes import DEADLINE_S, Process, free_port
+from tests.service.processes import DEADLINE_S, Process
 
 POSTGRESQL_URL = os.environ.get("SAMSTUDY_TEST_POSTGRESQL_URL", "")
 

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.service.processes import free_port
+from tests.ports import free_port
 
 _START_S = 90.0
 

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service.processes import DEADLINE_S, Process, answers, free_port
+from tests.ports import free_port
+from tests.service.processes import DEADLINE_S, Process, answers
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
