@@ -225,10 +225,10 @@ def start(store_url: str, tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Starts a command over the store."""
     started: list[Process] = []
 
-    def start(command: str, **settings: str) -> Process:
+    def start(command: str, *, prelude: str = "", **settings: str) -> Process:
         environment = {"SAMSTUDY_HOME": str(tmp_path / "home"), "SAMSTUDY_DATABASE_URL": store_url}
         environment |= {f"SAMSTUDY_{name}": value for name, value in settings.items()}
-        started.append(Process(command, environment, tmp_path / f"{len(started)}.log"))
+        started.append(Process(command, environment, tmp_path / f"{len(started)}.log", prelude))
         return started[-1]
 
     yield start

@@ -18,15 +18,21 @@ DEADLINE_S = 60.0
 
 
 class Process:
-    """A command of samstudy in a process of its own, which logs JSON."""
+    """A command of samstudy in a process of its own, which logs JSON.
 
-    def __init__(self, command: str, environment: Mapping[str, str], log: Path) -> None:
+    prelude: Python that it runs before, to change what no setting says.
+    """
+
+    def __init__(self, command: str, environment: Mapping[str, str], log: Path, prelude: str = "") -> None:
         self._log = log
         ours = ("SAMSTUDY_", "RAY_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        program = ["-m", "service.cli", command]
+        if prelude:
+            program = ["-c", f"import sys, service.cli\n{prelude}\nsys.exit(service.cli.main([{command!r}]))"]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", command],
+                [sys.executable, *program],
                 env={**inherited, "SAMSTUDY_LOG_FORMAT": "json", **environment},
                 stdout=output,
                 stderr=output,

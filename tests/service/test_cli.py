@@ -25,6 +25,7 @@ from service.settings import Settings, settings
 from service.spec import Objective
 from service.study import Reason, Study, StudyState
 from service.trial_logs import TrialLog
+from tests.service.processes import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi
@@ -332,16 +333,16 @@ class TestWatch:
         assert ("reason: USER" in said) == (end == "cancel")
 
     def test_submit_can_stay_and_watch(
-        self, served: RunningApi, life: Life, spec_file: Path, wait_until: Callable[[Callable[[], bool]], None]
+        self, served: RunningApi, life: Life, spec_file: Path, wait_until: Callable[..., None]
     ) -> None:
         with _command("submit", str(spec_file), "--watch", url=served.url) as watching:
             with Client(served.url) as client:
-                wait_until(lambda: len(list(client.studies())) == 1)
+                wait_until(lambda: len(list(client.studies())) == 1, DEADLINE_S)
                 (study,) = client.studies()
             driver = life.start(study)
             life.train(driver, life.propose(driver, {"lambda": 0.0, "rho": 0.1}, (0,))[0], 0.9)
             life.succeed(driver)
-            out, err = watching.communicate(timeout=15)
+            out, err = watching.communicate(timeout=DEADLINE_S)
         assert (watching.returncode, err) == (0, "")
         assert "1/40 trials done" in out
 
@@ -351,7 +352,7 @@ class TestWatch:
             assert watching.stdout is not None
             assert "QUEUED" in watching.stdout.readline()
             watching.send_signal(signal.SIGINT)
-            out, err = watching.communicate(timeout=15)
+            out, err = watching.communicate(timeout=DEADLINE_S)
         assert (watching.returncode, err) == (130, "")
         assert f"study {study.id} goes on" in out
         assert life.studies.get(study.id).state is StudyState.QUEUED
@@ -454,7 +455,7 @@ class TestProcesses:
     def test_the_api_refuses_to_be_open_to_others(self, environment: Path, log_format: str) -> None:
         assert main(["migrate"]) == 0
         with _command("api", url="", SAMSTUDY_HOST="0.0.0.0", SAMSTUDY_LOG_FORMAT=log_format) as refusing:
-            _, err = refusing.communicate(timeout=60)
+            _, err = refusing.communicate(timeout=DEADLINE_S)
         assert refusing.returncode == 1
         (line,) = err.splitlines()
         said = json.loads(line)["message"] if log_format == "json" else line
@@ -466,10 +467,10 @@ class TestProcesses:
         assert main(["migrate"]) == 0
         url = f"http://127.0.0.1:{unused_port}"
         with _command("api", url=url, SAMSTUDY_PORT=str(unused_port)) as serving:
-            with Client(url, patience_s=20) as client:
+            with Client(url, patience_s=DEADLINE_S) as client:
                 client.check_ready()
             serving.terminate()
-            serving.communicate(timeout=15)
+            serving.communicate(timeout=DEADLINE_S)
         assert serving.returncode in (0, -signal.SIGTERM)
 
     def test_a_setting_that_cannot_be_read_is_named(

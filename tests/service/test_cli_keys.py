@@ -23,6 +23,7 @@ from service.errors import TooManyRequestsError, UnauthenticatedError
 from service.settings import Settings, settings
 from service.store.database import Database
 from service.store.keys import KeyStore
+from tests.service.processes import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.service.conftest import RunningApi
@@ -226,7 +227,7 @@ def test_secrets_are_in_no_log_and_no_table(
             stderr=subprocess.STDOUT,
         )
         try:
-            with Client(url, api_key=good.text, patience_s=20) as client:
+            with Client(url, api_key=good.text, patience_s=DEADLINE_S) as client:
                 client.check_ready()
                 study = client.submit(a_spec)
                 client.cancel(study.id)
@@ -245,7 +246,7 @@ def test_secrets_are_in_no_log_and_no_table(
             ).json()["token"]
         finally:
             serving.terminate()
-            serving.wait(timeout=15)
+            serving.wait(DEADLINE_S)
     secrets = [good.secret, bad.secret, made.split("_")[2]]
     with database.reading() as connection:
         stored = repr(

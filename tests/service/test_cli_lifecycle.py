@@ -28,6 +28,7 @@ from service.store.lifecycle import LifecycleStore, StudyChanges
 from service.store.reports import EpochReported, TrialEnded
 from service.store.studies import NewStudy
 from service.study import StudyState, TrialState
+from tests.service.processes import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi
@@ -517,7 +518,7 @@ def test_ctrl_c_in_a_pause_leaves_the_study_paused(served: RunningApi, life: Lif
         assert watching.stdout is not None
         assert "PAUSED" in watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
-        out, err = watching.communicate(timeout=15)
+        out, err = watching.communicate(timeout=DEADLINE_S)
     assert (watching.returncode, err) == (130, "")
     assert f"study {study.id} goes on" in out
     assert life.studies.get(study.id).state is StudyState.PAUSED

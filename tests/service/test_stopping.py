@@ -38,7 +38,8 @@ def test_the_api_ends_its_streams_and_finishes_what_it_was_asked(
     wait_until: Callable[..., None],
 ) -> None:
     study = life.create()
-    api = start("api", PORT=str(unused_port))
+    grace = "from service.api import app; app._GRACE_S = 60"  # a busy machine may not do in 3 s what is asked here
+    api = start("api", prelude=grace, PORT=str(unused_port))
     base = f"http://127.0.0.1:{unused_port}"
     wait_until(lambda: answers(f"{base}/readyz"), DEADLINE_S)
     streamed: list[str] = []
@@ -61,7 +62,7 @@ def test_the_api_ends_its_streams_and_finishes_what_it_was_asked(
     with socket.create_connection(("127.0.0.1", unused_port), timeout=DEADLINE_S) as slow:
         head = "POST /api/v1/studies HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Request-ID: slow\r\n"
         slow.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:10])
-        wait_until(lambda: answers(f"{base}/healthz"))  # what was sent before it has been taken
+        wait_until(lambda: answers(f"{base}/healthz"), DEADLINE_S)  # what was sent before it has been taken
         api.process.send_signal(signal.SIGTERM)
         wait_until(lambda: refuses(unused_port), DEADLINE_S)
         slow.sendall(body[10:])

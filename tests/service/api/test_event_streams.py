@@ -152,7 +152,7 @@ def test_readers_do_not_keep_others_waiting(running_api: RunningApi, life: Life)
         open_streams = [client.stream("GET", events_url(running_api, study.id)) for _ in range(20)]
         for stream in open_streams:
             assert stream.__enter__().status_code == 200
-        assert client.get("/healthz").elapsed.total_seconds() < 1
+        assert client.get("/healthz").elapsed.total_seconds() < 5
         for stream in open_streams:
             stream.__exit__(None, None, None)
 

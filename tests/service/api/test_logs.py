@@ -181,8 +181,12 @@ def test_a_large_log_comes_whole(api: TestClient, training: Training) -> None:
 
 
 def test_a_follower_hears_it_all_and_leaves_with_the_attempt(
-    training: Training, follow: Callable[..., Follower], wait_until: Callable[..., None]
+    training: Training,
+    follow: Callable[..., Follower],
+    wait_until: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logs, "GRACE_S", 60.0)  # it leaves because the log says that this was all
     follower = follow(training.path)
     log, content = training.log(), WHOLE.encode()
     for end in range(1, 20):  # also in the middle of a character
@@ -317,7 +321,7 @@ def test_followers_do_not_keep_others_waiting(running_api: RunningApi, training:
         open_streams = [client.stream("GET", training.path, params={"follow": True}) for _ in range(20)]
         for stream in open_streams:
             assert stream.__enter__().status_code == 200
-        assert client.get("/healthz").elapsed.total_seconds() < 1
+        assert client.get("/healthz").elapsed.total_seconds() < 5
         for stream in open_streams:
             stream.__exit__(None, None, None)
 

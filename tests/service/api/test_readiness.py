@@ -126,12 +126,12 @@ def test_a_store_that_says_nothing_is_not_ready_and_the_process_is_well(silent_u
         started = time.monotonic()
         probes = [threads.submit(client.get, "/readyz") for _ in range(10)]
         assert client.get("/healthz").status_code == 200
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < PATIENCE_S
         answers = [probe.result(20) for probe in probes]
-        assert time.monotonic() - started < PATIENCE_S + 2
+        assert time.monotonic() - started < 2 * PATIENCE_S
         again = time.monotonic()
         answers.append(client.get("/readyz"))  # the question is open still
-        assert time.monotonic() - again < 1
+        assert time.monotonic() - again < PATIENCE_S
     database.dispose()
     assert {answer.status_code for answer in answers} == {503}
     assert {answer.json()["code"] for answer in answers} == {"store_unavailable"}

@@ -171,7 +171,8 @@ def test_a_receiver_that_does_not_answer_in_time_is_tried_again(
     receiver.answers = late
     keep_sending(sending.sender(timeout_s=0.3), lambda: all_ended(sending, webhook.id))
     released.set()
-    assert [message.id for message in receiver.messages] == [sending.deliveries(webhook.id)[0].message_id] * 2
+    assert {message.id for message in receiver.messages} == {sending.deliveries(webhook.id)[0].message_id}
+    assert len(receiver.messages) >= 2  # the second answer may be late too
 
 
 def test_a_receiver_that_hangs_delays_no_other(

@@ -248,7 +248,7 @@ def test_a_trial_within_its_time_is_as_without_a_limit(worker: Worker, uninterru
     assert numbers(steps(worker.trial(max_trial_s=300, seconds_left=250))) == uninterrupted
 
 
-def test_the_time_between_two_epochs_counts(worker: Worker) -> None:
+def test_the_time_between_two_epochs_counts(worker: Worker, uninterrupted: dict[int, Any]) -> None:
     trial = worker.trial(max_trial_s=5, seconds_left=5)
     assert TrialReport.from_tune_result(trial.step()).error is None
     threading.Event().wait(5)
