@@ -19,6 +19,8 @@ from service.client import Client
 from service.store.database import Database
 
 DEADLINE_S = 120.0
+TIDY_S = 40.0
+"""Processes and checkpoints go a moment after their study has ended."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -90,11 +92,12 @@ class Service:
 
     def drivers(self, study_id: str) -> list[psutil.Process]:
         """The driver of a study: Python itself, not the shell that Ray starts it from."""
-        return [
-            process
-            for process in self.processes("-m service.tuning.driver", study_id)
-            if not process.name().startswith(("sh", "bash"))
-        ]
+        found = []
+        for process in self.processes("-m service.tuning.driver", study_id):
+            with suppress(psutil.NoSuchProcess):
+                if not process.name().startswith(("sh", "bash")):
+                    found.append(process)
+        return found
 
     def workers(self) -> list[psutil.Process]:
         """The processes that train; Ray titles them by what they do at the moment."""
@@ -117,7 +120,7 @@ class Service:
         family = self.processes()
         self._process.send_signal(how)
         status = self._process.wait(DEADLINE_S)
-        return status, [process for process in family if process.is_running() and process.status() != "zombie"]
+        return status, [process for process in family if lives(process)]
 
     def kill(self) -> None:
         """SIGKILL for `samstudy up` and everything that it has started, all at once: the machine goes away."""
@@ -125,6 +128,13 @@ class Service:
         up.suspend()  # it starts nothing again meanwhile
         kill([up, *self.processes()])
         self._process.wait(DEADLINE_S)
+
+        def nothing_is_left() -> bool:
+            left = self.processes()  # what they have started while they were killed one after the other
+            kill(left)
+            return not left
+
+        wait_until(nothing_is_left, what="everything that the killed service has started is gone")
 
     def _orphans(self) -> list[psutil.Process]:
         """Processes with the service's home in their environment whose parent is gone, and their children."""
@@ -142,13 +152,21 @@ class Service:
         return addresses is not None and addresses.pid == self._process.pid
 
 
+def lives(process: psutil.Process) -> bool:
+    """One that only waits to be reaped does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def kill(processes: Iterable[psutil.Process]) -> None:
     """`kill -9` of these processes; returns when they are gone."""
     victims = list(processes)
     for process in victims:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    wait_until(lambda: not any(_lives(process) for process in victims), deadline_s=30, what="killed processes are gone")
+    wait_until(lambda: not any(lives(process) for process in victims), deadline_s=30, what="killed processes are gone")
 
 
 @contextmanager
@@ -157,10 +175,10 @@ def frozen(*processes: psutil.Process, store: Database | None = None) -> Iterato
 
     store: a SQLite file that none of them may be writing to just then: its lock would hold up everybody else.
     """
-    with store.writing() if store else nullcontext():
-        for process in processes:
-            process.suspend()
     try:
+        with store.writing() if store else nullcontext():
+            for process in processes:
+                process.suspend()
         yield
     finally:
         for process in processes:
@@ -171,10 +189,3 @@ def frozen(*processes: psutil.Process, store: Database | None = None) -> Iterato
 def _end_with_the_tests() -> None:
     """The kernel sends `samstudy up` its Ctrl-C when pytest is gone, however that went."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

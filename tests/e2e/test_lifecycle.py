@@ -15,6 +15,8 @@ from tests.e2e.test_the_whole_way import Tracked, spec_for, wait_for_export
 
 RHOS = {"type": "categorical", "choices": [0.05, 0.1]}
 ONE_SEED = {"seeds": [0]}
+EPOCHS = 300
+"""So many that a trial still trains once the other's worker has started, 2 to 3 s later, where an epoch takes 20 ms."""
 
 
 def ask(client: Client, study_id: str, verb: str, **request: Any) -> httpx.Response:
@@ -44,7 +46,7 @@ def epochs_in(log: str) -> list[int]:
 
 
 def test_a_paused_study_frees_its_workers_and_goes_on_where_it_was(service: Service, client: Client) -> None:
-    study = client.submit(spec_for("paused", epochs=150, search_space={"rho": RHOS}, replicates=ONE_SEED))
+    study = client.submit(spec_for("paused", epochs=EPOCHS, search_space={"rho": RHOS}, replicates=ONE_SEED))
     wait_until(
         lambda: all(trial.epochs_done > 3 for trial in client.trials(study.id)) and running(client, study.id) == 2,
         what="both trials report",
@@ -54,24 +56,24 @@ def test_a_paused_study_frees_its_workers_and_goes_on_where_it_was(service: Serv
     wait_until(lambda: not service.workers(), what="the workers are freed")
     paused = {trial.id: trial for trial in client.trials(study.id)}
     assert {trial.state for trial in paused.values()} == {TrialState.PAUSED}
-    assert all(0 < trial.epochs_done < 150 for trial in paused.values())
+    assert all(0 < trial.epochs_done < EPOCHS for trial in paused.values())
     assert all(trial.pending_reason for trial in client.trials(study.id))
     elapsed = client.study(study.id).elapsed_s
     assert elapsed > 0
 
     ask(client, study.id, "/resume")
-    ended = study.wait(120)
+    ended = study.wait(240)
     assert (ended.state, ended.reason, ended.driver_attempt) == (StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED, 2)
     assert ended.elapsed_s > elapsed
     for trial_id, before in paused.items():
         first, second = client.trial(study.id, trial_id).attempts
         assert (first.state, second.state) == (AttemptState.PAUSED, AttemptState.SUCCEEDED)
         results = client.results(study.id, trial_id)
-        assert [result.epoch for result in results] == list(range(1, 151))
+        assert [result.epoch for result in results] == list(range(1, EPOCHS + 1))
         assert [result.attempt for result in results].index(2) == before.epochs_done
         begun, gone_on = (log(client, study.id, trial_id, attempt) for attempt in (1, 2))
-        assert f"continues after epoch {before.epochs_done}/150" in gone_on
-        assert epochs_in(begun) + epochs_in(gone_on) == list(range(1, 151))  # nothing was trained twice
+        assert f"continues after epoch {before.epochs_done}/{EPOCHS}" in gone_on
+        assert epochs_in(begun) + epochs_in(gone_on) == list(range(1, EPOCHS + 1))  # nothing was trained twice
     wait_for_export(client, study.id)
     tracked = Tracked(service, "paused")
     assert {run.info.status for run in tracked.runs()} == {"FINISHED"}

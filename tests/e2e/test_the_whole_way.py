@@ -11,6 +11,7 @@ from mlflow.entities import Run
 from service.client import Client
 from service.study import Reason, StudyState, TrialState
 from tests.e2e.conftest import Service, wait_until
+from tests.embedded_service import TIDY_S
 
 LAMBDAS = {"type": "categorical", "choices": [0.0, "1/t"]}
 RHOS = {"type": "categorical", "choices": [0.05, 0.1]}
@@ -142,13 +143,13 @@ def test_a_cancelled_study_ends_now_and_nothing_of_it_outlives_it(service: Servi
     study = client.submit(spec_for("cancelled", epochs=20_000))
     wait_until(lambda: len(client.trials(study.id, states=[TrialState.RUNNING])) == 2, what="two trials run")
     assert service.processes("service.tuning.driver", study.id)
-    assert len(service.workers()) == 2
+    wait_until(lambda: len(service.workers()) == 2, what="two workers train")
     client.cancel(study.id)
-    ended = study.wait(30)
+    ended = study.wait(120)
     assert (ended.state, ended.reason) == (StudyState.CANCELLED, Reason.USER)
     assert {trial.state for trial in client.trials(study.id)} == {TrialState.CANCELLED}
     left = "the driver and the workers have ended with the study"
-    wait_until(lambda: not (service.drivers(study.id) or service.workers()), deadline_s=5, what=left)
+    wait_until(lambda: not (service.drivers(study.id) or service.workers()), deadline_s=TIDY_S, what=left)
     wait_for_export(client, study.id)
     tracked = Tracked(service, "cancelled")
     assert {run.info.status for run in tracked.runs()} == {"KILLED"}

@@ -22,7 +22,7 @@ from service.spec import StudySpec, parse_spec
 from service.store.studies import StudyStore
 from service.study import AttemptState, Reason, Result, Study, StudyState, Trial, TrialState
 from service.trial_logs import TrialLog
-from tests.embedded_service import DEADLINE_S, Service, wait_until
+from tests.embedded_service import TIDY_S, Service, wait_until
 
 _STUDY_STATUS = {
     StudyState.SUCCEEDED: "FINISHED",
@@ -38,8 +38,8 @@ _TRIAL_STATUS = {
     TrialState.PENDING: "SCHEDULED",
     TrialState.PAUSED: "SCHEDULED",
 }
-_TIDY_S = 40.0
-"""Processes and checkpoints go a moment after the study has ended."""
+_END_S = 240.0
+"""So long that a worker can train 300 epochs of half a second, and start, and begin again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,11 @@ class Witness:
         said = re.search(r"samstudy: continues after epoch (\d+)/", self._log(trial_id, attempt))
         return int(said[1]) if said else 0
 
+    def process_id(self, trial_id: str, attempt: int) -> int | None:
+        """Of the worker that trains an attempt, as its log tells; None until it does, which takes a second."""
+        said = re.search(r"\(process (\d+)\)", self._log(trial_id, attempt))
+        return int(said[1]) if said else None
+
     def _log(self, trial_id: str, attempt: int) -> str:
         log = TrialLog(storage_folder(self.service).as_uri(), self.study_id, trial_id, attempt)
         return b"".join(log.read(log.extent())).decode()
@@ -95,7 +100,7 @@ class Witness:
             if trial.state.is_final and trial.id not in self._before:
                 self._before[trial.id] = Finished(trial, tuple(self.store.results(self.study_id, trial.id)))
 
-    def wait_for_end(self, *, deadline_s: float = DEADLINE_S) -> Study:
+    def wait_for_end(self, *, deadline_s: float = _END_S) -> Study:
         """Only waits, until the study has ended or is paused, and MLflow shows it."""
 
         def is_over() -> bool:
@@ -114,7 +119,7 @@ class Witness:
         state: StudyState = StudyState.SUCCEEDED,
         reason: Reason | None = Reason.SPACE_EXHAUSTED,
         trials: int | None = None,
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float = _END_S,
     ) -> Study:
         """Waits for the study's end and proves the invariants; trials: how many there must be, all having SUCCEEDED."""
         study = self.wait_for_end(deadline_s=deadline_s)
@@ -177,7 +182,7 @@ class Witness:
     def _check_processes(self) -> None:
         wait_until(
             lambda: not self.service.drivers(self.study_id) and not self.service.workers(),
-            deadline_s=_TIDY_S,
+            deadline_s=TIDY_S,
             what="the study's driver and workers are gone",
         )
 
@@ -191,7 +196,7 @@ class Witness:
             return {trial_id: names for trial_id, names in files.items() if len(names) > kept}
 
         try:
-            wait_until(lambda: not surplus(), deadline_s=_TIDY_S, what="checkpoints are tidied up")
+            wait_until(lambda: not surplus(), deadline_s=TIDY_S, what="checkpoints are tidied up")
         except TimeoutError:
             raise AssertionError(f"checkpoints are left over: {surplus()}") from None
         for trial in trials:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from service.study import TrialState
-from tests.embedded_service import Service, wait_until
+from tests.embedded_service import Service, lives, wait_until
 from tests.faults.conftest import submit
 
 pytestmark = pytest.mark.soak
@@ -22,16 +23,26 @@ def impatient_service(tmp_path: Path) -> Iterator[Service]:
 
 
 def test_the_trial_fails_its_worker_is_gone_and_the_others_go_on(impatient_service: Service) -> None:
-    service = impatient_service
+    """The first of the trials never ends by itself, and the others do long before their time is up."""
     witness = submit(
-        service, "deaf-worker", trials=4, epochs=150, budget={"max_trial_s": 30, "max_failed_trials": None}
+        impatient_service,
+        "deaf-worker",
+        train={"dataset": "digits", "model": "mlp", "batch_size": 128, "lr": 0.05},
+        search_space={"epochs": {"type": "categorical", "choices": [100_000, 20, 21, 22]}},
+        budget={"max_trial_s": 30, "max_failed_trials": None},
     )
-    witness.wait_for_trials(finished=0, training=2, epochs=1)
-    deaf = service.worker()
+
+    def worker_of_the_first() -> int | None:
+        trials = witness.trials()
+        return witness.process_id(trials[0].id, 1) if trials and trials[0].epochs_done else None
+
+    wait_until(lambda: worker_of_the_first() is not None, what="the first trial trains")
+    deaf = psutil.Process(worker_of_the_first())
     deaf.suspend()
     wait_until(lambda: witness.study().state.is_final, what="the study ends")
     (failed,) = witness.trials(TrialState.FAILED)
+    assert failed.id == witness.trials()[0].id
     assert len(witness.trials(TrialState.SUCCEEDED)) == 3
     assert "max_trial_s of 30 s" in str(failed.error)
     assert "its worker was killed" in str(failed.error)
-    wait_until(lambda: not deaf.is_running() or deaf.status() == "zombie", what="the deaf worker is gone")
+    wait_until(lambda: not lives(deaf), what="the deaf worker is gone")

@@ -33,7 +33,7 @@ def service_on_the_disk(tmp_path: Path, disk: SmallDisk) -> Iterator[Service]:
 
 def test_a_full_disk_costs_checkpoints_and_no_result(service_on_the_disk: Service, disk: SmallDisk) -> None:
     service = service_on_the_disk
-    witness = submit(service, "full-disk", trials=4, epochs=150)
+    witness = submit(service, "full-disk", trials=2, epochs=300)
     witness.wait_for_trials(finished=0, training=2, epochs=3)
     reached = {trial.id: trial.epochs_done for trial in witness.trials()}
     disk.fill()
@@ -48,7 +48,7 @@ def test_a_full_disk_costs_checkpoints_and_no_result(service_on_the_disk: Servic
     wait_until(lambda: any(trial.attempt == 2 for trial in witness.trials()), what="a second attempt")
     disk.free()
     witness.remember()
-    study = witness.check(trials=4)
+    study = witness.check(trials=2)
     assert study.driver_attempt == 1
     (retried,) = [trial for trial in witness.trials() if trial.attempt == 2]
     assert witness.continued_after(retried.id, 2) >= reached[retried.id] >= 3

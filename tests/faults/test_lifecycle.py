@@ -19,7 +19,7 @@ def test_a_study_whose_driver_dies_while_it_pauses_is_paused_and_goes_on_when_re
     service: Service, begin: Callable[..., Witness], client: Client
 ) -> None:
     """No checkpoint comes up before the end, so that the driver waits for its trials."""
-    witness = begin("dies-while-pausing", trials=2, epochs=150, checkpoint={"every_epochs": 140})
+    witness = begin("dies-while-pausing", trials=2, epochs=300, checkpoint={"every_epochs": 290})
     witness.wait_for_trials(finished=0, training=2, epochs=2)
     ask(client, witness.study_id, "pause")
     assert witness.study().state is StudyState.STOPPING

@@ -78,9 +78,8 @@ def test_a_driver_that_dies_while_postgresql_is_away_costs_no_epoch(
     assert witness.check(trials=2).driver_attempt == 2
     for trial in witness.trials():
         before = [result for result in witness.store.results(witness.study_id, trial.id) if result.attempt == 1]
-        assert known[trial.id] <= len(before) < known[trial.id] + 5  # what was on its way
         continued = witness.continued_after(trial.id, 2)
-        assert continued > len(before) + 5
+        assert known[trial.id] <= len(before) < continued - 2  # it trained on for 3 s, half a second an epoch at most
         assert witness.epochs_trained(trial.id, 2) == list(range(continued + 1, 301))
 
 

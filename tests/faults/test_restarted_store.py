@@ -17,7 +17,7 @@ from tests.embedded_service import wait_until
 from tests.faults.conftest import study_spec
 from tests.postgresql import Databases, PostgresqlServer
 
-EPOCHS = 40
+EPOCHS = 200  # ten seconds, in which a restart ends also on a busy machine
 
 
 @pytest.mark.soak
@@ -28,7 +28,7 @@ def test_a_driver_loses_no_result_when_postgresql_is_restarted(
     database = Database(store_url)
     database.migrate()
     studies = StudyStore(database)
-    spec = parse_spec(study_spec("restarted-store"))
+    spec = parse_spec(study_spec("restarted-store", epochs=EPOCHS))
     study, _ = studies.create(NewStudy(spec.name, "", {}, spec.to_mapping(), "local", "digest"))
     claim = ReconcilingStore(database).claim(study.id, startup_lease_s=120)
     assert claim is not None

@@ -13,10 +13,11 @@ from tests.faults.invariants import Witness
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 def test_a_driver_that_wakes_up_late_is_refused_and_ends_itself(
     service: Service, begin: Callable[..., Witness]
 ) -> None:
-    witness = begin("stale-driver", trials=3, epochs=100, budget={"max_concurrent_trials": 1})
+    witness = begin("stale-driver", trials=3, epochs=200, budget={"max_concurrent_trials": 1})
     witness.wait_for_trials(finished=1, epochs=3)
     witness.remember()
     (stale,) = service.drivers(witness.study_id)
@@ -37,7 +38,7 @@ def test_a_driver_that_wakes_up_late_is_refused_and_ends_itself(
         with frozen(*supervisors):
             stale.resume()
             stale.wait(60)  # it ends itself
-    assert witness.check(trials=3).driver_attempt == 2
+    assert witness.check(trials=3, deadline_s=400).driver_attempt == 2
     for attempt, results in zip(attempts, before, strict=True):
         (same,) = [
             other

@@ -20,6 +20,7 @@ from tests.faults.invariants import Witness
 def second_controller(service: Service) -> Iterator[subprocess.Popen[bytes]]:
     """Another controller with the environment of the one that `samstudy up` has started."""
     (first,) = service.processes("service.cli", "controller")
+    wait_for_leader(service, first.pid)
     path = service.home / "logs" / "second-controller.log"
     with path.open("ab") as log:
         process = subprocess.Popen(
@@ -32,15 +33,16 @@ def second_controller(service: Service) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def lease(service: Service) -> Any:
-    """The controllers' lease, which there is, and the store's time."""
+    """The controllers' lease, None where nobody has it yet, and the store's time."""
     with service.database.reading() as connection:
-        row = connection.execute(select(tables.leases).where(tables.leases.c.name == "controller")).one()
+        row = connection.execute(select(tables.leases).where(tables.leases.c.name == "controller")).one_or_none()
         return row, service.database.now(connection)
 
 
-def leader(service: Service) -> int:
+def leader(service: Service) -> int | None:
     """Process id of the controller that holds the lease."""
-    return int(str(lease(service)[0].holder).rpartition(":")[2])
+    row, _ = lease(service)
+    return None if row is None else int(row.holder.rpartition(":")[2])
 
 
 def wait_for_leader(service: Service, process_id: int) -> None:
