@@ -41,6 +41,7 @@ class UnifiedSAM(WrappingOptimizer):
 
     Either `loss = optimizer.step(closure, model=model)`, or by hand::
 
+        optimizer.zero_grad()
         loss_at(batch).backward()
         optimizer.first_step()    # ascends to w + s·g and clears the gradients
         with frozen_running_statistics(model):
@@ -166,7 +167,8 @@ class UnifiedSAM(WrappingOptimizer):
     def second_step(self, *, model: nn.Module | None = None, scaler: GradScaler | None = None) -> None:
         """Returns to the weights before the ascent, bit for bit, and steps the base optimizer from there.
 
-        Hooks of a step run around it, those before the step at the ascent point.
+        Hooks of a step run around it, those before the step at the ascent point. The second gradient, clipped where
+        there is a `clip_norm`, stays with the parameters as after a step of any optimizer of torch, until `zero_grad`.
 
         model: the DistributedDataParallel module, where replicas ascended each along its own gradient.
         scaler: what scaled the loss of the second gradient; it is updated.

@@ -1,6 +1,8 @@
 import copy
+import inspect
 import math
 import pickle
+import textwrap
 import warnings
 from typing import Any
 
@@ -231,6 +233,35 @@ def test_running_statistics_move_once_per_step_from_the_first_pass(rho: float, b
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             assert torch.equal(getattr(model[1], name), getattr(expected[1], name))
     assert int(model[1].num_batches_tracked) == optimizer.t == 4
+
+
+def recipe_by_hand() -> str:
+    """The lines that the class's docstring gives for one step."""
+    _, _, after = inspect.getdoc(UnifiedSAM).partition("by hand::\n\n")
+    return textwrap.dedent(after.partition("\n\n")[0])
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_the_recipe_by_hand_is_a_step_in_a_loop_too(clip_norm: float | None) -> None:
+    torch.manual_seed(0)
+    models = [nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3)).double() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizer, by_hand = (
+        UnifiedSAM(model.parameters(), torch.optim.SGD, rho=0.2, lam=0.5, clip_norm=clip_norm, lr=0.1, momentum=0.9)
+        for model in models
+    )
+    names = {
+        "optimizer": by_hand,
+        "model": models[1],
+        "loss_at": lambda batch: nn.functional.cross_entropy(models[1](batch[0]), batch[1]),
+        "frozen_running_statistics": frozen_running_statistics,
+    }
+    for number in range(5):
+        optimizer.step(closure_for(models[0], a_batch(number)), model=models[0])
+        exec(recipe_by_hand(), names | {"batch": a_batch(number)})
+        assert torch.equal(by_hand.last_grad_norm, optimizer.last_grad_norm)
+    states = [model.state_dict() for model in models]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_running_statistics_thaw_where_the_second_pass_raises() -> None:
