@@ -61,8 +61,7 @@ def check_settings(group: Mapping[str, Any]) -> None:
 def _check_values(rho: object, lam: object, adaptive: object, eta: object) -> None:
     check_rho(rho)
     check_lam(lam)
-    if not isinstance(adaptive, bool):
-        raise ValueError(f"adaptive must be True or False, got {adaptive!r}")
+    check_flag("adaptive", adaptive)
     if not is_finite_number(eta, low=0):
         raise ValueError(f"eta must be a finite number of at least 0, got {eta!r}")
 
@@ -71,6 +70,12 @@ def check_maximize(group: Mapping[str, Any]) -> None:
     """Raises ValueError where the base optimizer is to maximise: that turns its own step around, and not the ascent."""
     if group.get("maximize"):
         raise ValueError(f"maximize must be False, got {group['maximize']!r}: minimise the negative instead")
+
+
+def check_flag(name: str, flag: object) -> None:
+    """Raises ValueError with the rule and the value unless the flag is True or False."""
+    if not isinstance(flag, bool):
+        raise ValueError(f"{name} must be True or False, got {flag!r}")
 
 
 def check_limit(name: str, limit: object) -> None:

@@ -17,7 +17,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from trainers.batchnorm import RunningStatistics
 from trainers.schedules import Setting, check_count
-from trainers.unified_sam.ascent import Ascent, ascend, ascent_at, check_limit, clip_factor
+from trainers.unified_sam.ascent import Ascent, ascend, ascent_at, check_flag, check_limit, clip_factor
 from trainers.unified_sam.base_optimizer import load_exactly, step_unless
 from trainers.unified_sam.distributed import local_gradients, mean_over_replicas
 from trainers.unified_sam.gradients import GradientMean, check_shares, clear_gradients, weighted_mean, with_gradient
@@ -108,7 +108,7 @@ class UnifiedSAM(WrappingOptimizer):
         self.max_perturbation = max_perturbation
         self.clip_norm = clip_norm
         self.synchronise = synchronise
-        self._check_limits()
+        self._check_options()
         settings = {"rho": rho, "lam": lam, "adaptive": adaptive, "eta": eta}
         super().__init__(params, settings, base_optimizer, base_arguments)
         self._t = 0
@@ -290,13 +290,14 @@ class UnifiedSAM(WrappingOptimizer):
         if self.is_perturbed:
             raise RuntimeError(f"the state cannot be {what} between first_step() and second_step()")
 
-    def _check_limits(self) -> None:
+    def _check_options(self) -> None:
         check_limit("max_perturbation", self.max_perturbation)
         check_limit("clip_norm", self.clip_norm)
+        check_flag("synchronise", self.synchronise)
 
     def _ascents(self) -> list[Ascent]:
         """Each group's ascent at the step to come."""
-        self._check_limits()
+        self._check_options()
         return [ascent_at(group, self._t + 1) for group in self.param_groups]
 
     def _gradients(self) -> tuple[list[Tensor], list[Tensor]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainers.schedules import from_plain, to_plain
-from trainers.unified_sam.ascent import SETTINGS, check_limit, check_settings
+from trainers.unified_sam.ascent import SETTINGS, check_flag, check_limit, check_settings
 
 _KEY = "unified_sam"
 
@@ -37,8 +37,7 @@ class OwnState:
             raise ValueError(f"skipped_steps must be an int64 tensor of shape (), got {skips!r}")
         check_limit("max_perturbation", self.max_perturbation)
         check_limit("clip_norm", self.clip_norm)
-        if not isinstance(self.synchronise, bool):
-            raise ValueError(f"synchronise must be True or False, got {self.synchronise!r}")
+        check_flag("synchronise", self.synchronise)
 
 
 def join_state(base_state: Mapping[str, Any], own: OwnState) -> dict[str, Any]:

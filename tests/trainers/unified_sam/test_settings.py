@@ -30,6 +30,18 @@ def test_a_lambda_that_is_neither_number_nor_schedule_is_refused(lam: object) ->
     assert str(caught.value).endswith(repr(lam))
 
 
+@pytest.mark.parametrize("synchronise", [1, 0, None, "no"])
+def test_a_synchronise_that_is_neither_true_nor_false_is_refused(synchronise: object) -> None:
+    message = f"synchronise must be True or False, got {synchronise!r}"
+    weight = nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=message):
+        UnifiedSAM([weight], torch.optim.SGD, synchronise=synchronise, lr=0.1)  # type: ignore[arg-type]
+    optimizer = UnifiedSAM([weight], torch.optim.SGD, lr=0.1)
+    optimizer.synchronise = synchronise  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=message):
+        optimizer.first_step()
+
+
 def test_rho_and_lambda_are_checked_at_construction_and_for_added_groups() -> None:
     weight = nn.Parameter(torch.ones(2))
     for rho in (-0.1, math.inf, math.nan):
