@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from trainers import rules
 from trainers.catalog import AUGMENTATIONS, DATASETS, MODELS, OPTIMIZERS, SAMPLINGS, VALIDATIONS
-from trainers.knob import LARGEST_FLOAT, ConfigProblem, Knob, Scalar
+from trainers.knob import LARGEST_FLOAT, ConfigProblem, Knob, Scalar, plain
 from trainers.problem_settings import MAX_CONDITION_NUMBER, SPECTRA, TARGETS
 from trainers.schedules import KINDS, LEARNING_RATE_SCHEDULES
 
@@ -50,6 +50,7 @@ def _knob(default: Any, kind: Literal["int", "float", "str"], description: str, 
 class TrainConfig:
     """One training run. λ is `lam` here and `lambda` on every wire; see `from_mapping` and `to_mapping`.
 
+    Numbers may be of any kind, such as NumPy's; the fields hold Python's own, which checkpoints and JSON carry.
     Raises InvalidTrainConfigError, with every problem at once, for values out of range and for fields that do not go
     together.
     """
@@ -231,6 +232,8 @@ class TrainConfig:
         problems = problems_with(self.to_mapping())
         if problems:
             raise InvalidTrainConfigError(problems)
+        for item in fields(self):
+            object.__setattr__(self, item.name, plain(getattr(self, item.name)))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> TrainConfig:
@@ -273,6 +276,8 @@ def problems_with(values: Mapping[str, object]) -> list[ConfigProblem]:
         message = knob.problem_with(name, complete[name])
         if message:
             problems.append(ConfigProblem(name, message))
+        else:
+            complete[name] = plain(complete[name])
     unsound = {problem.field for problem in problems}
     for rule in rules.RULES:
         if unsound.isdisjoint(rule.fields):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 LARGEST_FLOAT = 1e30
@@ -45,16 +46,16 @@ class Knob:
                 return None
             if self.kind == "str" or self.choices:
                 return f"{name} must be {self.rule}, got {shown(value)}"
-        number = isinstance(value, int if self.kind == "int" else (int, float))
-        if self.kind == "str" or not number or isinstance(value, bool):
+        kind = Integral if self.kind == "int" else Real
+        if self.kind == "str" or not isinstance(value, kind) or isinstance(value, bool):
             return f"{name} must be {self.rule}, got {shown(value)}"
-        assert isinstance(value, (int, float))  # noqa: S101 (narrows the type for mypy)
-        if isinstance(value, float) and not math.isfinite(value):
+        number = plain_number(value)
+        if isinstance(number, float) and not math.isfinite(number):
             return f"{name} must be finite, got {value!r}"
-        below = self.low is not None and (value <= self.low if self.low_open else value < self.low)
-        if below or (self.high is not None and value > self.high):
+        below = self.low is not None and (number <= self.low if self.low_open else number < self.low)
+        if below or (self.high is not None and number > self.high):
             return f"{name} must be {self.rule}, got {shown(value)}"
-        if self.kind == "float" and value > LARGEST_FLOAT:
+        if self.kind == "float" and number > LARGEST_FLOAT:
             return f"{name} must be at most {LARGEST_FLOAT:g}, what single precision can hold, got {shown(value)}"
         return None
 
@@ -73,6 +74,23 @@ class Knob:
         else:
             rule = noun
         return f"{rule} or {'one of ' if len(self.choices) > 1 else ''}{strings}" if strings else rule
+
+
+def plain(value: Scalar) -> Scalar:
+    """The value as Python's own int, float or str, which torch.load(weights_only=True) and JSON read."""
+    if isinstance(value, str):
+        return str.__str__(value)  # of an enumeration's member the value, where str() would say its name
+    return plain_number(value)
+
+
+def plain_number(value: float | Real) -> float:
+    """A number of any kind, such as NumPy's, as Python's own: an int stays one, a fraction too large is math.inf."""
+    if isinstance(value, Integral):
+        return int(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def shown(value: object) -> str:

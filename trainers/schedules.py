@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from numbers import Real
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any
+
+from trainers.knob import plain, plain_number
 
 KINDS = ("constant", "linear", "cosine", "1/t", "1-1/t", "decreasing")
 LEARNING_RATE_SCHEDULES = ("constant", "cosine", "linear", "step", "decreasing")
@@ -31,7 +33,7 @@ class Schedule:
     warmup_steps: over the first so many steps W the value is multiplied by step/W, so that step W has it whole.
     steps_per_t: t is ⌈step/steps_per_t⌉: 1 counts steps, the steps of an epoch count epochs.
 
-    Raises ValueError for anything else.
+    Numbers may be of any kind, such as NumPy's; the fields hold Python's own. Raises ValueError for anything else.
     """
 
     kind: str
@@ -52,6 +54,9 @@ class Schedule:
             check_count("total_steps", self.total_steps, 1)
         elif self.end is not None or self.total_steps is not None:
             raise ValueError(f"a {self.kind} schedule takes neither end nor total_steps, got {self!r}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            object.__setattr__(self, item.name, None if value is None else plain(value))
 
     @property
     def largest(self) -> float:
@@ -116,7 +121,7 @@ def check_lam(lam: object) -> None:
 
 def check_count(name: str, value: object, low: int) -> None:
     """Raises ValueError, with the rule and the value, unless it is an integer of at least `low`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < low:
         raise ValueError(f"{name} must be an integer of at least {low}, got {value!r}")
 
 
@@ -124,17 +129,25 @@ def to_plain(setting: Setting) -> float | str | dict[str, object]:
     """The setting as plain data, which torch.load(weights_only=True) and JSON read."""
     if isinstance(setting, Schedule):
         return asdict(setting)
-    return setting if isinstance(setting, str) else float(setting)
+    return plain(setting) if isinstance(setting, str) else float(setting)
 
 
-def from_plain(plain: float | str | Mapping[str, object]) -> Setting:
-    """What `to_plain` was given. Raises ValueError, or TypeError for unknown fields."""
-    return Schedule(**plain) if isinstance(plain, Mapping) else plain  # type: ignore[arg-type]
+def from_plain(data: float | str | Mapping[str, object]) -> Setting:
+    """What `to_plain` was given. Raises ValueError, also for other fields than those of a schedule."""
+    if not isinstance(data, Mapping):
+        return data
+    try:
+        return Schedule(**data)  # type: ignore[arg-type]
+    except TypeError as error:
+        names = ", ".join(item.name for item in fields(Schedule))
+        raise ValueError(f"the fields of a schedule are {names}, got {list(data)}") from error
 
 
 def is_finite_number(value: Any, *, low: float, high: float = sys.float_info.max) -> bool:
     """Whether it is a real number in [low, high]; truth values are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high  # type: ignore[operator]
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return low <= plain_number(value) <= high  # NumPy's would be compared in their own precision, which `high` exceeds
 
 
 def learning_rate_at(

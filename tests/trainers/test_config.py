@@ -1,7 +1,11 @@
+import json
 import math
 import subprocess
 import sys
+from enum import Enum
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from trainers.config import LARGEST_FLOAT, InvalidTrainConfigError, TrainConfig, defaults, knobs, problems_with
@@ -52,6 +56,55 @@ def test_numbers_end_where_single_precision_does(name: str) -> None:
     assert problems_with({name: 1e18}) == problems_with({name: LARGEST_FLOAT}) == []
     (problem,) = problems_with({name: 1e300})
     assert problem.message == f"{name} must be at most 1e+30, what single precision can hold, got 1e+300"
+
+
+class Shape(str, Enum):  # noqa: UP042 (whose str() is not its value)
+    BALL = "l2"
+
+
+def test_numbers_and_names_of_every_kind_are_held_as_pythons_own() -> None:
+    config = TrainConfig(
+        epochs=np.int64(3),  # type: ignore[arg-type]
+        rho=np.float32(0.5),  # type: ignore[arg-type]
+        rho_end=np.float64(0.25),
+        lam=np.float64(0.5),
+        lambda_schedule=np.str_("cosine"),
+        momentum=np.float32(0),  # type: ignore[arg-type]
+        weight_decay=Fraction(1, 8),  # type: ignore[arg-type]
+        perturbation=Shape.BALL,
+        train_examples=np.int32(64),  # type: ignore[arg-type]
+    )
+    same = TrainConfig(
+        epochs=3, rho=0.5, rho_end=0.25, lam=0.5, lambda_schedule="cosine", momentum=0.0, weight_decay=0.125,
+        perturbation="l2", train_examples=64,
+    )  # fmt: skip
+    assert config == same
+    assert {type(value) for value in config.to_mapping().values()} == {float, int, str}
+    assert json.dumps(config.to_mapping()) == json.dumps(same.to_mapping())
+    assert type(TrainConfig(rho=1).rho) is int
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epochs", np.float64(1), "epochs must be an integer in [1, 100000], got np.float64(1.0)"),
+        ("epochs", np.int64(0), "epochs must be an integer in [1, 100000], got np.int64(0)"),
+        ("rho", np.float32(-1), "rho must be a number of at least 0 or 'theory', got np.float32(-1.0)"),
+        ("rho", np.float32(np.inf), "rho must be finite, got np.float32(inf)"),
+        ("rho", np.bool_(True), "rho must be a number of at least 0 or 'theory', got np.True_"),
+        ("rho", 1j, "rho must be a number of at least 0 or 'theory', got 1j"),
+        ("train_examples", np.int64(10_000), "must be at most 1149, the training examples of digits, got 10000"),
+    ],
+)
+def test_the_rules_hold_for_numpys_numbers_too(name: str, value: object, message: str) -> None:
+    (problem,) = problems_with({name: value})
+    assert problem.field == name
+    assert message in problem.message
+
+
+def test_a_fraction_beyond_every_float_is_not_finite() -> None:
+    (problem,) = problems_with({"rho": Fraction(10**400)})
+    assert problem.message.startswith("rho must be finite, got Fraction(")
 
 
 def test_declaring_a_configuration_imports_no_torch() -> None:

@@ -3,8 +3,10 @@ import itertools
 import json
 import math
 import pickle
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,6 +107,27 @@ def test_numbers_and_names_are_plain_already() -> None:
     assert to_plain(1) == from_plain(1.0) == 1.0
 
 
+def test_a_schedule_holds_pythons_own_numbers_and_names() -> None:
+    schedule = Schedule(
+        np.str_("cosine"),
+        np.float32(0.5),  # type: ignore[arg-type]
+        Fraction(1, 4),  # type: ignore[arg-type]
+        total_steps=np.int64(10),  # type: ignore[arg-type]
+        warmup_steps=np.int32(2),  # type: ignore[arg-type]
+    )
+    assert schedule == Schedule("cosine", 0.5, 0.25, total_steps=10, warmup_steps=2)
+    assert [type(value) for value in to_plain(schedule).values()] == [str, float, float, int, int, int]  # type: ignore[union-attr]
+    assert type(to_plain(np.str_("1/t"))) is str
+    assert type(to_plain(np.float32(1))) is float  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("data", [{"kind": "1/t", "begin": 0.5}, {"start": 0.5}, {}], ids=str)
+def test_plain_data_with_other_fields_is_refused(data: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="the fields of a schedule are kind, start, end, total_steps") as caught:
+        from_plain(data)
+    assert str(caught.value).endswith(f"steps_per_t, got {list(data)}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -112,6 +135,9 @@ def test_numbers_and_names_are_plain_already() -> None:
         ({"kind": "constant", "start": -0.1}, "start must be a finite number of at least 0, got -0.1"),
         ({"kind": "constant", "start": math.inf}, "start must be a finite number of at least 0, got inf"),
         ({"kind": "constant", "start": "1"}, "start must be a finite number"),
+        ({"kind": "constant", "start": np.float32(np.nan)}, "start must be a finite number"),
+        ({"kind": "constant", "start": Fraction(10**400)}, "start must be a finite number"),
+        ({"kind": "constant", "start": np.bool_(True)}, "start must be a finite number"),
         ({"kind": "linear", "total_steps": 3}, "end must be a finite number of at least 0, got None"),
         ({"kind": "cosine", "end": math.nan, "total_steps": 3}, "end must be a finite number"),
         ({"kind": "linear", "end": 0.5}, "total_steps must be an integer of at least 1, got None"),

@@ -103,7 +103,7 @@ def ascent_scale(grad_norm: Scalar, *, rho: float, lam: float, largest: float = 
 
 def clip_factor(norm: Scalar, limit: float) -> Scalar:
     """Factor that brings a norm down to the limit where it is above: min(1, limit/norm)."""
-    return at_most(limit * inverse(norm), 1.0)
+    return at_most(float(limit) * inverse(norm), 1.0)
 
 
 def ascend(

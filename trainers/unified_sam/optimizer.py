@@ -224,7 +224,7 @@ class UnifiedSAM(WrappingOptimizer):
         Raises ValueError for shares that are no such numbers.
         """
         check_shares(shares, len(closures))
-        return self._step(closures, shares, model, scaler)
+        return self._step(closures, [float(share) for share in shares], model, scaler)
 
     def count_steps(self, steps: int, *, skipped: int) -> None:
         """Counts steps that something else took in its place, so that t, and every schedule of it, goes on from there.
@@ -238,8 +238,8 @@ class UnifiedSAM(WrappingOptimizer):
         check_count("skipped", skipped, 0)
         if skipped > steps:
             raise ValueError(f"skipped must be at most steps, {steps}, got {skipped}")
-        self._t += steps
-        self._skipped_steps = self._skipped_steps + skipped
+        self._t += int(steps)
+        self._skipped_steps = self._skipped_steps + int(skipped)
         if steps:
             self._opt_called = True
 

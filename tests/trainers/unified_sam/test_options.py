@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -385,6 +386,15 @@ def test_shares_are_one_a_micro_batch_and_sum_to_one(shares: list[float]) -> Non
         optimizer.step_micro_batches([closure, closure], shares)
     with pytest.raises(ValueError, match="at least one"):
         optimizer.step_micro_batches([], [])
+
+
+def test_shares_may_be_numpys() -> None:
+    models = a_model(), a_model()
+    one, other = (UnifiedSAM(model.parameters(), torch.optim.SGD, rho=0.2, lr=0.1) for model in models)
+    for optimizer, model, shares in ((one, models[0], [0.5, 0.5]), (other, models[1], np.array([0.5, 0.5], "float32"))):
+        optimizer.step_micro_batches([closure_for(model, a_batch(number)) for number in range(2)], shares)
+    assert same(weights_of(models[0]), weights_of(models[1]))
+    assert torch.equal(one.last_grad_norm, other.last_grad_norm)
 
 
 def test_running_statistics_move_once_a_micro_batch_from_its_first_pass() -> None:

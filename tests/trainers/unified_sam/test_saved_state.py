@@ -4,8 +4,10 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -90,10 +92,37 @@ def test_a_run_with_every_option_continues_exactly(carry: Carry) -> None:
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {"rho": np.float32(0.5), "lam": np.str_("1/t"), "eta": np.float32(0.5)},
+        {"rho": Schedule("decreasing", start=np.float64(0.5)), "lam": Fraction(1, 2)},
+        {"rho": Schedule("1/t", start=Fraction(1, 2)), "max_perturbation": np.float32(0.25), "clip_norm": np.int64(1)},
+        {"rho": 0.5, "max_perturbation": Fraction(1, 4), "clip_norm": Fraction(1, 8)},
+    ],
+    ids=str,
+)
+def test_numbers_of_every_kind_are_taken_and_carried_as_pythons_own(given: dict[str, Any]) -> None:
+    def own(value: Any) -> Any:
+        return str(value) if isinstance(value, str) else value if isinstance(value, Schedule) else float(value)
+
+    model, twin = a_model(), a_model()
+    optimizer = in_two_groups(model, **given, lr=0.1, momentum=0.9)
+    other = in_two_groups(twin, **{name: own(value) for name, value in given.items()}, lr=0.1, momentum=0.9)
+    train(optimizer, model, range(3))
+    train(other, twin, range(3))
+    resumed_model, resumed = by_file(model, optimizer)
+    for each, net in ((optimizer, model), (other, twin), (resumed, resumed_model)):
+        train(each, net, range(3, 6))
+    assert same(weights_of(model), weights_of(twin))
+    assert same(weights_of(model), weights_of(resumed_model))
+
+
+@pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda state: state["param_groups"][0].update(rho=-1.0), "rho must be"),
         (lambda state: state["param_groups"][0].update(lam={"kind": "1/t²"}), "kind must be one of"),
+        (lambda state: state["param_groups"][0].update(lam={"kin": "1/t"}), "the fields of a schedule are"),
         (lambda state: state["param_groups"][0].pop("eta"), "the state has no eta"),
         (lambda state: state.pop("state"), "the state has no state"),
         (lambda state: state["unified_sam"].update(clip_norm=0), "clip_norm must be"),
