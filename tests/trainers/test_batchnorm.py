@@ -1,4 +1,6 @@
+import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -51,6 +53,35 @@ def test_modules_in_evaluation_mode_go_on_using_their_statistics(kind: str) -> N
     expected = model(some(shape, 1))
     with frozen_running_statistics(model):
         assert torch.equal(model(some(shape, 1)), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_training", [False, True])
+def test_the_mode_may_change_while_they_are_frozen(kind: str, is_training: bool) -> None:
+    build, shape = KINDS[kind]
+    model = build()
+    model(some(shape, 0))
+    before = statistics_of(model)
+    expected = copy.deepcopy(model).train(is_training)(some(shape, 1))
+    model.train(not is_training)
+    with frozen_running_statistics(model):
+        model.train(is_training)
+        assert torch.equal(model(some(shape, 1)), expected)
+        model.train(not is_training)
+    assert all(torch.equal(value, before[name]) for name, value in statistics_of(model).items())
+
+
+@pytest.mark.parametrize("build", [nn.LazyBatchNorm2d, lambda: nn.LazyInstanceNorm2d(track_running_stats=True)])
+@pytest.mark.parametrize("is_training", [False, True])
+def test_lazy_modules_make_their_statistics_as_ever(build: Callable[[], nn.Module], is_training: bool) -> None:
+    model, twin = build().train(is_training), build().train(is_training)
+    inputs = some((16, 3, 4, 4), 0)
+    with frozen_running_statistics(model):
+        assert torch.equal(model(inputs), twin(inputs))
+    assert statistics_of(model).keys() == statistics_of(twin).keys() != set()
+    with frozen_running_statistics(model):
+        model(inputs)
+    assert all(torch.equal(value, statistics_of(twin)[name]) for name, value in statistics_of(model).items())
 
 
 def test_an_exception_thaws_them() -> None:
@@ -123,6 +154,18 @@ def test_statistics_are_put_back_if_that_is_wanted(is_wanted: bool, as_tensor: b
     expected, after = before if is_wanted else moved, statistics_of(model)
     for name, value in expected.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_what_is_put_back_does_not_depend_on_the_mode_in_which_it_was_kept(as_tensor: bool) -> None:
+    model = nn.ModuleList([nn.BatchNorm2d(3), nn.InstanceNorm2d(3, track_running_stats=True)]).eval()
+    statistics, before = RunningStatistics(model), statistics_of(model)
+    statistics.keep()
+    for module in model.train():
+        module(some((16, 3, 4, 4), 1))
+    model.eval()
+    statistics.put_back(torch.tensor(True) if as_tensor else True)
+    assert all(torch.equal(value, before[name]) for name, value in statistics_of(model).items())
 
 
 @pytest.mark.parametrize("is_wanted", [False, True])

@@ -235,6 +235,27 @@ def test_running_statistics_move_once_per_step_from_the_first_pass(rho: float, b
     assert int(model[1].num_batches_tracked) == optimizer.t == 4
 
 
+def test_a_closure_that_sets_the_mode_moves_running_statistics_as_one_that_need_not() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3)).double()
+    twin = copy.deepcopy(model)
+    optimizer, other = (UnifiedSAM(net.parameters(), torch.optim.SGD, rho=0.2, lr=0.1) for net in (model, twin))
+    spoilt = a_batch(1)[0] * math.inf, a_batch(1)[1]
+    for batch in (a_batch(0), spoilt, a_batch(2)):
+
+        def closure(batch: tuple[Tensor, Tensor] = batch) -> Tensor:
+            model.train()
+            loss = closure_for(model, batch)()
+            model.eval()
+            return loss
+
+        optimizer.step(closure, model=model)
+        other.step(closure_for(twin, batch), model=twin)
+        assert all(torch.equal(value, twin.state_dict()[name]) for name, value in model.state_dict().items())
+    assert int(optimizer.skipped_steps) == 1
+    assert int(model[1].num_batches_tracked) == 2
+
+
 def recipe_by_hand() -> str:
     """The lines that the class's docstring gives for one step."""
     _, _, after = inspect.getdoc(UnifiedSAM).partition("by hand::\n\n")
