@@ -251,7 +251,8 @@ class UnifiedSAM(WrappingOptimizer):
         self._refuse_while_perturbed("saved")
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        own = OwnState(self._t, self._skipped_steps, self.max_perturbation, self.clip_norm, self.synchronise)
+        limits = self.max_perturbation, self.clip_norm
+        own = OwnState(type(self.base).__name__, self._t, self._skipped_steps, *limits, self.synchronise)
         state = join_state(self.base.state_dict(), own)
         for after in self._optimizer_state_dict_post_hooks.values():
             changed = after(self, state)
@@ -261,16 +262,16 @@ class UnifiedSAM(WrappingOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues where `state_dict` was taken.
 
-        Raises ValueError where the state is of another optimizer, breaks a rule or is of other groups or another number
-        of parameters, RuntimeError between `first_step` and `second_step`; nothing has changed then. Shapes are not
-        compared, because some base optimizers keep a state of another shape than the parameter.
+        Raises ValueError where the state is of another optimizer or base optimizer, breaks a rule or is of other groups
+        or another number of parameters, RuntimeError between `first_step` and `second_step`; nothing has changed then.
+        Shapes are not compared, because some base optimizers keep a state of another shape than the parameter.
         """
         self._refuse_while_perturbed("loaded")
         state = state_dict.copy()  # whose entries a hook may change
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             changed = before(self, state)
             state = state if changed is None else changed
-        base_state, own = split_state(state)
+        base_state, own = split_state(state, base=type(self.base).__name__)
         load_exactly(self.base, base_state)
         self._share_with_base()
         self._t, self._skipped_steps = own.t, own.skipped_steps

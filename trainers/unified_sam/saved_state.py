@@ -19,10 +19,12 @@ _KEY = "unified_sam"
 class OwnState:
     """The attributes of UnifiedSAM, of the same names, that a resumed run needs.
 
+    base: the name of its class; None in a state of an older version, which did not save it.
     t: at least 0. skipped_steps: (), an integer. max_perturbation, clip_norm: None or above 0.
     Raises ValueError for anything else.
     """
 
+    base: str | None
     t: int
     skipped_steps: Tensor
     max_perturbation: float | None
@@ -50,11 +52,17 @@ def join_state(base_state: Mapping[str, Any], own: OwnState) -> dict[str, Any]:
     return {**base_state, "param_groups": groups, _KEY: asdict(own) | limits}
 
 
-def split_state(state_dict: Mapping[str, Any]) -> tuple[dict[str, Any], OwnState]:
-    """What `join_state` was given. Raises ValueError where something is missing or breaks a rule."""
+def split_state(state_dict: Mapping[str, Any], *, base: str) -> tuple[dict[str, Any], OwnState]:
+    """What `join_state` was given.
+
+    base: the name of the class of the base optimizer that is to go on from it.
+    Raises ValueError where something is missing or breaks a rule, and where the state is of another class.
+    """
     if _KEY not in state_dict:
         raise ValueError(f"not a state of UnifiedSAM: it has no key {_KEY!r}")
-    own = _chosen(state_dict[_KEY], [field.name for field in fields(OwnState)])
+    own = _chosen({"base": None, **state_dict[_KEY]}, [field.name for field in fields(OwnState)])
+    if own["base"] not in (None, base):
+        raise ValueError(f"the base optimizer must be {own['base']}, whose state it is, got {base}")
     base_state = _chosen(state_dict, ["state", "param_groups"])
     groups = []
     for group in base_state["param_groups"]:

@@ -71,6 +71,43 @@ def test_a_state_of_another_optimizer_is_refused() -> None:
         optimizer.load_state_dict(torch.optim.SGD(model.parameters(), lr=0.1).state_dict())
 
 
+@pytest.mark.parametrize(
+    ("saved", "loading"),
+    [(torch.optim.Adam, torch.optim.SGD), (torch.optim.AdamW, torch.optim.Adam), (torch.optim.Adam, torch.optim.AdamW)],
+)
+def test_a_state_of_another_base_optimizer_is_refused_and_changes_nothing(
+    saved: type[torch.optim.Optimizer], loading: type[torch.optim.Optimizer]
+) -> None:
+    models = [a_model() for _ in range(3)]
+    theirs, optimizer, twin = (
+        UnifiedSAM(model.parameters(), base, rho=0.1, lr=0.01)
+        for model, base in zip(models, (saved, loading, loading), strict=True)
+    )
+    for each, model in zip((theirs, optimizer, twin), models, strict=True):
+        train(each, model, range(2))
+    message = f"the base optimizer must be {saved.__name__}, whose state it is, got {loading.__name__}"
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(theirs.state_dict())
+    for each, model in zip((optimizer, twin), models[1:], strict=True):
+        train(each, model, range(2, 4))
+    assert same(weights_of(models[1]), weights_of(models[2]))
+
+
+def test_a_state_that_does_not_say_its_base_optimizer_is_loaded() -> None:
+    """One that was saved before it was said."""
+    model, twin = a_model(), a_model()
+    optimizer = in_two_groups(model, rho=0.1, lr=0.1, momentum=0.9)
+    resumed = in_two_groups(twin, rho=0.1, lr=0.1, momentum=0.9)
+    train(optimizer, model, range(3))
+    state = copy.deepcopy(optimizer.state_dict())
+    del state["unified_sam"]["base"]
+    twin.load_state_dict(model.state_dict())
+    resumed.load_state_dict(state)
+    train(optimizer, model, range(3, 5))
+    train(resumed, twin, range(3, 5))
+    assert same(weights_of(model), weights_of(twin))
+
+
 @pytest.mark.parametrize("carry", [by_file, by_pickle, by_deepcopy])
 def test_a_run_with_every_option_continues_exactly(carry: Carry) -> None:
     model = a_model()
