@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 KINDS = ("ridge", "logistic")
 SPECTRA = ("outlier", "geometric")
@@ -26,7 +27,7 @@ class ProblemSettings:
     """One synthetic problem, the same whenever it is built; `ProblemSettings.of` fills in the defaults of a kind.
 
     kind: "ridge", ½(aᵀx − b)² + (r/2)‖x‖², or "logistic", log(1 + exp(−b aᵀx)) + (r/2)‖x‖² with b = ±1.
-    n_samples, n_features: shape of A, whose rows are the a_i; at least 2 and at least 1.
+    n_samples, n_features: shape of A, whose rows are the a_i; integers of at least 2 and at least 1.
     condition_number: κ, of A, in [1, 10⁶]; 1 where A has a single column.
     spectrum: A's singular values: "outlier" has 1, κ and the others from U[1, 2] (U[1, κ] where κ < 2); "geometric"
     has them spread evenly on a logarithmic scale from κ^−½ to κ^½, as the published experiments (a) and (b).
@@ -79,12 +80,13 @@ class ProblemSettings:
         Raises ValueError as the class does, and for any string but "auto" in place of a number.
         """
         _require_choice("kind", kind, KINDS)
-        rows, columns = SIZES[kind]
-        rows = int(_chosen("n_samples", n_samples, rows))
-        columns = int(_chosen("n_features", n_features, columns))
+        default_rows, default_columns = SIZES[kind]
+        rows = _chosen("n_samples", n_samples, default_rows)
+        columns = _chosen("n_features", n_features, default_columns)
         _require_size("n_samples", rows, 2)
+        _require_size("n_features", columns, 1)
         strength = _chosen("regulariser", regulariser, _REGULARISER_TIMES_N[kind] / rows)
-        return cls(kind, rows, columns, condition_number, spectrum, targets, strength)
+        return cls(kind, int(rows), int(columns), condition_number, spectrum, targets, strength)
 
     @property
     def interpolates(self) -> bool:
@@ -109,6 +111,8 @@ def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def _require_size(name: str, value: int, least: int) -> None:
+def _require_size(name: str, value: float, least: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value!r}")

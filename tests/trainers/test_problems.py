@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -311,6 +312,9 @@ def test_only_ridge_without_a_regulariser_interpolates_and_only_with_a_solution(
     [
         ("lasso", {}, "kind must be one of 'ridge', 'logistic', got 'lasso'"),
         ("ridge", {"n_samples": 1}, "n_samples must be at least 2, got 1"),
+        ("ridge", {"n_samples": 50.7}, "n_samples must be an integer, got 50.7"),
+        ("ridge", {"n_features": 3.0}, "n_features must be an integer, got 3.0"),
+        ("ridge", {"n_features": True}, "n_features must be an integer, got True"),
         ("ridge", {"n_samples": "many"}, "n_samples must be a number or 'auto', got 'many'"),
         ("ridge", {"n_features": 0}, "n_features must be at least 1, got 0"),
         ("ridge", {"condition_number": 0.5}, r"condition_number must lie in \[1, 1e\+06\], got 0.5"),
@@ -326,3 +330,11 @@ def test_only_ridge_without_a_regulariser_interpolates_and_only_with_a_solution(
 def test_a_problem_that_cannot_be_is_refused_with_the_rule(kind: str, changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ProblemSettings.of(kind, **changes)  # type: ignore[arg-type]
+
+
+def test_sizes_are_integers_of_any_kind() -> None:
+    sized = ProblemSettings.of("ridge", n_samples=np.int64(50), n_features=np.int32(3))  # type: ignore[arg-type]
+    assert sized == ProblemSettings.of("ridge", n_samples=50, n_features=3)
+    assert type(sized.n_samples) is type(sized.n_features) is int
+    with pytest.raises(ValueError, match=r"n_samples must be an integer, got 50\.5"):
+        replace(sized, n_samples=50.5)  # type: ignore[arg-type]
