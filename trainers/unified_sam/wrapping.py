@@ -41,6 +41,12 @@ class WrappingOptimizer(Optimizer):
             group.update({**settings_beside_ours(group), **of_group})
         self._share_with_base()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Groups and state that are assigned, as to reset the momentum, are the base optimizer's too."""
+        super().__setattr__(name, value)
+        if name in ("param_groups", "state") and "base" in vars(self):
+            setattr(self.base, name, value)
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, with its own settings or the defaults. Raises ValueError where they are out of range."""
         check_settings({**self.defaults, **param_group})

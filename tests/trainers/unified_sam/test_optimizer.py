@@ -4,6 +4,8 @@ import math
 import pickle
 import textwrap
 import warnings
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,7 +22,9 @@ from tests.trainers.unified_sam.reference import (
     assert_close,
     closure_for,
     constant,
+    in_two_groups,
     same,
+    train,
     weights_of,
 )
 from trainers.batchnorm import frozen_running_statistics
@@ -254,6 +258,35 @@ def test_a_closure_that_sets_the_mode_moves_running_statistics_as_one_that_need_
         assert all(torch.equal(value, twin.state_dict()[name]) for name, value in model.state_dict().items())
     assert int(optimizer.skipped_steps) == 1
     assert int(model[1].num_batches_tracked) == 2
+
+
+@pytest.mark.parametrize(
+    "carry",
+    [lambda pair: pair, copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))],
+    ids=["itself", "copy", "pickle"],
+)
+def test_a_state_that_is_assigned_resets_the_base_optimizer(carry: Callable[[Any], Any]) -> None:
+    model = a_model()
+    optimizer = UnifiedSAM(model.parameters(), torch.optim.SGD, rho=0.2, lr=0.1, momentum=0.9)
+    train(optimizer, model, range(2))
+    model, optimizer = carry((model, optimizer))
+    twin = copy.deepcopy(model)
+    fresh = UnifiedSAM(twin.parameters(), torch.optim.SGD, rho=0.2, lr=0.1, momentum=0.9)
+    optimizer.state = defaultdict(dict)
+    train(optimizer, model, range(2, 4))
+    train(fresh, twin, range(2, 4))
+    assert same(weights_of(model), weights_of(twin))
+    assert optimizer.state is optimizer.base.state
+
+
+def test_groups_that_are_assigned_are_stepped() -> None:
+    model = a_model()
+    optimizer = in_two_groups(model, rho=0.2, lr=0.1)
+    before = weights_of(model)
+    optimizer.param_groups = optimizer.param_groups[:1]
+    train(optimizer, model, range(1))
+    assert [torch.equal(*pair) for pair in zip(weights_of(model), before, strict=True)] == [False, False, True, True]
+    assert optimizer.param_groups is optimizer.base.param_groups
 
 
 def recipe_by_hand() -> str:
