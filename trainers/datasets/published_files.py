@@ -9,6 +9,7 @@ is NAME.sha256 in the cache, in the form of the program sha256sum, which can che
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -21,6 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainers.datasets.dataset import DatasetUnavailableError
+
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a directory that another one would do better than."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,9 @@ def provide_files(files: PublishedFiles, source: Path | None, cache: Path, *, do
                 if len(checksums) < len(files.unpacked):
                     _take_over(cache, files, source)
     except OSError as error:
-        raise DatasetUnavailableError(
-            f"{files.title} cannot be unpacked in {cache}: {error}. Set SAMSTUDY_HOME to a writable directory."
-        ) from error
+        is_home_at_fault = error.errno in _NOT_WRITABLE or not cache.is_dir()
+        advice = " Set SAMSTUDY_HOME to a writable directory." if is_home_at_fault else ""
+        raise DatasetUnavailableError(f"{files.title} cannot be unpacked in {cache}: {error}.{advice}") from error
     return cache
 
 

@@ -1,9 +1,11 @@
 """Files as they are published: found, verified, unpacked once, or an error that says what to do."""
 
+import errno
 import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -201,6 +203,24 @@ def test_a_cache_that_cannot_be_made_is_an_error_that_says_so(tmp_path: Path) ->
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DatasetUnavailableError, match="Set SAMSTUDY_HOME"):
         provide_files(GZIPPED, None, tmp_path / "file", download=no_network)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+def test_a_cache_that_cannot_be_written_is_an_error_that_says_what_to_do(tmp_path: Path, number: int) -> None:
+    def refused(path: Path) -> Iterator[tuple[str, bytes]]:
+        raise OSError(number, os.strerror(number))
+
+    write(tmp_path / "source", gzipped())
+    with pytest.raises(DatasetUnavailableError, match="Set SAMSTUDY_HOME to a writable directory"):
+        provide_files(replace(GZIPPED, unpack=refused), tmp_path / "source", tmp_path / "cache", download=no_network)
+
+
+def test_what_is_in_the_way_in_a_cache_is_named_without_such_advice(tmp_path: Path) -> None:
+    write(tmp_path / "source", gzipped())
+    (tmp_path / "cache" / "raw" / "labels").mkdir(parents=True)
+    with pytest.raises(DatasetUnavailableError, match=r"cannot be unpacked in .*raw/labels") as caught:
+        provide_files(GZIPPED, tmp_path / "source", tmp_path / "cache", download=no_network)
+    assert "SAMSTUDY_HOME" not in str(caught.value)
 
 
 def test_of_many_workers_one_unpacks_and_the_others_wait_for_it(tmp_path: Path) -> None:
