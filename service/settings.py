@@ -6,12 +6,14 @@ Each setting is read from `SAMSTUDY_<NAME>`, Ray's token from Ray's own; `samstu
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -170,6 +172,18 @@ class Settings(BaseSettings):
                 raise ValueError(f"{message}, got {proxy.strip()!r}") from None
         return trusted_proxies
 
+    @model_validator(mode="after")
+    def _refuse_rare_heartbeats(self) -> Self:
+        """Of which none may come in time."""
+        for name, rhythm_s in (("heartbeat_s", self.heartbeat_s), ("poll_s", self.poll_s)):
+            if rhythm_s > self.lease_s / 2:
+                raise PydanticCustomError(
+                    "too_rare",
+                    "{name} must be at most half of lease_s, which is {lease_s} s, got {rhythm_s}",
+                    {"name": name, "lease_s": f"{self.lease_s:g}", "rhythm_s": f"{rhythm_s:g}"},
+                )
+        return self
+
     def to_environment(self) -> dict[str, str]:
         """The settings as the environment of a process of the service that shall have the same.
 
@@ -203,6 +217,18 @@ class Settings(BaseSettings):
     def browser_mlflow_url(self) -> str:
         """MLflow's address as a person's browser reaches it; everybody who may read a study is shown it."""
         return without_user(self.mlflow_public_url or self.mlflow_url)
+
+
+OTHER_VARIABLES = frozenset({"SAMSTUDY_DATA_DIR"})
+"""Read by the trainers."""
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Variables that look like ours and that nobody reads, and for each the one that may have been meant."""
+    known = {f"SAMSTUDY_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
+    ours = (name for name in environment if name.upper().startswith("SAMSTUDY_") and name.upper() not in known)
+    unread = (name for name in ours if not name.upper().startswith(("SAMSTUDY_FAULTS_", "SAMSTUDY_TEST_")))
+    return {name: next(iter(get_close_matches(name.upper(), known, 1)), None) for name in unread}
 
 
 def without_user(url: str) -> str:

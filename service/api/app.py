@@ -50,6 +50,7 @@ from service.store.watching import WatchingStore
 
 PREFIX = "/api/v1"
 
+_IDLE_S = 75  # longer than proxies and balancers keep a connection: else they send to one that is just being closed
 _GRACE_S = 3
 _STATEMENT_S = 30.0  # longer than any answer should take
 
@@ -163,6 +164,7 @@ def server_of(app: FastAPI, settings: Settings) -> Server:
         proxy_headers=bool(settings.trusted_proxies),  # uvicorn would believe whoever is on this machine
         forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_IDLE_S,
     )
     return Server(config, app.state.stopping)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
 from service.cli import examining_machine, examining_services, examining_store
-from service.cli.findings import Finding, Verdict, lines
+from service.cli.findings import Finding, Verdict, lines, note
 from service.logs import redacted
-from service.settings import Settings, settings
+from service.settings import Settings, settings, unknown_variables
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +62,12 @@ def examine(current: Settings) -> Iterator[Finding]:
     from service.store.watching import WatchingStore
 
     running = running_addresses(current.home)
+    for name, meant in unknown_variables(os.environ).items():
+        yield note(
+            "settings",
+            f"nobody reads {name}",
+            f"did you mean {meant}?" if meant else "samstudy doctor --settings lists all",
+        )
     yield from examining_machine.examine_machine(current.home)
     known_run = None
     with examining_store.opened_store(current) as (database, findings):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
@@ -70,8 +72,13 @@ def examine_mlflow(url: str, known_run: str | None) -> Finding:
 
     remedy = "samstudy up starts it; SAMSTUDY_MLFLOW_URL says where else it is"
     try:
-        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S, trust_env=not on_this_machine(url)) as http:
+        trust_env = not on_this_machine(url)
+        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S, trust_env=trust_env, **_mlflow_access()) as http:
             health = http.get("/health")
+            if health.status_code in _UNAUTHORIZED:
+                remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, for the "
+                remedy += "controller too"
+                return wrong("MLflow", f"{url} does not let us in (HTTP {health.status_code})", remedy)
             if health.status_code >= 400:
                 return wrong("MLflow", f"{url} answers HTTP {health.status_code} to /health", "look into its log")
             version = http.get("/version")
@@ -80,7 +87,7 @@ def examine_mlflow(url: str, known_run: str | None) -> Finding:
             if known_run is None:
                 return well("MLflow", said)
             found = http.get("/api/2.0/mlflow/runs/get", params={"run_id": known_run})
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         return wrong("MLflow", f"nothing answers at {url} ({_why(url, error)})", remedy)
     if found.status_code == _GONE:
         remedy = "set SAMSTUDY_MLFLOW_URL to the server that has them; samstudy export ID --mlflow writes them anew"
@@ -88,6 +95,22 @@ def examine_mlflow(url: str, known_run: str | None) -> Finding:
     if found.status_code >= 400:
         return note("MLflow", f"{said}; asked for a run it answers HTTP {found.status_code}", "look into its log")
     return well("MLflow", f"{said}, and has this store's runs")
+
+
+def _mlflow_access() -> dict[str, Any]:
+    """How MLflow's own client gets in, by the variables that it reads."""
+    name, password = (os.environ.get(f"MLFLOW_TRACKING_{what}", "") for what in ("USERNAME", "PASSWORD"))
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN", "")
+    access: dict[str, Any] = {}
+    if name and password:
+        access["auth"] = (name, password)
+    elif token:
+        access["headers"] = {"Authorization": f"Bearer {token}"}
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() == "true":
+        access["verify"] = False
+    elif bundle := os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE"):
+        access["verify"] = ssl.create_default_context(cafile=bundle)
+    return access
 
 
 def examine_ray(current: Settings, running: Addresses | None) -> Iterator[Finding]:
@@ -118,7 +141,12 @@ def examine_ray(current: Settings, running: Addresses | None) -> Iterator[Findin
         yield wrong("Ray", f"{url} answers HTTP {nodes.status_code}", "look into the log of Ray's head")
         return
     yield well("Ray", f"answers at {url}, version {answers[0].get('ray_version', '?')}")
-    yield _nodes(answers[1])
+    alive = _alive(answers[1])
+    yield _nodes(alive)
+    training = sum(1 for node in alive or () if node.get("CPU"))
+    if training > 1 and current.storage_uri.startswith("file:"):
+        said = f"{current.storage_uri} is a folder, and {training} nodes train: each must see the same one there"
+        yield note("storage", said, "let every machine mount it, or set SAMSTUDY_STORAGE to one such as s3://…")
 
 
 def _why(url: str, error: Exception) -> str:
@@ -129,11 +157,17 @@ def _why(url: str, error: Exception) -> str:
     return str(error) if is_about_answers or without_user(url) == url else HOW_TO_ESCAPE
 
 
-def _nodes(answer: Any) -> Finding:
+def _alive(answer: Any) -> list[dict[str, float]] | None:
+    """What each living node has; None where Ray does not say so."""
     try:
         listed = answer["data"]["result"]["result"]
-        alive = [node["resources_total"] for node in listed if node["state"] == "ALIVE"]
+        return [node["resources_total"] for node in listed if node["state"] == "ALIVE"]
     except (KeyError, TypeError):
+        return None
+
+
+def _nodes(alive: list[dict[str, float]] | None) -> Finding:
+    if alive is None:
         return note("nodes", "Ray does not say what it has")
     cpus, gpus = (sum(float(node.get(kind, 0)) for node in alive) for kind in ("CPU", "GPU"))
     with_gpu = sum(1 for node in alive if node.get("GPU"))

@@ -70,6 +70,9 @@ def examine_work(store: WatchingStore) -> Iterator[Finding]:
         yield from _queue(sight, store)
         yield _export(sight)
         yield from _pending(sight)
+        if sight.warned:
+            said = f"{_count(sight.warned, 'running trial has', 'running trials have')} a warning"
+            yield note("trials", said, "samstudy show and the trials' logs say it: mostly a checkpoint not written")
     except StoreUnavailableError as error:
         yield wrong("store", error.detail, "look into the database's log")
 

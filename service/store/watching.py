@@ -44,7 +44,7 @@ class Sight:
     leader has left. behind: studies that MLflow does not show as they are; the age is that of the oldest result that
     it lacks; where it lacks none, of the study's last event or newest result, whichever came later. deliveries: of
     webhooks, neither delivered nor given up.
-    removals: of deleted studies.
+    removals: of deleted studies. warned: running trials whose attempt has a warning, as of a checkpoint not written.
     """
 
     at: datetime
@@ -58,6 +58,7 @@ class Sight:
     behind: Waiting
     deliveries: Waiting
     removals: Waiting
+    warned: int
 
 
 class WatchingStore:
@@ -97,6 +98,7 @@ class WatchingStore:
                 behind=_waiting(connection, _behind_since(), now),
                 deliveries=_waiting(connection, open_deliveries, now),
                 removals=_waiting(connection, select(func.count(), func.min(removals.c.requested_at)), now),
+                warned=connection.execute(_warned()).scalar_one(),
             )
 
     def run_in_mlflow(self) -> str | None:
@@ -113,6 +115,13 @@ class WatchingStore:
         with self._database.reading() as connection:
             rows = connection.execute(query.order_by(table.c.created_at, table.c.id).limit(at_most))
             return [(row.id, row.name, row.waiting_reason) for row in rows]
+
+
+def _warned() -> Select[int]:
+    trials, attempts = tables.trials, tables.attempts
+    present = (attempts.c.trial_id == trials.c.id) & (attempts.c.number == trials.c.attempt)
+    running = select(func.count()).select_from(trials.join(attempts, present))
+    return running.where(trials.c.state == TrialState.RUNNING, attempts.c.warning.is_not(None))
 
 
 def _by(state: Any) -> Select[Any, int]:

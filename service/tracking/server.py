@@ -17,12 +17,12 @@ from service.tracking.runs import STUDY_ID, TRIAL_ID, RunStatus
 _PROCESS_SETTINGS = {
     # Our own loop tries again. MLflow's client would repeat a create_run whose answer came too late, and double it.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds; with the defaults a dead server holds one call for minutes
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else ending a run reads it first, to print a link
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_CONFIGURE_LOGGING": "false",  # its lines are lines of the process' own log
 }
+_TIMEOUT = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds; with the default a dead server holds one call for minutes
 _SEARCH_PAGE = 1_000
 _MAX_NAMESAKES = 100
 
@@ -65,6 +65,7 @@ class TrackingServer:
 
     def __init__(self, url: str) -> None:
         os.environ.update(_PROCESS_SETTINGS)  # MLflow reads its settings from there, some of them when imported
+        os.environ.setdefault(*_TIMEOUT)  # a slow server may need more
         from mlflow import MlflowClient
 
         self._client = MlflowClient(tracking_uri=url)

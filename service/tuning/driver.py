@@ -32,7 +32,7 @@ from service import logs
 from service.errors import LeaseLostError
 from service.settings import Settings, settings
 from service.spec import accepted_spec
-from service.store.database import Database
+from service.store.database import Database, sqlite_file
 from service.store.driving import DrivingStore
 from service.tuning.algorithms import algorithm_for
 from service.tuning.capacity import waiting_reason
@@ -160,6 +160,10 @@ def main(arguments: Sequence[str]) -> int:
     logs.configure(config.log_format, config.log_level, study_id=study_id, driver_attempt=int(driver_attempt))
     logging.getLogger("ray").setLevel(logging.WARNING)
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for files that Tune does not write here
+    file = sqlite_file(config.store_url)
+    if file is not None and not file.exists():  # to look for it would make an empty one
+        logger.error("%s is not there: Ray's nodes need the SAMSTUDY_ variables of the controller", file)
+        return 1
     try:
         drive(study_id, int(driver_attempt), config)
     except LeaseLostError as error:

@@ -17,7 +17,7 @@ from sqlalchemy import insert, update
 
 from service.access import NewKey, Role
 from service.cli import examining_machine, examining_services, examining_store, main
-from service.cli.doctor import shown_settings
+from service.cli.doctor import examine, shown_settings
 from service.cli.findings import Finding, Verdict, lines, note, well, wrong
 from service.settings import Settings, settings
 from service.store import tables
@@ -25,6 +25,7 @@ from service.store.database import Database
 from service.store.exporting import ExportStore
 from service.store.keys import KeyStore
 from service.store.reconciling import ReconcilingStore
+from service.store.reports import EpochReported
 from service.store.watching import WatchingStore
 from tests.service.proxy import proxy_of_the_environment
 from tests.small_disk import small_disk
@@ -169,6 +170,13 @@ class TestTheCommand:
         assert "  url = http://127.0.0.1:1" in out
         assert not any(line.startswith("  lease_s") for line in out)
         assert not (environment / "home" / "samstudy.db").exists()
+
+    def test_a_misspelt_variable_is_noted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SAMSTUDY_DATABASE", "postgresql://h/db")
+        monkeypatch.setenv("SAMSTUDY_DATA_DIR", "/data")
+        (finding,) = [finding for finding in examine(Settings()) if finding.what == "settings"]
+        assert (finding.verdict, finding.said) == (Verdict.NOTE, "nobody reads SAMSTUDY_DATABASE")
+        assert finding.remedy == "did you mean SAMSTUDY_DATABASE_URL?"
 
     def test_passwords_are_not_shown(self) -> None:
         shown = shown_settings(Settings(database_url="postgresql+psycopg://me:s3cret@db:5432/x"))
@@ -318,6 +326,15 @@ class TestTheWork:
         finding = self.findings(database)["export"]
         assert (finding.verdict, finding.said) == (Verdict.WRONG, "MLflow lacks something of 1 study, since 3 h")
 
+    def test_trials_with_a_warning_are_counted(self, database: Database, life: Life) -> None:
+        driver = life.start(life.create())
+        for trial in life.propose(driver, {"lambda": 0.0, "rho": 0.1}, (0, 1)):
+            life.begin(driver, trial)
+            warning = "the checkpoint of epoch 1 could not be written" if trial.seed == 0 else None
+            driver.record([EpochReported(trial.id, 1, 1, {"val_accuracy": 0.5}, warning)])
+        finding = self.findings(database)["trials"]
+        assert (finding.verdict, finding.said) == (Verdict.NOTE, "1 running trial has a warning")
+
 
 class TestKeys:
     @pytest.mark.parametrize(
@@ -350,6 +367,16 @@ class TestMlflow:
         finding = examining_services.examine_mlflow(answering({"/health": (500, "")}), None)
         assert "HTTP 500" in finding.said
 
+    def test_one_with_accounts_is_asked_as_the_exporter_asks(
+        self, answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url = answering(a_mlflow("our-run"), token="right")
+        refused = examining_services.examine_mlflow(url, "our-run")
+        assert (refused.verdict, "does not let us in (HTTP 401)" in refused.said) == (Verdict.WRONG, True)
+        assert "MLFLOW_TRACKING_TOKEN" in refused.remedy
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right")
+        assert examining_services.examine_mlflow(url, "our-run").verdict is Verdict.WELL
+
 
 class TestRay:
     def findings(self, url: str, token: str = "") -> list[Finding]:
@@ -362,6 +389,17 @@ class TestRay:
             (finding,) = self.findings(url, token)
             assert (finding.verdict, said in finding.said) == (Verdict.WRONG, True)
         assert [finding.verdict for finding in self.findings(url, "right")] == [Verdict.WELL, Verdict.WELL]
+
+    def test_a_folder_as_the_storage_of_several_nodes_is_noted(
+        self, answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        head, worker = {"CPU": 0.0}, {"CPU": 8.0}
+        assert len(self.findings(answering(ray_nodes(head, worker)))) == 2
+        several = answering(ray_nodes(worker, worker))
+        assert self.findings(several)[-1].verdict is Verdict.NOTE
+        assert "2 nodes train: each must see the same one" in self.findings(several)[-1].said
+        monkeypatch.setenv("SAMSTUDY_STORAGE", "s3://bucket/studies")
+        assert len(self.findings(several)) == 2
 
     @pytest.mark.parametrize("nodes", [(), ({},)])
     def test_a_cluster_that_cannot_train_is_wrong(

@@ -141,3 +141,10 @@ def test_the_path_of_a_database_file_may_have_a_blank() -> None:
 def test_the_address_of_its_own_can_be_asked(host: str, url: str) -> None:
     assert Settings(host=host).own_url == Settings(host=host).api_url == url
     assert api_url(Settings(host=host), None) == url
+
+
+@pytest.mark.parametrize("name", ["heartbeat_s", "poll_s"])
+def test_a_lease_that_nobody_could_renew_in_time_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name} must be at most half of lease_s, which is 10 s, got 6"):
+        Settings(lease_s=10, **{name: 6.0})
+    assert Settings(lease_s=10, **{name: 5.0}).lease_s == 10

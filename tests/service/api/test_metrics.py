@@ -90,6 +90,7 @@ def test_an_idle_service_has_every_series(database: Database) -> None:
     nothing = {name: value for name, value in found.items() if name.startswith("samstudy_") and "{" not in name}
     assert nothing.pop("samstudy_store_up") == 1
     assert {
+        "samstudy_trials_with_warning",
         "samstudy_queue_age_seconds",
         "samstudy_drivers",
         "samstudy_drivers_overdue",
