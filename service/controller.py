@@ -34,6 +34,8 @@ _JOB_ENDS_WITHIN_S = 15.0  # Ray kills a driver that has not left within 3 s of 
 
 _LONGEST_LOOK_S = 60.0  # at the store; one that takes longer hangs, and somebody else is to lead
 
+_LONGEST_GAP_S = 60.0  # between two looks at what no node holds, for which it is taken to have been so in between
+
 _STOOD_STILL = 0.5  # of a lease: a driver that stood still as long has too little left of its own to be judged by
 
 
@@ -102,6 +104,7 @@ class Controller:
         self._refusals: dict[str, _Refusal] = {}
         self._turns: Counter[str] = Counter()  # the higher, the later the owner's last study was started
         self._gave_way: dict[str, str] = {}  # studies that made room for others, and what the cluster lacked for them
+        self._stuck: dict[DriverClaim, float] = {}  # since when no node holds them while others wait
         self._room_again_at = float("-inf")
         self._starts_unconfirmed = False
         self._in_contact_since: float | None = None
@@ -309,14 +312,18 @@ class Controller:
     def _make_room(self, waiting: Sequence[QueuedStudy]) -> None:
         """Ends drivers of studies of which no node holds a trial, one for each that waits and that the cluster holds.
 
-        Each has had its place for a while, since a cluster that grows does so for those that ask for more than it has.
-        They wait behind all others until a node holds them, or a place is free.
+        Each has kept others waiting for a while: a cluster that grows does so for those that ask for more than it has,
+        and a node that is started anew comes back. They wait behind all others until a node holds them, or a place is
+        free.
         """
-        if self._clock() < self._room_again_at:
+        now = self._clock()
+        if now < self._room_again_at:
             return
-        self._room_again_at = self._clock() + self._config.share_interval_s
+        if now > self._room_again_at + _LONGEST_GAP_S:  # nobody knows what was meanwhile
+            self._stuck = {}
+        self._room_again_at = now + self._config.share_interval_s
         driven = self._store.driven()
-        idle = [one for one in driven if not one.demand.running and one.driven_s >= self._config.node_grace_s]
+        idle = [study for study in driven if not study.demand.running]
         if not idle and not self._gave_way:
             return
         try:
@@ -324,11 +331,13 @@ class Controller:
                 nodes = self._jobs.nodes()
             needs = self._store.needs([study.study_id for study in waiting])
             can_run = {study_id for study_id, of in needs.items() if has_place(of.cpu, of.gpu, nodes)}
-            still = (needs.keys() - can_run) | {one.claim.study_id for one in driven}
+            still = (needs.keys() - can_run) | {study.claim.study_id for study in driven}
             self._gave_way = {study_id: lacks for study_id, lacks in self._gave_way.items() if study_id in still}
-            stuck = [one for one in idle if not has_place(one.demand.cpu, one.demand.gpu, nodes)]
-            for one in stuck[: len(can_run)]:
-                self._give_way(one.claim, what_lacks(one.demand.cpu, one.demand.gpu, nodes))
+            stuck = [study for study in idle if not has_place(study.demand.cpu, study.demand.gpu, nodes)]
+            self._stuck = {study.claim: self._stuck.get(study.claim, now) for study in stuck}
+            leaving = [study for study in stuck if now - self._stuck[study.claim] >= self._config.node_grace_s]
+            for study in leaving[: len(can_run)]:
+                self._give_way(study.claim, what_lacks(study.demand.cpu, study.demand.gpu, nodes))
         except ServiceUnavailableError as error:
             logger.warning("studies of which no node holds a trial keep their places: %s", error)
 

@@ -121,8 +121,8 @@ class Settings(BaseSettings):
     node_grace_s: float = Field(
         600.0,
         ge=0,
-        description="time for which a study of which no node can hold a trial keeps its place among those that run, "
-        "where others wait; longer than a cluster that grows takes for a new node",
+        description="time for which a running study of which no node can hold a trial keeps others waiting for its "
+        "place; longer than a cluster that grows takes for a new node",
     )
     share_interval_s: float = Field(1.0, gt=0, description="time between two looks at what the running studies may use")
     trial_grace_s: float = Field(

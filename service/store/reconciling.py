@@ -58,12 +58,11 @@ class QueuedStudy:
 
 @dataclass(frozen=True, slots=True)
 class DrivenStudy:
-    """A study that has a driver. slots: its present share; None: no limit. driven_s: for how long it has had it."""
+    """A study that has a driver. slots: its present share; None: no limit."""
 
     claim: DriverClaim
     demand: Demand
     slots: int | None
-    driven_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +112,8 @@ class ReconcilingStore:
             )
             studies = rows.all()
             demands = demands_of(connection, studies)
-            now = self._database.now(connection)
         return [
-            DrivenStudy(DriverClaim(study.id, study.driver_attempt), demand, study.slots, _driven_s(study, now))
+            DrivenStudy(DriverClaim(study.id, study.driver_attempt), demand, study.slots)
             for demand, study in zip(demands, studies, strict=True)
         ]
 
@@ -357,11 +355,6 @@ def _was_waiting(connection: Connection, study: Row[Any], *, at: datetime) -> bo
         return False
     lived = records.last_seen(study, at) - study.running_since
     return lived >= _STEADY and not records.trials_in(connection, study.id, [TrialState.RUNNING])
-
-
-def _driven_s(study: Row[Any], now: datetime) -> float:
-    """For how long a study has had its driver; of one that an older version has started nobody knows it."""
-    return 0.0 if study.running_since is None else (now - study.running_since).total_seconds()
 
 
 def _is_drained(connection: Connection, study: Row[Any]) -> bool:

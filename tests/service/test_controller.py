@@ -972,6 +972,8 @@ def test_a_study_that_no_node_can_hold_gives_its_place_to_one_that_can_run(world
     driver = world.driver(stuck)
     driver.heartbeat(60)
     other = world.create("bob")
+    pass_by(world, controller, 30, driver)
+    assert world.jobs.stopped == [], "a cluster that grows may be making a node"
     pass_by(world, controller, 1, driver)
     assert world.jobs.stopped == [DriverClaim(stuck.id, 1)]
     driver.give_up_lease()  # as a driver does that is asked to end
@@ -999,7 +1001,7 @@ def test_a_study_that_gave_its_place_away_has_its_turn_once_a_node_holds_it(worl
     driver = world.driver(stuck)
     driver.heartbeat(60)
     other = world.create("bob")
-    pass_by(world, controller, 31, driver)
+    pass_by(world, controller, 32, driver)
     driver.give_up_lease()
     pass_by(world, controller, 2)
     assert states(world, stuck, other) == [StudyState.QUEUED, StudyState.RUNNING]
@@ -1013,7 +1015,7 @@ def test_a_study_that_gave_its_place_away_has_its_turn_once_a_node_holds_it(worl
 
 
 @pytest.mark.parametrize(
-    "why", ["it has had it for too short a time", "it trains", "those that wait cannot run either"]
+    "why", ["its node was away for a moment only", "it trains", "those that wait cannot run either"]
 )
 def test_a_study_keeps_its_place(world: World, why: str) -> None:
     controller = with_one_place(world)
@@ -1025,7 +1027,12 @@ def test_a_study_keeps_its_place(world: World, why: str) -> None:
         (trial,) = driver.add_configuration({"rho": 0.1}, '{"rho":0.1}', [0], last_known=0)[1]
         driver.record([AttemptStarted(trial.id, 1, "node-1")])
     world.create("bob", gpu=4 if why == "those that wait cannot run either" else 0)
-    pass_by(world, controller, 20 if why == "it has had it for too short a time" else 40, driver)
+    pass_by(world, controller, 20, driver)
+    if why == "its node was away for a moment only":
+        world.jobs.has.append(Node(cpu=8, gpu=8))
+        pass_by(world, controller, 2, driver)
+        world.jobs.has.pop()
+    pass_by(world, controller, 20, driver)
     assert world.jobs.stopped == []
     assert states(world, first) == [StudyState.RUNNING]
 
