@@ -228,7 +228,8 @@ class Controller:
                 logger.warning("study %s: its driver is silent, and %s", claim.study_id, error)
         if not has_ended and now < give_up_at:
             return
-        study = self._store.lose_driver(claim, max_losses=_MAX_DRIVER_LOSSES)
+        was_asked = claim.study_id in self._gave_way  # also where it was killed before it could give its lease up
+        study = self._store.lose_driver(claim, max_losses=_MAX_DRIVER_LOSSES, was_asked=was_asked)
         if study is not None:
             logger.warning("study %s lost driver %d; it is %s", claim.study_id, claim.driver_attempt, study.state)
             if not has_ended:
@@ -325,19 +326,23 @@ class Controller:
         driven = self._store.driven()
         idle = [study for study in driven if not study.demand.running]
         if not idle and not self._gave_way:
+            self._stuck = {}
             return
         try:
             with self._asking():
                 nodes = self._jobs.nodes()
             needs = self._store.needs([study.study_id for study in waiting])
-            can_run = {study_id for study_id, of in needs.items() if has_place(of.cpu, of.gpu, nodes)}
-            still = (needs.keys() - can_run) | {study.claim.study_id for study in driven}
+            lacking = {study_id: what_lacks(*of, nodes) for study_id, of in needs.items() if not has_place(*of, nodes)}
+            still = lacking.keys() | {study.claim.study_id for study in driven}
             self._gave_way = {study_id: lacks for study_id, lacks in self._gave_way.items() if study_id in still}
+            can_run = len(needs) - len(lacking)
             stuck = [study for study in idle if not has_place(study.demand.cpu, study.demand.gpu, nodes)]
-            self._stuck = {study.claim: self._stuck.get(study.claim, now) for study in stuck}
-            leaving = [study for study in stuck if now - self._stuck[study.claim] >= self._config.node_grace_s]
-            for study in leaving[: len(can_run)]:
+            self._stuck = {study.claim: self._stuck.get(study.claim, now) for study in stuck} if can_run else {}
+            leaving = [study for study in stuck if now - self._stuck.get(study.claim, now) >= self._config.node_grace_s]
+            for study in leaving[:can_run]:
                 self._give_way(study.claim, what_lacks(study.demand.cpu, study.demand.gpu, nodes))
+            if leaving:  # their places are not for others of the kind
+                self._gave_way |= lacking
         except ServiceUnavailableError as error:
             logger.warning("studies of which no node holds a trial keep their places: %s", error)
 

@@ -81,8 +81,8 @@ def embedded_service(
 
         def watch() -> None:
             for part in parts:
-                if part.restart_if_ended():
-                    log(f"{part.name} ended unexpectedly and was started again; see {part.log_file}")
+                if what := part.keep_up():
+                    log(f"{part.name} {what} and was started again; see {part.log_file}")
 
         yield addresses, watch
 
@@ -159,7 +159,14 @@ def _parts(config: Settings, scratch: Path) -> tuple[Addresses, list[Part]]:
             token=ray_environment["RAY_AUTH_TOKEN"],
         ),
         Part("mlflow", mlflow, environment=environment, logs=logs, ready_url=f"{addresses.mlflow_url}/health"),
-        Part("api", [*samstudy, "api"], environment=environment, logs=logs, ready_url=f"{addresses.api_url}/readyz"),
+        Part(
+            "api",
+            [*samstudy, "api"],
+            environment=environment,
+            logs=logs,
+            ready_url=f"{addresses.api_url}/readyz",
+            alive_url=f"{addresses.api_url}/healthz",
+        ),
         Part("controller", [*samstudy, "controller"], environment=environment, logs=logs, ready_url=None),
     ]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
+"""Parts of a CPU or GPU do not add up exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Node:
 
     def holds(self, cpu: float, gpu: float) -> bool:
         """Whether a trial that needs so much could train here, if the node were its own."""
-        return cpu <= self.cpu + _ROUNDING and gpu <= self.gpu + _ROUNDING
+        return cpu <= self.cpu + ROUNDING and gpu <= self.gpu + ROUNDING
 
 
 def has_place(cpu: float, gpu: float, nodes: Iterable[Node]) -> bool:

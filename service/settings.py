@@ -5,15 +5,16 @@ Each setting is read from `SAMSTUDY_<NAME>`, Ray's token from Ray's own; `samstu
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -161,6 +162,17 @@ class Settings(BaseSettings):
             )
         return storage
 
+    @field_validator("heartbeat_s", "poll_s")
+    @classmethod
+    def _refuse_rare(cls, rhythm_s: float, info: ValidationInfo) -> float:
+        """Else a lease may run out between two of them."""
+        lease_s = info.data.get("lease_s", math.inf)
+        if rhythm_s > lease_s / 2:
+            raise PydanticCustomError(
+                "too_rare", "must be at most half of SAMSTUDY_LEASE_S, which is {lease_s}", {"lease_s": f"{lease_s:g}"}
+            )
+        return rhythm_s
+
     @field_validator("trusted_proxies")
     @classmethod
     def _refuse_names(cls, trusted_proxies: str) -> str:
@@ -171,18 +183,6 @@ class Settings(BaseSettings):
                 message = "must be addresses or networks, such as 192.0.2.1 or 192.0.2.0/24, with commas between"
                 raise ValueError(f"{message}, got {proxy.strip()!r}") from None
         return trusted_proxies
-
-    @model_validator(mode="after")
-    def _refuse_rare_heartbeats(self) -> Self:
-        """Of which none may come in time."""
-        for name, rhythm_s in (("heartbeat_s", self.heartbeat_s), ("poll_s", self.poll_s)):
-            if rhythm_s > self.lease_s / 2:
-                raise PydanticCustomError(
-                    "too_rare",
-                    "{name} must be at most half of lease_s, which is {lease_s} s, got {rhythm_s}",
-                    {"name": name, "lease_s": f"{self.lease_s:g}", "rhythm_s": f"{rhythm_s:g}"},
-                )
-        return self
 
     def to_environment(self) -> dict[str, str]:
         """The settings as the environment of a process of the service that shall have the same.
@@ -225,7 +225,8 @@ OTHER_VARIABLES = frozenset({"SAMSTUDY_DATA_DIR"})
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
     """Variables that look like ours and that nobody reads, and for each the one that may have been meant."""
-    known = {f"SAMSTUDY_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
+    fields = Settings.model_fields.items()
+    known = {str(field.validation_alias or f"SAMSTUDY_{name.upper()}") for name, field in fields} | OTHER_VARIABLES
     ours = (name for name in environment if name.upper().startswith("SAMSTUDY_") and name.upper() not in known)
     unread = (name for name in ours if not name.upper().startswith(("SAMSTUDY_FAULTS_", "SAMSTUDY_TEST_")))
     return {name: next(iter(get_close_matches(name.upper(), known, 1)), None) for name in unread}

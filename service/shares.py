@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
-from service.placement import Node, has_place
+from service.placement import ROUNDING, Node, has_place
 
 MOST_SLOTS = 10_000
 """More workers than a Ray cluster runs: a study with tiny trials needs no larger share."""
@@ -128,7 +128,7 @@ class _Room:
         """Takes the room of one trial off the first node that has it; whether there is one."""
         needs = (demand.cpu, demand.gpu)
         for index in range(self._first.get(needs, 0), len(self._cpus)):
-            if demand.cpu <= self._cpus[index] + 1e-9 and demand.gpu <= self._gpus[index] + 1e-9:
+            if demand.cpu <= self._cpus[index] + ROUNDING and demand.gpu <= self._gpus[index] + ROUNDING:
                 self._first[needs] = index  # those before have none, and what is free only gets less
                 self._cpus[index] -= demand.cpu
                 self._gpus[index] -= demand.gpu
@@ -155,4 +155,4 @@ def _dominant(demand: Demand, cpus: float, gpus: float) -> float:
 def _fitting(demand: Demand, node: Node) -> int:
     """How many of the study's trials one node holds."""
     by_gpu = node.gpu / demand.gpu if demand.gpu > 0 else math.inf
-    return math.floor(min(node.cpu / demand.cpu, by_gpu, MOST_SLOTS) + 1e-9)  # a quotient may be infinite
+    return math.floor(min(node.cpu / demand.cpu, by_gpu, MOST_SLOTS) + ROUNDING)  # a quotient may be infinite

@@ -96,12 +96,14 @@ class TrialLog:
                     after += len(block)
                     yield block
 
-    def offset_of_last_lines(self, extent: LogExtent, lines: int) -> int:
-        """Where the last `lines` lines begin; where there are fewer, where the log begins."""
-        if lines == 0 or not extent.pieces:
-            return extent.size_bytes
+    def seek_last_lines(self, extent: LogExtent, lines: int) -> Iterator[int]:
+        """Looks from the end on where the last `lines` lines begin, block by block: the last answer is where.
+
+        Where there are fewer lines, that is where the log begins.
+        """
+        yield extent.size_bytes
         left = lines
-        for piece in reversed(extent.pieces):
+        for piece in reversed(extent.pieces if lines else ()):
             with self._files.open_input_file(self._path(piece.offset)) as stream:
                 for start in reversed(range(0, piece.size_bytes, _BLOCK_BYTES)):
                     block = stream.read_at(min(_BLOCK_BYTES, piece.size_bytes - start), start)
@@ -110,9 +112,9 @@ class TrialLog:
                     found = len(block)
                     while left and (found := block.rfind(b"\n", 0, found)) >= 0:
                         left -= 1
+                    yield piece.offset + start + (0 if left else found + 1)
                     if not left:
-                        return piece.offset + start + found + 1
-        return extent.pieces[0].offset
+                        return
 
     def _put(self, path: str, content: bytes) -> None:
         if self._has_whole_objects:

@@ -85,13 +85,16 @@ async def read_log(
     """
     found = await run_in_threadpool(_attempt, studies, study_id, trial_id, attempt)
 
-    def look() -> tuple[TrialLog, LogExtent, int]:
+    def open_it() -> tuple[TrialLog, LogExtent]:
         source = TrialLog(settings.storage_uri, study_id, found.trial_id, found.number)
-        extent = source.extent()
-        return source, extent, after if tail is None else max(after, source.offset_of_last_lines(extent, tail))
+        return source, source.extent()
 
+    start = after
     try:
-        source, extent, start = await storage.read(look)
+        source, extent = await storage.read(open_it)
+        if tail is not None:
+            async for offset in storage.each(source.seek_last_lines(extent, tail)):
+                start = max(after, offset)
     except (OSError, ValueError) as error:
         raise StorageUnavailableError(f"the log cannot be read: {error}") from error
 

@@ -96,7 +96,7 @@ def _families(seen: Sight) -> Iterator[Metric]:
     for trial_state in TrialState:
         trials.add_metric([trial_state], seen.trials.get(trial_state, 0))
     yield trials
-    said = "Running trials whose attempt has a warning, such as a checkpoint that could not be written"
+    said = "Running trials whose attempt has had a warning, such as a checkpoint that could not be written"
     yield _gauge("samstudy_trials_with_warning", said, seen.warned)
 
     oldest = "samstudy_queue_age_seconds"

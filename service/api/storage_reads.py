@@ -60,6 +60,8 @@ class StorageReads:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(answer), max(0.0, deadline - time.monotonic()))
         except TimeoutError:
+            if answer.done():  # the storage's own
+                raise
             raise OSError(f"the storage has not answered within {self._patience_s:g} s") from None
 
 
@@ -74,10 +76,10 @@ class StorageReader:
         """What `ask` answers. Raises what it raises, and OSError where it has not answered in time."""
         return await self._reads.read(self._asker, ask)
 
-    async def each(self, chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-        """The chunks, each made by one read. Raises what making them raises, and OSError."""
-        while (chunk := await self.read(lambda: next(chunks, None))) is not None:
-            yield chunk
+    async def each(self, parts: Iterator[Found]) -> AsyncIterator[Found]:
+        """The parts, none of them None, each made by one read. Raises what making them raises, and OSError."""
+        while (part := await self.read(lambda: next(parts, None))) is not None:
+            yield part
 
 
 async def _reader(request: Request) -> StorageReader:

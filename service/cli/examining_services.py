@@ -6,6 +6,7 @@ import os
 import ssl
 from collections.abc import Iterator
 from json import JSONDecodeError
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.addresses import on_this_machine
@@ -75,10 +76,10 @@ def examine_mlflow(url: str, known_run: str | None) -> Finding:
         trust_env = not on_this_machine(url)
         with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S, trust_env=trust_env, **_mlflow_access()) as http:
             health = http.get("/health")
-            if health.status_code in _UNAUTHORIZED:
-                remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, for the "
-                remedy += "controller too"
-                return wrong("MLflow", f"{url} does not let us in (HTTP {health.status_code})", remedy)
+            listed = http.get("/api/2.0/mlflow/experiments/search", params={"max_results": 1})
+            if {health.status_code, listed.status_code} & {*_UNAUTHORIZED}:  # its own accounts leave /health open
+                login = "set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN, for the controller too"
+                return wrong("MLflow", f"{url} does not let us in (HTTP {listed.status_code})", login)
             if health.status_code >= 400:
                 return wrong("MLflow", f"{url} answers HTTP {health.status_code} to /health", "look into its log")
             version = http.get("/version")
@@ -106,10 +107,13 @@ def _mlflow_access() -> dict[str, Any]:
         access["auth"] = (name, password)
     elif token:
         access["headers"] = {"Authorization": f"Bearer {token}"}
-    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() == "true":
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
         access["verify"] = False
     elif bundle := os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE"):
-        access["verify"] = ssl.create_default_context(cafile=bundle)
+        is_folder = Path(bundle).is_dir()
+        access["verify"] = (
+            ssl.create_default_context(capath=bundle) if is_folder else ssl.create_default_context(cafile=bundle)
+        )
     return access
 
 

@@ -71,7 +71,7 @@ def examine_work(store: WatchingStore) -> Iterator[Finding]:
         yield _export(sight)
         yield from _pending(sight)
         if sight.warned:
-            said = f"{_count(sight.warned, 'running trial has', 'running trials have')} a warning"
+            said = f"{_count(sight.warned, 'running trial has', 'running trials have')} had a warning"
             yield note("trials", said, "samstudy show and the trials' logs say it: mostly a checkpoint not written")
     except StoreUnavailableError as error:
         yield wrong("store", error.detail, "look into the database's log")

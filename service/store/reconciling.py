@@ -65,14 +65,6 @@ class DrivenStudy:
     slots: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What one trial of a study needs."""
-
-    cpu: float
-    gpu: float
-
-
 class ReconcilingStore:
     """The store as the controller uses it."""
 
@@ -117,13 +109,13 @@ class ReconcilingStore:
             for demand, study in zip(demands, studies, strict=True)
         ]
 
-    def needs(self, study_ids: Sequence[str]) -> dict[str, Needs]:
-        """What a trial of each of these studies needs."""
+    def needs(self, study_ids: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """The CPUs and GPUs that a trial of each of these studies needs."""
         table = tables.studies
         with self._database.reading() as connection:
             rows = connection.execute(select(table.c.id, table.c.spec).where(table.c.id.in_(study_ids)))
             resources = {row.id: row.spec["resources_per_trial"] for row in rows}
-        return {study_id: Needs(float(of["cpu"]), float(of["gpu"])) for study_id, of in resources.items()}
+        return {study_id: (float(of["cpu"]), float(of["gpu"])) for study_id, of in resources.items()}
 
     def set_slots(self, slots: Mapping[str, int | None]) -> None:
         """Says how many trials of each of these studies may train at once; their drivers hear it at a heartbeat."""
@@ -245,8 +237,10 @@ class ReconcilingStore:
                 )
         return claims
 
-    def lose_driver(self, claim: DriverClaim, *, max_losses: int) -> Study | None:
+    def lose_driver(self, claim: DriverClaim, *, max_losses: int, was_asked: bool = False) -> Study | None:
         """Declares a driver with an expired lease lost; None where it is alive after all.
+
+        was_asked: whether it was asked to end, as one that gave its lease up was in any case.
 
         It ended at its last sign of life: no budget pays for the time since then. No loss that counts is one that was
         asked to end, and gave its lease up, or one that has lived long and trained nothing when it ended: a study may
@@ -264,8 +258,8 @@ class ReconcilingStore:
                 return None
             if study.intent == Intent.CANCEL:
                 return None
-            was_asked_to = study.lease_expires_at == records.GIVEN_UP
-            losses = study.driver_losses + (not (was_asked_to or _was_waiting(connection, study, at=now)))
+            was_asked |= study.lease_expires_at == records.GIVEN_UP
+            losses = study.driver_losses + (not (was_asked or _was_waiting(connection, study, at=now)))
             data = {"driver_attempt": claim.driver_attempt}
             records.add_event(connection, claim.study_id, "driver.lost", data, at=now)
             if study.intent == Intent.PAUSE or _is_drained(connection, study):
@@ -288,7 +282,7 @@ class ReconcilingStore:
                     StudyState.QUEUED,
                     at=now,
                     driver_losses=losses,
-                    waiting_reason=f"its driver was {'asked to end' if was_asked_to else 'lost'}; "
+                    waiting_reason=f"its driver was {'asked to end' if was_asked else 'lost'}; "
                     "a new one is being started",
                 )
             after = connection.execute(select(tables.studies).where(tables.studies.c.id == claim.study_id)).one()

@@ -43,8 +43,8 @@ class Sight:
     negative since it ran out; None where no study has a driver. controller: None where nobody has ever led, or the last
     leader has left. behind: studies that MLflow does not show as they are; the age is that of the oldest result that
     it lacks; where it lacks none, of the study's last event or newest result, whichever came later. deliveries: of
-    webhooks, neither delivered nor given up.
-    removals: of deleted studies. warned: running trials whose attempt has a warning, as of a checkpoint not written.
+    webhooks, neither delivered nor given up. removals: of deleted studies. warned: running trials whose attempt has had
+    a warning, as of a checkpoint that could not be written.
     """
 
     at: datetime

@@ -110,7 +110,6 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
             ),
         ).fit()
     recorder.close()
-    _remove_leftovers(study_id)
     ending = searcher.ending
     if ending is None:
         raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
@@ -166,6 +165,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     try:
         drive(study_id, int(driver_attempt), config)
+        _remove_leftovers(study_id)  # when nobody waits for this driver any more
     except LeaseLostError as error:
         logger.error("%s", error)  # the message says it all
         return 1

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
+from tenacity import Retrying, retry_if_exception, wait_exponential
 
 from service.trial_logs import TrialLog
 from service.tuning.checkpoints import TrialCheckpoints
@@ -124,9 +124,10 @@ class TrialExecution:
 
     def _restore(self, training: Training) -> None:
         """Goes on from the newest checkpoint of use; where the storage does not give it, the next report says so."""
+        give_up_at = time.monotonic() + (STORAGE_PATIENCE_S if self._order.attempt > 1 else 0)
         waiting = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, OSError) and not isinstance(error, _GONE)),
-            stop=stop_after_delay(STORAGE_PATIENCE_S if self._order.attempt > 1 else 0),
+            stop=lambda _: time.monotonic() >= give_up_at,  # of all that is asked
             wait=wait_exponential(multiplier=0.25, max=5),
             reraise=True,
         )

@@ -40,8 +40,9 @@ class StudyTrial(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
-        if self._execution is not None:
-            self._execution.close()
+        if self._execution is None:  # another worker may have begun with this trial, and have the same folder
+            return
+        self._execution.close()
         with suppress(OSError):
             self._folder.rmdir()  # one for each trial, which Tune leaves behind on every node, and nothing is in it
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -166,3 +167,30 @@ def test_a_study_survives_the_death_of_every_part_at_once(service: Service, begi
     witness.remember()
     kill(service.processes())
     witness.check(trials=4, deadline_s=240)
+
+
+def test_a_ray_that_came_back_without_its_dashboard_is_started_once_more(
+    service: Service, begin: Callable[..., Witness]
+) -> None:
+    """Somebody else has the port at that moment; Ray says so in its log, and goes on without it."""
+    witness = begin("port-taken")
+    witness.wait_for_trials(finished=1)
+    witness.remember()
+    port = int(service.addresses.ray_url.rpartition(":")[2])
+    (head,) = service.processes(*PARTS["ray-head"])
+    kill([head])
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+        def has_it() -> bool:
+            try:
+                other.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+            other.listen()
+            return True
+
+        wait_until(has_it, what="the port is free for a moment")
+        log = service.home / "logs" / "ray.log"
+        wait_until(lambda: "already occupied" in log.read_text(), what="Ray has found its port taken")
+    witness.check(trials=4, deadline_s=420)

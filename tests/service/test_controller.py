@@ -20,7 +20,7 @@ from service.store.database import Database
 from service.store.driving import DrivingStore
 from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import DriverClaim, ReconcilingStore
-from service.store.reports import AttemptStarted
+from service.store.reports import AttemptLost, AttemptStarted
 from service.store.studies import NewStudy, StudyStore
 from service.store.watching import CONTROLLER_LEASE, WatchingStore
 from service.study import Intent, Reason, Study, StudyState
@@ -1035,6 +1035,69 @@ def test_a_study_keeps_its_place(world: World, why: str) -> None:
     pass_by(world, controller, 20, driver)
     assert world.jobs.stopped == []
     assert states(world, first) == [StudyState.RUNNING]
+
+
+def test_a_freed_place_is_for_a_study_that_can_run(world: World) -> None:
+    """And not for the oldest of those that wait for a node too, which would only have to give it away once more."""
+    controller = with_one_place(world)
+    stuck = [world.create("ada", gpu=8) for _ in range(3)]
+    pass_by(world, controller, 1)
+    (running,) = [study for study in stuck if world.studies.get(study.id).state is StudyState.RUNNING]
+    driver = world.driver(running)
+    driver.heartbeat(60)
+    other = world.create("ada")
+    pass_by(world, controller, 32, driver)
+    driver.give_up_lease()
+    pass_by(world, controller, 2)
+    assert states(world, other) == [StudyState.RUNNING]
+    assert "no node has a GPU" in str(world.studies.get(stuck[-1].id).waiting_reason)
+
+
+def test_a_study_whose_node_was_there_meanwhile_keeps_its_place_as_long_as_any(world: World) -> None:
+    controller = with_one_place(world)
+    study = world.create("ada", gpu=8)
+    pass_by(world, controller, 1)
+    driver = world.driver(study)
+    driver.heartbeat(60)
+    world.create("bob")
+    pass_by(world, controller, 20, driver)
+    world.jobs.has.append(Node(cpu=8, gpu=8))
+    (trial,) = driver.add_configuration({"rho": 0.1}, '{"rho":0.1}', [0], last_known=0)[1]
+    driver.record([AttemptStarted(trial.id, 1, "node-1")])
+    pass_by(world, controller, 20, driver)
+    world.jobs.has.pop()
+    driver.record([AttemptLost(trial.id, 1, "the node went away")])
+    pass_by(world, controller, 20, driver)
+    assert world.jobs.stopped == []
+    pass_by(world, controller, 20, driver)
+    assert world.jobs.stopped != []
+
+
+def test_only_those_that_can_run_are_kept_waiting(world: World) -> None:
+    controller = with_one_place(world)
+    study = world.create("ada", gpu=8)
+    pass_by(world, controller, 1)
+    driver = world.driver(study)
+    driver.heartbeat(60)
+    world.create("bob", gpu=4)
+    pass_by(world, controller, 40, driver)
+    world.create("bob")
+    pass_by(world, controller, 20, driver)
+    assert world.jobs.stopped == []
+
+
+def test_a_driver_that_is_killed_as_it_gives_its_place_away_is_no_loss_that_counts(world: World) -> None:
+    controller = with_one_place(world)
+    stuck = world.create("ada", gpu=8)
+    for number in range(1, 8):
+        pass_by(world, controller, 1)
+        driver = world.driver(stuck, number)
+        driver.heartbeat(10)
+        other = world.create("bob")
+        pass_by(world, controller, 32, driver)
+        pass_by(world, controller, 80)  # Ray has killed it before it could say anything
+        assert states(world, stuck, other) == [StudyState.QUEUED, StudyState.RUNNING]
+        world.end(other)
 
 
 def test_no_more_studies_give_their_places_than_wait_for_them(world: World) -> None:

@@ -53,7 +53,8 @@ class Answering:
     def __init__(self, answers: Mapping[str, tuple[int, Any]], token: str = "") -> None:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                refused = token and self.headers["Authorization"] != f"Bearer {token}"
+                is_open = self.path == "/health"  # with MLflow's own accounts too
+                refused = token and not is_open and self.headers["Authorization"] != f"Bearer {token}"
                 status, body = (401, "") if refused else answers.get(self.path.partition("?")[0], (404, ""))
                 self.send_response(status)
                 self.end_headers()
@@ -333,7 +334,7 @@ class TestTheWork:
             warning = "the checkpoint of epoch 1 could not be written" if trial.seed == 0 else None
             driver.record([EpochReported(trial.id, 1, 1, {"val_accuracy": 0.5}, warning)])
         finding = self.findings(database)["trials"]
-        assert (finding.verdict, finding.said) == (Verdict.NOTE, "1 running trial has a warning")
+        assert (finding.verdict, finding.said) == (Verdict.NOTE, "1 running trial has had a warning")
 
 
 class TestKeys:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from service.cli import main
 from service.cli.examining_services import api_url
-from service.settings import Settings
+from service.settings import Settings, settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +145,25 @@ def test_the_address_of_its_own_can_be_asked(host: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["heartbeat_s", "poll_s"])
-def test_a_lease_that_nobody_could_renew_in_time_is_refused(name: str) -> None:
-    with pytest.raises(ValidationError, match=f"{name} must be at most half of lease_s, which is 10 s, got 6"):
-        Settings(lease_s=10, **{name: 6.0})
-    assert Settings(lease_s=10, **{name: 5.0}).lease_s == 10
+def test_a_lease_that_nobody_could_renew_in_time_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"SAMSTUDY_{name.upper()}", "6")
+    settings.cache_clear()
+    assert main(["doctor", "--settings"]) == 2
+    rule = "must be at most half of SAMSTUDY_LEASE_S, which is 10"
+    assert capsys.readouterr().err == f"error: SAMSTUDY_{name.upper()}: {rule}\n"
+    settings.cache_clear()
+    assert Settings(lease_s=12, **{name: 6.0}).lease_s == 12
+    with pytest.raises(ValidationError):  # and nothing else of a lease that is none itself
+        Settings(lease_s=-1, **{name: 5.0})
+
+
+def test_variables_that_nobody_reads_are_named_with_those_that_may_be_meant() -> None:
+    environment = dict.fromkeys(
+        ("SAMSTUDY_PORT", "SAMSTUDY_DATA_DIR", "SAMSTUDY_RAY_AUTH_TOKEN", "SAMSTUDY_PROT", "PATH"), ""
+    )
+    assert unknown_variables(environment) == {
+        "SAMSTUDY_RAY_AUTH_TOKEN": "RAY_AUTH_TOKEN",
+        "SAMSTUDY_PROT": "SAMSTUDY_PORT",
+    }

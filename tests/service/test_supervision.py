@@ -4,6 +4,7 @@ import http.server
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def test_without_an_address_a_part_is_ready_at_once(a_part: Callable[..., Part])
     part = a_part(WAITS)
     part.start()
     part.wait_until_ready(threading.Event())
-    assert not part.restart_if_ended()
+    assert not part.keep_up()
 
 
 def test_an_early_end_names_the_log(a_part: Callable[..., Part]) -> None:
@@ -123,10 +124,29 @@ def test_a_killed_part_starts_again_without_its_orphans(
     leader, child = pid_in("leader"), pid_in("child")
     (tmp_path / "leader").unlink()
     psutil.Process(leader).kill()
-    wait_until(part.restart_if_ended)
+    wait_until(part.keep_up)
     assert has_ended(child)
     assert pid_in("leader") != leader
-    assert not part.restart_if_ended()
+    assert not part.keep_up()
+
+
+def test_a_part_that_came_back_without_answering_starts_once_more(
+    a_part: Callable[..., Part], answering_url: str, pid_in: Callable[[str], int], wait_until: Callable[..., None]
+) -> None:
+    """As Ray's head, where somebody else had its dashboard's port at that moment."""
+    part = a_part(f"echo $$ > DIR/pid; {WAITS}", ready_url=answering_url, start_deadline_s=1.5)
+    part.start()
+    first = pid_in("pid")
+    said = []
+    wait_until(lambda: bool(said.append(part.keep_up()) or said[-1]))
+    assert said[-1] == "did not answer within 2 s"
+    assert not psutil.pid_exists(first)
+    part._headers = {"Authorization": "Bearer secret"}  # from now on it answers
+    wait_until(lambda: part._has_answered or bool(part.keep_up()))
+    second = pid_in("pid")
+    assert second != first
+    time.sleep(2)
+    assert part.keep_up() is None
 
 
 def test_stopping_ends_the_whole_family(a_part: Callable[..., Part], pid_in: Callable[[str], int]) -> None:
@@ -169,7 +189,7 @@ def test_stopping_touches_nobody_else(a_part: Callable[..., Part], tmp_path: Pat
 def test_a_part_that_never_started_can_be_stopped(a_part: Callable[..., Part]) -> None:
     part = a_part(WAITS)
     part.stop()
-    assert not part.restart_if_ended()
+    assert not part.keep_up()
 
 
 def test_a_part_on_this_machine_is_asked_past_every_proxy(

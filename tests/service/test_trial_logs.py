@@ -19,7 +19,8 @@ def text(log: TrialLog, after: int = 0) -> bytes:
 
 
 def last_lines(log: TrialLog, lines: int) -> bytes:
-    return text(log, log.offset_of_last_lines(log.extent(), lines))
+    *_, offset = log.seek_last_lines(log.extent(), lines)
+    return text(log, offset)
 
 
 def test_a_log_that_was_never_written_is_empty(log: TrialLog) -> None:

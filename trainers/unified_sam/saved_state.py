@@ -58,8 +58,8 @@ def split_state(state_dict: Mapping[str, Any], *, base: str) -> tuple[dict[str, 
     base: the name of the class of the base optimizer that is to go on from it.
     Raises ValueError where something is missing or breaks a rule, and where the state is of another class.
     """
-    if _KEY not in state_dict:
-        raise ValueError(f"not a state of UnifiedSAM: it has no key {_KEY!r}")
+    if not isinstance(state_dict.get(_KEY), Mapping):
+        raise ValueError(f"not a state of UnifiedSAM: it has nothing under the key {_KEY!r}")
     own = _chosen({"base": None, **state_dict[_KEY]}, [field.name for field in fields(OwnState)])
     if own["base"] not in (None, base):
         raise ValueError(f"the base optimizer must be {own['base']}, whose state it is, got {base}")
