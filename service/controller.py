@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service import logs
 from service.errors import ServiceSilentError, ServiceUnavailableError, StoreUnavailableError
-from service.placement import has_place, what_lacks
+from service.giving_way import GivingWay
 from service.settings import Settings
 from service.shares import Usage, fair_shares
 from service.store.reconciling import DriverClaim, PendingCancel, QueuedStudy, ReconcilingStore
@@ -33,8 +33,6 @@ _CANCEL_PAUSE_S, _LONGEST_WAIT_FOR_JOB_S = 2.0, 600.0
 _JOB_ENDS_WITHIN_S = 15.0  # Ray kills a driver that has not left within 3 s of being asked to
 
 _LONGEST_LOOK_S = 60.0  # at the store; one that takes longer hangs, and somebody else is to lead
-
-_LONGEST_GAP_S = 60.0  # between two looks at what no node holds, for which it is taken to have been so in between
 
 _STOOD_STILL = 0.5  # of a lease: a driver that stood still as long has too little left of its own to be judged by
 
@@ -103,8 +101,8 @@ class Controller:
         self._cancel_again_at = float("-inf")
         self._refusals: dict[str, _Refusal] = {}
         self._turns: Counter[str] = Counter()  # the higher, the later the owner's last study was started
-        self._gave_way: dict[str, str] = {}  # studies that made room for others, and what the cluster lacked for them
-        self._stuck: dict[DriverClaim, float] = {}  # since when no node holds them while others wait
+        self._giving_way = GivingWay(config.node_grace_s)
+        self._asked_to_leave: frozenset[DriverClaim] = frozenset()
         self._room_again_at = float("-inf")
         self._starts_unconfirmed = False
         self._in_contact_since: float | None = None
@@ -228,7 +226,9 @@ class Controller:
                 logger.warning("study %s: its driver is silent, and %s", claim.study_id, error)
         if not has_ended and now < give_up_at:
             return
-        was_asked = claim.study_id in self._gave_way  # also where it was killed before it could give its lease up
+        was_asked = (
+            self._giving_way.lacks(claim.study_id) is not None
+        )  # also where it was killed before it could give its lease up
         study = self._store.lose_driver(claim, max_losses=_MAX_DRIVER_LOSSES, was_asked=was_asked)
         if study is not None:
             logger.warning("study %s lost driver %d; it is %s", claim.study_id, claim.driver_attempt, study.state)
@@ -292,68 +292,57 @@ class Controller:
             study = min(queued, key=lambda study: self._rank(study, running))  # of equal ones the oldest
             queued.remove(study)
             if self._start(study.study_id):
-                self._gave_way.pop(study.study_id, None)
+                self._giving_way.started(study.study_id)
                 running[study.owner] += 1
                 self._turns[study.owner] = max(self._turns.values(), default=0) + 1
         if queued and self._silence is not None:
             self._store.set_waiting_reason([study.study_id for study in queued], logs.redacted(str(self._silence)))
         elif queued:
             self._make_room(queued)
-            reason = f"{running.total()} studies run, as many as may at a time; it is among the {len(queued)} that wait"
-            waiting = [study.study_id for study in queued]
-            self._store.set_waiting_reason([one for one in waiting if one not in self._gave_way], reason)
-            for study_id in self._gave_way.keys() & set(waiting):
-                reason = f"{self._gave_way[study_id]}; meanwhile it lets studies run that the cluster can hold"
-                self._store.set_waiting_reason([study_id], reason)
+            self._say_why(queued, running.total())
 
     def _rank(self, study: QueuedStudy, running: Counter[str]) -> tuple[bool, int, int]:
         """Of the studies that wait, the one with the least is started next. running: studies, by their owners."""
-        return study.study_id in self._gave_way, running[study.owner], self._turns[study.owner]
+        makes_room = self._giving_way.lacks(study.study_id) is not None
+        return makes_room, running[study.owner], self._turns[study.owner]
 
     def _make_room(self, waiting: Sequence[QueuedStudy]) -> None:
-        """Ends drivers of studies of which no node holds a trial, one for each that waits and that the cluster holds.
+        """Asks drivers of studies that no node holds to end, for studies that wait and could run.
 
-        Each has kept others waiting for a while: a cluster that grows does so for those that ask for more than it has,
-        and a node that is started anew comes back. They wait behind all others until a node holds them, or a place is
-        free.
+        A driver that is asked gives its lease up, and its study is queued again; until then it is asked at every look.
         """
-        now = self._clock()
-        if now < self._room_again_at:
+        if self._clock() < self._room_again_at:
             return
-        if now > self._room_again_at + _LONGEST_GAP_S:  # nobody knows what was meanwhile
-            self._stuck = {}
-        self._room_again_at = now + self._config.share_interval_s
+        self._room_again_at = self._clock() + self._config.share_interval_s
         driven = self._store.driven()
-        idle = [study for study in driven if not study.demand.running]
-        if not idle and not self._gave_way:
-            self._stuck = {}
+        if all(study.demand.running for study in driven) and not self._giving_way.makes_any_room:
+            self._giving_way.all_train()
             return
         try:
             with self._asking():
                 nodes = self._jobs.nodes()
             needs = self._store.needs([study.study_id for study in waiting])
-            lacking = {study_id: what_lacks(*of, nodes) for study_id, of in needs.items() if not has_place(*of, nodes)}
-            still = lacking.keys() | {study.claim.study_id for study in driven}
-            self._gave_way = {study_id: lacks for study_id, lacks in self._gave_way.items() if study_id in still}
-            can_run = len(needs) - len(lacking)
-            stuck = [study for study in idle if not has_place(study.demand.cpu, study.demand.gpu, nodes)]
-            self._stuck = {study.claim: self._stuck.get(study.claim, now) for study in stuck} if can_run else {}
-            leaving = [study for study in stuck if now - self._stuck.get(study.claim, now) >= self._config.node_grace_s]
-            for study in leaving[:can_run]:
-                self._give_way(study.claim, what_lacks(study.demand.cpu, study.demand.gpu, nodes))
-            if leaving:  # their places are not for others of the kind
-                self._gave_way |= lacking
+            leaving = self._giving_way.leaving(driven, needs, nodes, now=self._clock())
+            for claim in leaving:
+                if claim not in self._asked_to_leave:
+                    said = {"study_id": claim.study_id, "driver_attempt": claim.driver_attempt}
+                    logger.info("study %s makes room for one that could run", claim.study_id, extra=said)
+                with self._asking():
+                    self._jobs.stop(claim)
+            self._asked_to_leave = frozenset(leaving)
         except ServiceUnavailableError as error:
-            logger.warning("studies of which no node holds a trial keep their places: %s", error)
+            logger.warning("studies that no node holds keep their places: %s", error)
 
-    def _give_way(self, claim: DriverClaim, lacks: str) -> None:
-        """Asks the driver to end, as often as it takes: it gives its lease up, and its study is queued again."""
-        with self._asking():
-            self._jobs.stop(claim)
-        if claim.study_id not in self._gave_way:
-            said = {"study_id": claim.study_id, "driver_attempt": claim.driver_attempt}
-            logger.info("study %s gives its place to one that waits: %s", claim.study_id, lacks, extra=said)
-        self._gave_way[claim.study_id] = lacks
+    def _say_why(self, waiting: Sequence[QueuedStudy], running: int) -> None:
+        """Why they have no driver: there are as many as may be, or it makes room for others."""
+        full = f"{running} studies run, as many as may at a time; it is among the {len(waiting)} that wait"
+        reasons: defaultdict[str, list[str]] = defaultdict(list)
+        for study in waiting:
+            lacks = self._giving_way.lacks(study.study_id)
+            makes_room = f"{lacks}; meanwhile it lets studies run that the cluster can hold"
+            reasons[makes_room if lacks else full].append(study.study_id)
+        for reason, study_ids in reasons.items():
+            self._store.set_waiting_reason(study_ids, reason)
 
     def _rests(self, study_id: str) -> bool:
         """Whether the study's last start was refused so lately that another one would only be refused too."""
