@@ -26,11 +26,6 @@ from trainers.schedules import Schedule, Setting, learning_rate_at, value_at
 from trainers.theory import Theory
 from trainers.unified_sam import UnifiedSAM
 
-UNIFORM_SHARES = {"loss": 0.5, "gradient_norm": 0.1}
-"""α where the configuration leaves it open, 0 for the others: no weight exceeds 2, however stale the loss is, or 10.
-
-Without it single weights of hundreds threw small networks back to chance (see docs/architecture.md)."""
-
 _CHUNK = 4096
 
 
@@ -263,7 +258,7 @@ def _ascends(config: TrainConfig) -> bool:
 def uniform_share_of(config: TrainConfig) -> float:
     """α of the mixture with the uniform distribution."""
     if isinstance(config.uniform_share, str):
-        return UNIFORM_SHARES.get(config.sampling, 0.0)
+        return SAMPLINGS[config.sampling].uniform_share
     return config.uniform_share
 
 

@@ -73,12 +73,19 @@ class OptimizerFacts:
 
 @dataclass(frozen=True, slots=True)
 class SamplingFacts:
-    """A way of drawing mini-batches. is_static: its probabilities do not depend on the weights of the model."""
+    """A way of drawing mini-batches.
+
+    is_static: its probabilities do not depend on the weights of the model.
+    has_independent_steps: no batch depends on the ones before, as the theorems' bounds ask for.
+    uniform_share: α where the configuration leaves it open.
+    """
 
     name: str
     description: str
     is_static: bool
+    has_independent_steps: bool
     is_importance: bool = False
+    uniform_share: float = 0.0
 
 
 DATASETS: dict[str, DatasetFacts] = {
@@ -198,15 +205,26 @@ AUGMENTATIONS = ("none", "crop", "crop_flip", "crop_flip_cutout")
 SAMPLINGS: dict[str, SamplingFacts] = {
     facts.name: facts
     for facts in (
-        SamplingFacts("uniform", "a fresh permutation every epoch, weights 1", is_static=True),
-        SamplingFacts("uniform_with_replacement", "every example drawn independently, weights 1", is_static=True),
         SamplingFacts(
-            "nice", "τ-nice: each batch without replacement, independently of the others, weights 1", is_static=True
+            "uniform", "a fresh permutation every epoch, weights 1", is_static=True, has_independent_steps=False
+        ),
+        SamplingFacts(
+            "uniform_with_replacement",
+            "every example drawn independently, weights 1",
+            is_static=True,
+            has_independent_steps=True,
+        ),
+        SamplingFacts(
+            "nice",
+            "τ-nice: each batch without replacement, independently of the others, weights 1",
+            is_static=True,
+            has_independent_steps=True,
         ),
         SamplingFacts(
             "lipschitz",
             "p_i proportional to L_i (exact for linear models, the squared input norm elsewhere), weights 1/(n p_i)",
             is_static=True,
+            has_independent_steps=True,
             is_importance=True,
         ),
         SamplingFacts(
@@ -214,16 +232,23 @@ SAMPLINGS: dict[str, SamplingFacts] = {
             "presamples, then draws by an upper bound of each gradient's norm, with unbiased weights "
             "(Katharopoulos and Fleuret 2018)",
             is_static=False,
+            has_independent_steps=False,
             is_importance=True,
+            uniform_share=0.1,
         ),
         SamplingFacts(
             "loss",
             "p_i proportional to the last seen loss, mixed with the uniform distribution, weights 1/(n p_i)",
             is_static=False,
+            has_independent_steps=False,
             is_importance=True,
+            uniform_share=0.5,
         ),
     )
 }
+"""No weight of a mixture exceeds 1/α, hence 2 of loss, however stale it is, and 10 of gradient_norm.
+
+Without it single weights of hundreds threw small networks back to chance (see docs/architecture.md)."""
 
 SMALLEST_PROBABILITY = 1e-12
 """What the 53 bits of a draw resolve to one part in 9,000; an example less probable counts as never drawn."""

@@ -33,6 +33,10 @@ __all__ = [
 LAMBDA_SCHEDULES = ("1/t", "1-1/t")
 """λ_t as a function of t = 1, 2, … (arXiv 2503.02225): from SAM to USAM, and from USAM to SAM."""
 
+_UNIFORM_SHARES = ", ".join(
+    f"{facts.uniform_share:g} for {facts.name}" for facts in SAMPLINGS.values() if facts.uniform_share
+)
+
 
 class InvalidTrainConfigError(ValueError):
     """A training configuration that breaks at least one rule; `problems` has all of them."""
@@ -179,7 +183,7 @@ class TrainConfig:
     uniform_share: float | str = _knob(
         "auto",
         "float",
-        "importance samplings: α of the mixture (1 − α)·p + α/n; auto is 0.5 for loss, 0.1 for gradient_norm",
+        f"importance samplings: α of the mixture (1 − α)·p + α/n; auto is {_UNIFORM_SHARES}",
         low=0,
         high=1,
         choices=("auto",),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from trainers.catalog import DATASETS, facts_of
+from trainers.catalog import DATASETS, SAMPLINGS, facts_of
 from trainers.config import defaults
 
 LANDSCAPE = (
@@ -32,11 +32,13 @@ METRIC_FIELDS = ("dataset", "validation", "landscape", "lr", "sampling", "batch_
 def has_bound(values: Mapping[str, Any]) -> bool:
     """Whether the theorems bound this run's mean suboptimality: its step sizes and its sampling are theirs.
 
-    values: a complete configuration by wire name. No theorem is of `uniform`, whose steps depend on each other through
-    the epoch's permutation, unless a batch is the whole training split.
+    values: a complete configuration by wire name. No theorem is of steps that depend on each other, as those of
+    `uniform` do through the epoch's permutation, unless a batch is the whole training split.
     """
-    has_independent_steps = values["sampling"] != "uniform" or values["batch_size"] == facts_of(values).train_size
-    return bool(values["lr"] == "theory" and has_independent_steps)
+    if values["lr"] != "theory":
+        return False
+    has_independent_steps = SAMPLINGS[values["sampling"]].has_independent_steps
+    return has_independent_steps or values["batch_size"] == facts_of(values).train_size
 
 
 @cache

@@ -176,14 +176,17 @@ class Theory:
     def expected_residual(self) -> ExpectedResidual:
         """A, B, C and L_S of this sampling."""
         smoothness, sigma_star, draws = self.problem.smoothness, self.problem.sigma_star, self.batch_size
-        if self.sampling == "lipschitz":
-            probabilities = mixture_probabilities(importance_probabilities(smoothness), self.uniform_share)
-        elif self.sampling == "uniform_with_replacement":
-            probabilities = torch.full_like(smoothness, 1 / len(smoothness))
-        elif draws == len(smoothness):
-            return full_gradient(self.problem.L)
-        else:
-            return nice(smoothness, draws=draws, sigma_star=sigma_star)
+        match self.sampling:
+            case "uniform" | "nice":
+                if draws == len(smoothness):
+                    return full_gradient(self.problem.L)
+                return nice(smoothness, draws=draws, sigma_star=sigma_star)
+            case "uniform_with_replacement":
+                probabilities = torch.full_like(smoothness, 1 / len(smoothness))
+            case "lipschitz":
+                probabilities = mixture_probabilities(importance_probabilities(smoothness), self.uniform_share)
+            case _:
+                raise NotImplementedError(f"the constants of {self.sampling!r} sampling are not derived yet")
         return independent_draws(smoothness, probabilities, draws=draws, sigma_star=sigma_star)
 
     @property

@@ -1,10 +1,11 @@
+import itertools
 import re
 
 import pytest
 
 from trainers.catalog import DATASETS, facts_of
 from trainers.config import TrainConfig, defaults, knobs, problems_with
-from trainers.metrics import METRIC_FIELDS, epoch_metrics, has_bound, reported_metrics
+from trainers.metrics import METRIC_FIELDS, epoch_metrics, every_metric, has_bound, reported_metrics
 from trainers.rules import RULES
 
 THEORY = {
@@ -147,6 +148,15 @@ def test_permutations_have_no_bound_unless_a_batch_is_the_whole_split(
     values = TrainConfig.from_mapping(choice).to_mapping()
     assert has_bound(values) is expected
     assert ("bound" in epoch_metrics(values)) is expected
+
+
+def test_every_metric_that_some_run_reports_is_known() -> None:
+    """What refuses a misspelt metric before it knows the run."""
+    choices = [(defaults()[field], *knobs()[field].choices) for field in METRIC_FIELDS]
+    for chosen in itertools.product(*choices):
+        values = {**defaults(), **dict(zip(METRIC_FIELDS, chosen, strict=True))}
+        assert every_metric().issuperset(epoch_metrics(values)), values
+        assert every_metric().issuperset(reported_metrics(values)), values
 
 
 def test_the_metrics_depend_on_no_field_but_those_that_are_named() -> None:

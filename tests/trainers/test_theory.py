@@ -224,3 +224,10 @@ def test_what_the_theorems_do_not_know_is_refused(changes: dict[str, object], me
     settings: dict[str, object] = {"sampling": "uniform", "batch_size": 1, "lam": 0.5, **changes}
     with pytest.raises(ValueError, match=message):
         Theory(problem(ProblemSettings.of("ridge")), **settings)  # type: ignore[arg-type]
+
+
+def test_no_sampling_takes_the_constants_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainers.theory.SAMPLINGS", (*SAMPLINGS, "stratified"))
+    theory = Theory(problem(ProblemSettings.of("ridge")), "stratified", 4, lam=0.5)
+    with pytest.raises(NotImplementedError, match="the constants of 'stratified' sampling are not derived yet"):
+        _ = theory.expected_residual

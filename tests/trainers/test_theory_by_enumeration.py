@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainers.problem_settings import ProblemSettings
 from trainers.problems import Problem, problem
-from trainers.theory import StepSizes, Theory
+from trainers.theory import SAMPLINGS, StepSizes, Theory
 
 
 def mixed(smoothness: Tensor, uniform_share: float) -> Tensor:
@@ -58,6 +58,10 @@ PROBLEMS = [
 def theories(found: Problem, lam: float = 0.5) -> Iterator[Theory]:
     for sampling, tau, share in ROWS:
         yield Theory(found, sampling, tau, lam=lam, uniform_share=share)
+
+
+def test_every_sampling_of_the_theory_has_a_row() -> None:
+    assert {sampling for sampling, _, _ in ROWS} == set(SAMPLINGS)
 
 
 def draws(theory: Theory) -> tuple[Tensor, Tensor]:

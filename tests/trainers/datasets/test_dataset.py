@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trainers.catalog import DATASETS
-from trainers.datasets import Dataset, Split
+from trainers.datasets import LOADERS, Dataset, Split
 from trainers.datasets.dataset import Normalisation, fixed_permutation, with_held_out
 from trainers.objective import Objective
 
@@ -13,6 +13,10 @@ def random_split(size: int, seed: int, channels: int = 3) -> Split:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, (size, channels, 8, 8), dtype=torch.uint8, generator=generator)
     return Split(images, torch.arange(size))
+
+
+def test_every_dataset_of_the_catalog_that_is_no_problem_has_a_loader() -> None:
+    assert set(LOADERS) == {name for name, facts in DATASETS.items() if not facts.is_problem}
 
 
 def test_a_tenth_of_the_published_training_set_is_held_out_in_an_order_that_never_changes() -> None:

@@ -12,15 +12,22 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainers.catalog import SAMPLINGS
+from trainers.catalog import SAMPLINGS, SamplingFacts
 from trainers.metrics import SAMPLING
 from trainers.sampling import MiniBatch, Sampler, build_sampler, effective_sample_size
 
 N = 23
+
+
+def shares(facts: SamplingFacts) -> list[float]:
+    """Little of the uniform distribution, the share that the configuration leaves open, and half; loss needs some."""
+    if not facts.is_importance:
+        return [0.0]
+    return sorted({0.1 if facts.name == "loss" else 0.0, facts.uniform_share, 0.5})
+
+
 CONFIGURATIONS = [
-    pytest.param(kind, share, id=f"{kind}-{share}")
-    for kind in SAMPLINGS
-    for share in ((0.1, 0.5) if kind == "loss" else (0.0, 0.5) if kind in ("lipschitz", "gradient_norm") else (0.0,))
+    pytest.param(kind, share, id=f"{kind}-{share}") for kind, facts in SAMPLINGS.items() for share in shares(facts)
 ]
 
 
