@@ -98,13 +98,6 @@ class StudyStore(StudyContents):
                 counts[study_id][TrialState(state)] = count
         return counts
 
-    def counts_by_state(self) -> dict[StudyState, int]:
-        """How many studies there are in each state; states without one are left out."""
-        table = tables.studies
-        query = select(table.c.state, func.count()).where(in_scope(self._scope)).group_by(table.c.state)
-        with self._database.asking() as connection:
-            return {StudyState(state): count for state, count in connection.execute(query)}
-
     def _create(self, new: NewStudy) -> tuple[Study, bool]:
         with self._database.writing() as connection:
             known = self._by_idempotency_key(connection, new)

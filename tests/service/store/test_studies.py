@@ -139,7 +139,6 @@ def test_counts_are_by_state(stores: Any) -> None:
         study.id: {TrialState.SUCCEEDED: 1, TrialState.PENDING: 2},
         other.id: {},
     }
-    assert stores.studies.counts_by_state() == {StudyState.RUNNING: 1, StudyState.QUEUED: 1}
 
 
 def test_what_is_not_there_is_not_found(stores: Any) -> None:
