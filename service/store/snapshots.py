@@ -35,7 +35,16 @@ class Known:
     @classmethod
     def of(cls, spec: Mapping[str, Any], last_configuration: int) -> Known:
         """From the study's spec, as it is stored."""
-        return cls(Budget.model_validate(spec["budget"]), last_configuration)
+        return cls(stored_budget(spec["budget"]), last_configuration)
+
+
+def stored_budget(stored: Mapping[str, Any]) -> Budget:
+    """The budget of a study that a driver has, without what this version does not know of it.
+
+    In the midst of an upgrade the API may be of a newer version, whose limits are in the budget with the first change
+    of it: the driver goes on by those that it knows, and is no loss.
+    """
+    return Budget.model_validate({name: limit for name, limit in stored.items() if name in Budget.model_fields})
 
 
 @dataclass(frozen=True, slots=True)

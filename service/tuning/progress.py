@@ -13,9 +13,8 @@ from search_spaces.parameters import Point, point_key
 from service.analysis.aggregation import most_seeds_first, summarise
 from service.analysis.moments import mean_of
 from service.spec import StudySpec
-from service.spec_sections import Budget
 from service.store.driving import NewConfigurationsError
-from service.store.snapshots import Instructions, Known, StudySnapshot
+from service.store.snapshots import Instructions, Known, StudySnapshot, stored_budget
 from service.study import Configuration, Intent, Purpose, Reason, StudyState, Trial, TrialState
 from service.tuning.algorithms import Algorithm, Outcome
 from service.tuning.decisions import Ending, IssuedTrial, Leaving
@@ -102,7 +101,7 @@ class StudyProgress:
         """Takes over what the user and the controller want by now. A driver that has begun to pause goes on with it."""
         if self._intent is not Intent.PAUSE:
             self._intent = instructions.intent
-        self._budget = Budget.model_validate(dict(instructions.budget))
+        self._budget = stored_budget(instructions.budget)
         self._slots = instructions.slots
         self._newest_configuration = instructions.last_configuration
 

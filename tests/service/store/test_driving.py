@@ -33,6 +33,11 @@ def assert_refused(stores: Any, driver: DrivingStore, study_id: str, trial_id: s
     assert (stores.studies.get(study_id), stores.studies.trials(study_id), stores.studies.events(study_id)) == before
 
 
+def test_a_limit_that_only_a_newer_version_knows_does_not_keep_a_driver_from_ending_its_study() -> None:
+    stored = {"budget": {**Budget(max_trials=4).model_dump(mode="json"), "max_megawatt_hours": 0.5}}
+    assert Known.of(stored, 3) == Known(Budget(max_trials=4), 3)
+
+
 def test_a_late_report_of_a_lost_driver_is_refused(stores: Any) -> None:
     study = stores.create()
     claim = stores.claim(study)

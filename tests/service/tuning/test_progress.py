@@ -136,6 +136,12 @@ def test_a_reopened_study_waits_for_what_is_yet_to_be_made(drive: Callable[..., 
     assert driver.progress.is_about_to_end
 
 
+def test_a_limit_that_only_a_newer_version_knows_does_not_end_the_driver(drive: Callable[..., Driver]) -> None:
+    driver = drive()
+    wanted(driver, max_trials=2, max_megawatt_hours=0.5)
+    assert driver.run_all() == (2, Ending(StudyState.SUCCEEDED, Reason.MAX_TRIALS))
+
+
 def test_a_stopped_study_waits_for_no_trial_that_has_not_begun(drive: Callable[..., Driver]) -> None:
     driver = drive()
     begun, issued = driver.issue(), driver.progress.next_trial()  # Tune has no place for the second one yet
