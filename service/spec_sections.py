@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
@@ -81,6 +81,7 @@ Description = Annotated[Text, Field(max_length=2_000), _where_new(checked_text)]
 Labels = Annotated[dict[str, Text], Field(max_length=32), _where_new(_checked_labels)]
 Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 Seconds = Annotated[Number, Field(gt=0, le=1e9)]
+AlgorithmName = Literal["grid", "random", "tpe"]
 
 
 class Objective(StrictModel):
@@ -105,8 +106,8 @@ class Algorithm(StrictModel):
     """How configurations are chosen."""
 
     name: Annotated[
-        Literal["grid", "random", "tpe"],
-        BeforeValidator(_not_yet("algorithm", ("qmc", "gp", "cmaes", "nsga2"), ("grid", "random", "tpe"))),
+        AlgorithmName,
+        BeforeValidator(_not_yet("algorithm", ("qmc", "gp", "cmaes", "nsga2"), get_args(AlgorithmName))),
     ] = Field("grid", description="grid: every point in order; random: independent draws; tpe: learns")
     seed: Seed = Field(0, description="of the choice of configurations")
 

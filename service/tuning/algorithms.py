@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, assert_never, cast
 
 import optuna
 from optuna.trial import TrialState as OptunaState
@@ -182,6 +182,8 @@ def algorithm_for(spec: StudySpec, *, leg: int) -> Algorithm:
             sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
         case "tpe":
             sampler = optuna.samplers.TPESampler(seed=seed)
+        case unknown:
+            assert_never(unknown)
     return OptunaAlgorithm(spec.space, sampler, mode=spec.objective.mode)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, assert_never
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from service.spec import StudySpec
-from service.spec_sections import AshaScheduler
+from service.spec_sections import AshaScheduler, NoScheduler
 from service.store.snapshots import StudySnapshot
 from service.study import Purpose
 from service.tuning.decisions import IssuedTrial
@@ -92,15 +92,30 @@ class ReplayedAsha(AsyncHyperBandScheduler):
 
 def scheduler_for(spec: StudySpec, snapshot: StudySnapshot, ours: Callable[[str], IssuedTrial]) -> TrialScheduler:
     """The scheduler that the spec names, with everything in its rungs that the study has seen."""
-    if not isinstance(spec.scheduler, AshaScheduler):
-        return FIFOScheduler()
+    match spec.scheduler:
+        case NoScheduler():
+            return FIFOScheduler()
+        case AshaScheduler():
+            return _replayed_asha(spec, spec.scheduler, snapshot, ours)
+        case unknown:
+            assert_never(unknown)
+
+
+def why_stopped(scheduler: TrialScheduler, trial_id: str) -> str | None:
+    """What the scheduler says of a trial of ours that it has stopped; None where it stops none."""
+    return scheduler.why_stopped(trial_id) if isinstance(scheduler, ReplayedAsha) else None
+
+
+def _replayed_asha(
+    spec: StudySpec, asha: AshaScheduler, snapshot: StudySnapshot, ours: Callable[[str], IssuedTrial]
+) -> ReplayedAsha:
     scheduler = ReplayedAsha(
         ours,
         metric=spec.objective.metric,
         mode=spec.objective.mode,
         max_t=spec.train.get("epochs", defaults()["epochs"]),
-        grace_period=spec.scheduler.grace_period,
-        reduction_factor=spec.scheduler.reduction_factor,
+        grace_period=asha.grace_period,
+        reduction_factor=asha.reduction_factor,
         stop_last_trials=False,
     )
     confirming = {trial.id for trial in snapshot.trials if trial.purpose is Purpose.CONFIRM}
@@ -108,8 +123,3 @@ def scheduler_for(spec: StudySpec, snapshot: StudySnapshot, ours: Callable[[str]
         if result.trial_id not in confirming and spec.objective.metric in result.metrics:
             scheduler.replay(result.trial_id, result.epoch, result.metrics[spec.objective.metric])
     return scheduler
-
-
-def why_stopped(scheduler: TrialScheduler, trial_id: str) -> str | None:
-    """What the scheduler says of a trial of ours that it has stopped; None where it stops none."""
-    return scheduler.why_stopped(trial_id) if isinstance(scheduler, ReplayedAsha) else None
