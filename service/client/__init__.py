@@ -1,5 +1,7 @@
 """The Python client: the REST surface as methods that answer with the service's own models.
 
+Keys are left out, which are an admin's (`samstudy keys`), one search space by its name, and what machines ask.
+
 with Client() as client:
     study = client.submit("study.yaml").wait()
     print(study.best)
