@@ -17,7 +17,7 @@ import psutil
 from service.addresses import on_this_machine
 from service.errors import ServiceUnavailableError
 
-_STOP_DEADLINE_S = 20.0  # several times what a part takes: the controller 8 s, where MLflow and the store hang
+_STOP_DEADLINE_S = 20.0  # several times what a part takes: the controller 8 s at most, where all it asks hangs
 _KILL_DEADLINE_S = 10.0
 _RESTART_PAUSE_S = 1.0
 _LOOK_S, _ANSWER_S = 1.0, 3.0
