@@ -177,7 +177,8 @@ def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | Non
         training = Training(config, threads=threads)
         if path is not None and path.exists():
             state = checkpoint.load(path)
-            if state.get("config") != config.to_mapping():
+            saved = state.get("config") or state.get("configuration") or {}  # the latter where the service has saved it
+            if {**saved, "device": config.device} != config.to_mapping():  # which says "cpu" for what has no GPU
                 print(f"{program}: {path} is of another configuration", file=sys.stderr)
                 return 2
             training.load_state_dict(state["training"])

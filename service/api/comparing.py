@@ -13,10 +13,13 @@ from service.api import reading
 from service.errors import FieldProblem, InvalidRequestError
 from service.spec import Objective
 from service.store.studies import StudyStore
-from service.study import Purpose, Study, TrialState
+from service.study import Purpose, Scalar, Study, TrialState
+from trainers.config import defaults
 from trainers.metrics import every_metric
 
 Values = Literal["confirmed", "search"]
+
+_SETUP = ("dataset", "train_examples", "validation", "model", "epochs")
 
 
 def compare_studies(store: StudyStore, study_ids: Sequence[str], metric: str | None) -> StudyComparison:
@@ -44,12 +47,13 @@ def compare_studies(store: StudyStore, study_ids: Sequence[str], metric: str | N
     values: Values = "confirmed" if winners and all(winner.confirmed for winner in winners) else "search"
     shared = _shared_objective(metric, objectives)
     sides = [_side(store, study, winner, metric, values, is_objective=shared is not None) for study, winner in found]
+    setups = {study.id: _setup(study, winner) for study, winner in found}
     return StudyComparison(
         metric=metric,
         at="last" if shared is None else shared.at,
         values=values,
         studies=sides,
-        differences=_differences(sides, values),
+        differences=_differences(sides, values, setups),
     )
 
 
@@ -73,9 +77,17 @@ def _refused(message: str) -> InvalidRequestError:
     return InvalidRequestError(message, problems=[FieldProblem("metric", message)])
 
 
-def _differences(sides: Sequence[ComparedStudy], values: Values) -> list[StudyDifference]:
+def _setup(study: Study, winner: ConfigurationResult | None) -> dict[str, Scalar | None]:
+    """On what its best configuration was trained, and for how long."""
+    chosen = {**defaults(), **study.spec["train"], **(winner.configuration.point if winner else {})}
+    return {name: chosen.get(name) for name in _SETUP}
+
+
+def _differences(
+    sides: Sequence[ComparedStudy], values: Values, setups: Mapping[str, dict[str, Scalar | None]]
+) -> list[StudyDifference]:
     first, *others = sides
-    comparisons = [_compared(first, other, values) for other in others]
+    comparisons = [_compared(first, other, values, setups) for other in others]
     adjusted = holm([comparison.p_value for comparison in comparisons])
     return [
         StudyDifference(**dict(comparison), a=first.study_id, b=other.study_id, p_adjusted=p)
@@ -83,10 +95,18 @@ def _differences(sides: Sequence[ComparedStudy], values: Values) -> list[StudyDi
     ]
 
 
-def _compared(first: ComparedStudy, other: ComparedStudy, values: Values) -> Comparison:
-    """With a note of what it leaves out: a mean over the seeds that did not fail says nothing of those that did."""
+def _compared(
+    first: ComparedStudy, other: ComparedStudy, values: Values, setups: Mapping[str, dict[str, Scalar | None]]
+) -> Comparison:
+    """With a note of what it leaves out: a mean over the seeds that did not fail says nothing of those that did.
+
+    And of what else than the methods is not the same, such as the dataset: a number alone would not tell.
+    """
     comparison = compare(first.by_seed, other.by_seed)
+    one, another = setups[first.study_id], setups[other.study_id]
+    unlike = [f"{name} {one[name]} and {another[name]}" for name in _SETUP if one[name] != another[name]]
     notes = [comparison.note, *(note for side in (first, other) for note in _missing(side, values))]
+    notes.append(f"they were not trained alike: {', '.join(unlike)}" if unlike else None)
     return comparison.model_copy(update={"note": "; ".join(note for note in notes if note) or None})
 
 

@@ -71,9 +71,10 @@ def read_surface(
 ) -> Surface:
     """The objective over two parameters, such as λ × ρ, one panel for each value of a third."""
     study = studies.get(study_id)
-    if x == y:
-        message = f"x and y must be different parameters, got {x!r} twice"
-        raise InvalidRequestError(message, problems=[FieldProblem("y", message)])
+    for field, name, others in (("y", y, (x,)), ("panel", panel, (x, y))):
+        if name in others:
+            message = f"x, y and panel must be different parameters, got {name!r} twice"
+            raise InvalidRequestError(message, problems=[FieldProblem(field, message)])
     known = accepted_spec(study.spec).space.parameters
     unknown = [
         FieldProblem(field, f"the study's space has no parameter {name!r}; it has {', '.join(known)}")

@@ -135,8 +135,14 @@ def create_study(
     openapi_extra={
         "requestBody": {
             "required": False,
-            "description": "sections of a spec, which replace those of the original",
-            "content": {"application/json": {"schema": {"type": "object"}, "example": {"budget": {"max_trials": 120}}}},
+            "description": "sections of a spec, which replace those of the original as a whole: what a section leaves "
+            "out has its default",
+            "content": {
+                "application/json": {
+                    "schema": {"type": "object"},
+                    "example": {"name": "once more", "replicates": {"seeds": [0, 1, 2, 3, 4]}},
+                }
+            },
         }
     },
 )
@@ -149,7 +155,7 @@ def clone_study(
     idempotency_key: IdempotencyKey = None,
     validate_only: ValidateOnly = False,
 ) -> Response:
-    """Records a new study with the spec of this one, but for the sections that are given.
+    """Records a new study with the spec of this one, but for the sections that are given, each as a whole.
 
     It takes no results over, and no points that were enqueued by hand.
     """

@@ -55,7 +55,7 @@ def create(
 
 def list_keys() -> None:
     """List the keys, the newest first, without their secrets."""
-    from service.cli.rendering import console, plain_table
+    from service.cli.rendering import console, plain_table, shown_time
 
     with _key_store() as keys:
         found = keys.all()
@@ -64,7 +64,7 @@ def list_keys() -> None:
         return
     table = plain_table("id", "owner", "role", "name", "created", "last used", "revoked", ids=["id"])
     for key in found:
-        times = (f"{at:%Y-%m-%d %H:%M}" if at else "–" for at in (key.created_at, key.last_used_at, key.revoked_at))
+        times = (shown_time(at) or "–" for at in (key.created_at, key.last_used_at, key.revoked_at))
         table.add_row(key.id, key.owner, key.role, key.name, *times)
     console().print(table)
 

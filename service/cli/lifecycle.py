@@ -1,8 +1,9 @@
-"""Commands that steer a study: pause, resume, stop, cancel, retry, clone, budget, enqueue, archive, delete."""
+"""Commands that steer a study: pause, resume, stop, cancel, retry, clone, budget, label, enqueue, archive, delete."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ _NO_LIMIT = ("none", "null")
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (pause, resume, stop, cancel, retry, clone, budget, enqueue, archive, unarchive, delete):
+    for command in (pause, resume, stop, cancel, retry, clone, budget, label, enqueue, archive, unarchive, delete):
         app.command()(command)
 
 
@@ -70,7 +71,7 @@ def clone(
         typer.Option(
             "--changes",
             metavar="FILE",
-            help="Sections of a spec in place of the original's.",
+            help="Sections of a spec in place of the original's, each as a whole.",
             exists=True,
             dir_okay=False,
         ),
@@ -87,9 +88,25 @@ def clone(
     with client() as service:
         made = service.clone(study_id, {**sections, **({} if name is None else {"name": name})})
         typer.echo(f"study {made.id} ({made.submitted.name}) is a clone of {study_id}")
+        if sections:
+            for said in _fallen_back(service.study(study_id).spec, service.study(made.id).spec, sections):
+                typer.echo(said)
         if follow:
             raise typer.Exit(watched(service, made.id))
     typer.echo(f"next: samstudy watch {made.id}")
+
+
+def _fallen_back(before: Mapping[str, Any], after: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[str]:
+    """What the original had set in the sections that are given, and the clone has not: they replace its own whole."""
+    for name, given in sections.items():
+        if not (isinstance(given, dict) and isinstance(before.get(name), dict) and isinstance(after.get(name), dict)):
+            continue
+        if name == "search_space":
+            continue
+        for field in before[name].keys() - given.keys():
+            old, new = before[name][field], after[name].get(field)
+            if old != new:
+                yield f"  {name}.{field}: {_shown(new)}, its default, and not {_shown(old)} as in {before['name']}"
 
 
 def budget(
@@ -118,6 +135,35 @@ def budget(
     old, new = before.spec["budget"], study.spec["budget"]
     told = ", ".join(f"{limit} {_shown(old.get(limit))} → {_shown(new.get(limit))}" for limit in changes)
     _say(study, f"has a new budget: {told}{'; it goes on' * (before.state.is_final and not study.state.is_final)}")
+
+
+def label(
+    study_id: StudyArgument,
+    labels: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY:VALUE…]", help="Such as team:vision; none: show them.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(metavar="KEY", help="Take it off; can be repeated.")] = None,
+) -> None:
+    """Show the labels of a study, or set and remove some of them."""
+    given: dict[str, str] = {}
+    for pair in labels or ():
+        key, colon, value = pair.partition(":")
+        if not key or not colon or key in given:
+            raise typer.BadParameter(f"write KEY:VALUE once for each key, such as team:vision; got {pair!r}")
+        given[key] = value
+    with client() as service:
+        study = service.study(study_id)
+        if unknown := [key for key in remove or () if key not in study.labels]:
+            raise typer.BadParameter(
+                f"the study has no label {unknown[0]!r}; it has {', '.join(study.labels) or 'none'}"
+            )
+        if given or remove:
+            kept = {key: value for key, value in study.labels.items() if key not in (remove or ())}
+            changed = service.update(study_id, labels={**kept, **given}, version=study.version).labels
+        else:
+            changed = study.labels
+    for key, value in changed.items():
+        typer.echo(f"{key}:{value}")
 
 
 def enqueue(

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence, Set
 from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.segment import Segment
 from rich.table import Table
@@ -80,7 +80,7 @@ def studies_table(studies: Sequence[StudyOverview]) -> Table:
             *[study.owner] * owners,
             _state(study, archived=study.archived_at is not None),
             f"{done}/{'?' if study.trials_planned is None else study.trials_planned}",
-            f"{study.created_at:%Y-%m-%d %H:%M}",
+            shown_time(study.created_at),
             " ".join(f"{key}:{value}" for key, value in study.labels.items()),
         )
     return table
@@ -159,7 +159,9 @@ def configurations_table(
             BEST if is_best else "" if result.complete else "incomplete",
             style="bold green" if is_best else None,
         )
-    return table
+    if len(results) <= SHOWN_CONFIGURATIONS:
+        return table
+    return Group(table, Text(f"the best {len(shown)}; `samstudy export` has all", style="dim"))
 
 
 def shown_summary(summary: Summary | None, metric: str, *, of: int = 0) -> str:
@@ -167,6 +169,11 @@ def shown_summary(summary: Summary | None, metric: str, *, of: int = 0) -> str:
     if summary is None:
         return ""
     return f"{shown_mean(summary, metric)} ({summary.n}{f'/{of}' if of > summary.n else ''})"
+
+
+def shown_time(at: datetime | None, *, seconds: bool = False) -> str:
+    """A time on this machine's clock; nothing where there is none."""
+    return "" if at is None else f"{at.astimezone():{'%Y-%m-%d %H:%M:%S' if seconds else '%Y-%m-%d %H:%M'}}"
 
 
 def shown_interval(summary: Summary | None, metric: str) -> str:
@@ -209,8 +216,8 @@ def scale_of(metric: str) -> float:
 
 
 def metric_label(objective: Objective) -> str:
-    """The objective's metric with its unit."""
-    return in_its_unit(objective.metric)
+    """The objective's metric with its unit, and with its epoch where that is not the last."""
+    return in_its_unit(objective.metric) + (", best epoch" if objective.at == "best" else "")
 
 
 def in_its_unit(metric: str) -> str:
@@ -236,13 +243,17 @@ def _best(study: StudyDetail) -> Iterator[RenderableType]:
             yield Text(f"      {missing}", style="yellow")
         if lost:
             yield Text(f"      confirmation: {lost}", style="yellow")
-        yield from _beside(best, _SHOWN_BESIDE - {metric}, searched=searched)
+        at = ", last epoch" if objective.at == "best" else ""
+        yield from _beside(best, _SHOWN_BESIDE - {metric}, at=at, searched=searched)
 
 
-def _beside(best: ConfigurationResult, metrics: Set[str], *, searched: str) -> Iterator[RenderableType]:
-    """These metrics, over the fresh seeds where they are known. searched: what is said of those of the search."""
+def _beside(best: ConfigurationResult, metrics: Set[str], *, at: str, searched: str) -> Iterator[RenderableType]:
+    """These metrics, over the fresh seeds where they are known.
+
+    at: what is said of their epoch. searched: what is said of those of the search.
+    """
     for metric in sorted(metrics & (best.metrics.keys() | best.confirmed_metrics.keys())):
-        label = in_its_unit(metric)
+        label = in_its_unit(metric) + at
         confirmed = best.confirmed_metrics.get(metric)
         if confirmed is not None:
             shown = shown_summary(confirmed, metric, of=best.confirming_trials)

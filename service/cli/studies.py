@@ -68,9 +68,12 @@ def watch(study_id: StudyArgument) -> None:
 
 
 def list_studies(
-    state: Annotated[list[StudyState] | None, typer.Option(help="Only these; can be repeated.")] = None,
+    state: Annotated[
+        list[StudyState] | None, typer.Option(case_sensitive=False, help="Only these; can be repeated.")
+    ] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY:VALUE", help="Can be repeated.")] = None,
     name: Annotated[str | None, typer.Option(help="Only studies of this name.")] = None,
+    name_contains: Annotated[str | None, typer.Option(help="Only studies with this in their names.")] = None,
     owner: Annotated[str | None, typer.Option(help="Only this owner's, for admins, who see all.")] = None,
     archived: Annotated[bool, typer.Option("--archived", help="Those that were put out of sight.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
@@ -90,14 +93,23 @@ def list_studies(
             raise typer.BadParameter(f"a study has one value of the label {key!r}, got {labels[key]!r} and {value!r}")
     with client() as service:
         pages = service.studies(
-            states=state or (), labels=labels, name=name, owner=owner, archived=archived, page_size=min(limit, 200)
+            states=state or (),
+            labels=labels,
+            name=name,
+            name_contains=name_contains,
+            owner=owner,
+            archived=archived,
+            page_size=min(limit + 1, 200),
         )
-        found = list(islice(pages, limit))
+        seen = list(islice(pages, limit + 1))
+    found = seen[:limit]
     if as_json:
         typer.echo(json.dumps([study.model_dump(mode="json") for study in found], indent=2))
     elif found:
         rendering.console().print(rendering.studies_table(found))
-    elif state or label or name or owner or archived:
+        if len(seen) > limit:
+            typer.echo(f"the newest {limit}; --limit {10 * limit} shows more")
+    elif state or label or name or name_contains or owner or archived:
         typer.echo("no study is like this")
     else:
         typer.echo("no studies; start one with `samstudy submit FILE`")
@@ -122,6 +134,7 @@ def show(study_id: StudyArgument, as_json: Json = False) -> None:
 def compare(
     study_ids: Annotated[list[str], typer.Argument(metavar="ID ID…", help="Two studies or more.")],
     metric: Annotated[str | None, typer.Option(help="By default the objective they share.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Compare studies by their best configurations.
 
@@ -132,6 +145,9 @@ def compare(
 
     with client() as service:
         comparison = service.compare(study_ids, metric=metric)
+    if as_json:
+        typer.echo(comparison.model_dump_json(indent=2))
+        return
     console = rendering.console()
     for part in comparison_rendering.comparison_tables(comparison):
         console.print(part)

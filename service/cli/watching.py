@@ -47,12 +47,13 @@ def results_of(client: Client, study: StudyDetail, *, width: int) -> RenderableT
     except InvalidSpecError:  # accepted by another version of the service
         pass
     else:
-        if {"lambda", "rho"} <= spec.space.parameters.keys():
+        axes = [spec.space.parameters.get(name) for name in ("lambda", "rho")]
+        if all(axis is not None and axis.size is not None for axis in axes):  # else nearly every cell is empty
             surface = client.surface(study.id)
             if surface_rendering.is_readable(surface):
                 seeds = len(spec.replicates.seeds)
                 return surface_rendering.surface_tables(surface, objective=objective, seeds=seeds, width=width)
-    results = client.configurations(study.id, order_by="objective", limit=rendering.SHOWN_CONFIGURATIONS)
+    results = client.configurations(study.id, order_by="objective", limit=rendering.SHOWN_CONFIGURATIONS + 1)
     return rendering.configurations_table(results, objective=objective, best=study.best)
 
 

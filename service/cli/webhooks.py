@@ -47,7 +47,7 @@ def list_webhooks() -> None:
     """List your webhooks, without their secrets."""
     from rich.text import Text
 
-    from service.cli.rendering import console, plain_table
+    from service.cli.rendering import console, plain_table, shown_time
 
     with _client() as client:
         found = client.webhooks()
@@ -58,7 +58,7 @@ def list_webhooks() -> None:
     for webhook in found:
         url = Text(webhook.url, overflow="fold")
         states = " ".join(webhook.states) or "all"
-        table.add_row(webhook.id, url, states, webhook.owner, f"{webhook.created_at:%Y-%m-%d %H:%M}")
+        table.add_row(webhook.id, url, states, webhook.owner, shown_time(webhook.created_at))
     console().print(table)
 
 
@@ -73,7 +73,7 @@ def deliveries(webhook_id: WebhookArgument) -> None:
     """Show what was sent to a webhook of late, and what went wrong."""
     from rich.text import Text
 
-    from service.cli.rendering import console, plain_table
+    from service.cli.rendering import console, plain_table, shown_time
 
     with _client() as client:
         webhook = client.webhook(webhook_id)
@@ -82,8 +82,8 @@ def deliveries(webhook_id: WebhookArgument) -> None:
         return
     table = plain_table("study", "its state", "told at", "delivery", "attempts", "error", "next attempt", ids=["study"])
     for delivery in webhook.deliveries:
-        next_at = f"{delivery.next_attempt_at:%Y-%m-%d %H:%M:%S}" if delivery.next_attempt_at else ""
-        told_at = f"{delivery.created_at:%Y-%m-%d %H:%M:%S}"
+        next_at = shown_time(delivery.next_attempt_at, seconds=True)
+        told_at = shown_time(delivery.created_at, seconds=True)
         error = Text(delivery.error or "", overflow="fold")
         table.add_row(
             delivery.study_id, delivery.study_state, told_at, delivery.state, str(delivery.attempts), error, next_at

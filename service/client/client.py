@@ -188,7 +188,7 @@ class Client(Connection):
 
         Raises InvalidPointError, ConfigurationExistsError, InvalidTransitionError.
         """
-        content = json.dumps({"point": dict(point)}).encode()
+        content = json.dumps({"point": dict(point)}, default=_plain).encode()
         path = f"{study_path(study_id)}/configurations"
         return self._ask(ConfigurationResult, "POST", path, once_only=True, content=content, headers=_JSON)
 
@@ -335,7 +335,15 @@ class Client(Connection):
 def _as_json(spec: Spec) -> bytes:
     if isinstance(spec, (str, Path)):
         spec = load_spec(spec)
-    return json.dumps(spec.to_mapping() if isinstance(spec, StudySpec) else spec).encode()
+    return json.dumps(spec.to_mapping() if isinstance(spec, StudySpec) else spec, default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    """A value of NumPy's or torch's as JSON has it."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    message = f"must be numbers, text, truth values, lists and mappings, got {shown(value)} of {type(value).__name__}"
+    raise InvalidRequestError(message, problems=[FieldProblem("spec", message)])
 
 
 def _sendable(idempotency_key: str | None) -> str:

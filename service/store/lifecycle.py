@@ -203,7 +203,7 @@ class LifecycleStore:
             with self._database.writing() as connection:
                 study, state, now = self._locked(connection, study_id)
                 if state.is_final or study.intent in (Intent.STOP, Intent.CANCEL):
-                    raise _impossible(study, "given another point")
+                    raise _impossible(study, "given another point before a larger budget.max_trials lets it go on")
                 if study.id in at_target(connection, [study]):
                     raise InvalidTransitionError(
                         f"study {study_id!r} has reached objective.target: it begins no other point"

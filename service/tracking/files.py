@@ -34,8 +34,9 @@ def result_files(study: Study, spec: StudySpec, results: Sequence[ConfigurationR
     if axes:
         x, y = axes
         shown = surface(results, mode=spec.objective.mode, x=x, y=y)
-        files[f"{x}_{y}.png"] = heat_map_png(shown, title=study.name, metric=spec.objective.metric)
-        files[f"{x}_{y}.html"] = heat_map_html(shown, title=study.name, metric=spec.objective.metric).encode()
+        title = study.name + (" (best epoch)" if spec.objective.at == "best" else "")
+        files[f"{x}_{y}.png"] = heat_map_png(shown, title=title, metric=spec.objective.metric)
+        files[f"{x}_{y}.html"] = heat_map_html(shown, title=title, metric=spec.objective.metric).encode()
     return files
 
 

@@ -102,13 +102,18 @@ def study_content(study: Study, spec: StudySpec, results: Sequence[Configuration
         tags[_ERROR] = limits.last_lines(study.error)
     if winner:
         point = {name: winner.configuration.point.get(name) for name in spec.space.parameters}
-        tags |= {f"{_BEST}{name}": value_label(value) for name, value in point.items()}
+        tags |= {f"{_BEST}{name}": _exact(value) for name, value in point.items()}
         tags[f"{_BEST}configuration"] = str(winner.configuration.number)
         tags[f"{_BEST}by"] = "confirmed" if winner.confirmed else "search"
         if lost := lost_confirmation(winner):
             tags[f"{_BEST}confirmation"] = lost
     metrics = _best_metrics(winner, study.finished_at) if winner and study.finished_at else []
     return RunContent(tags=_clean(tags), metrics=metrics)
+
+
+def _exact(value: Scalar | None) -> str:
+    """A parameter's value, to be copied; a dash for one that is inactive."""
+    return f"{value:.12g}" if isinstance(value, float) else value_label(value)
 
 
 def trial_params(trial: Trial, configuration: Configuration, spec: StudySpec) -> dict[str, str]:

@@ -31,7 +31,8 @@ def summary(study: Study, spec: StudySpec, results: Sequence[ConfigurationResult
             score = f"{confirmed} on seeds that the search never saw, {score} in the search"
         if lost := lost_confirmation(winner):
             score += f"{'' if winner.confirmed else ' in the search'}. Confirmation: {lost}."
-        parts.append(f"**Best: {_escaped(point)}** – {_escaped(metric)}{unit.suffix} {score}")
+        at = ", best epoch," if spec.objective.at == "best" else ""
+        parts.append(f"**Best: {_escaped(point)}** – {_escaped(metric)}{unit.suffix}{at} {score}")
     if known:
         ranked = sorted(known, key=lambda result: rank(result, mode))
         parts.append(_table(ranked[:_ROWS], list(spec.space.parameters), metric, unit))

@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,7 +184,29 @@ class TestListAndShow:
         assert main(["list", "--state", "SUCCEEDED", "--limit", "1", "--json"]) == 0
         assert [study["id"] for study in json.loads(capsys.readouterr().out)] == [older.id]
         assert main(["list", "--label", "a:b", "--name", "newer"]) == 0
-        assert older.id not in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert older.id not in shown
+        assert "the newest" not in shown
+        assert main(["list", "--state", "queued", "--name-contains", "NEW"]) == 0
+        assert newer.id in capsys.readouterr().out
+        assert main(["list", "--limit", "1"]) == 0
+        shown = capsys.readouterr().out
+        assert older.id not in shown
+        assert "the newest 1; --limit 10 shows more" in shown
+
+    def test_times_are_those_of_the_reader(
+        self, served: RunningApi, life: Life, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        study = life.create()
+        monkeypatch.setenv("TZ", "Asia/Kathmandu")  # 5:45 ahead
+        time.tzset()
+        try:
+            assert main(["list"]) == 0
+            there = study.created_at + timedelta(hours=5, minutes=45)
+            assert f"{there:%Y-%m-%d %H:%M}" in capsys.readouterr().out
+        finally:
+            monkeypatch.undo()
+            time.tzset()
 
     def test_no_studies_are_said(self, served: RunningApi, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["list"]) == 0
@@ -212,6 +236,24 @@ class TestListAndShow:
         assert f"{served.url}/api/v1/studies/{study.id}" in said
         assert main(["show", study.id, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["progress"]["trials_done"] == 8
+
+    def test_the_best_epoch_is_said_to_be_it(
+        self, served: RunningApi, life: Life, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        objective = {"metric": "val_accuracy", "mode": "max", "at": "best"}
+        study = life.finished({(0.0, 0.1): (0.9, 0.92)}, objective=objective)
+        assert main(["show", study.id]) == 0
+        shown = capsys.readouterr().out
+        assert "val_accuracy in %, best epoch: 91.0" in shown
+        assert all(", last epoch" in line for line in shown.splitlines() if "test_accuracy" in line)
+
+    def test_what_is_left_out_is_said(self, served: RunningApi, life: Life, capsys: pytest.CaptureFixture[str]) -> None:
+        space = {"rho": {"type": "float", "low": 0.01, "high": 0.5}, "lambda": {"type": "float", "low": 0, "high": 1}}
+        search = {"search_space": space, "algorithm": {"name": "random"}, "budget": {"max_trials": 40}}
+        points = {(number / 20, 0.1): (number / 20, number / 20) for number in range(12)}
+        study = life.finished(points, **search)
+        assert main(["show", study.id]) == 0
+        assert "the best 10; `samstudy export` has all" in capsys.readouterr().out
 
     def test_a_study_that_is_not_there_is_bad_input(
         self, served: RunningApi, capsys: pytest.CaptureFixture[str]

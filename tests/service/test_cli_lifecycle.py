@@ -112,6 +112,16 @@ class TestClone:
         assert said.startswith(f"study {clone.id} (again) is a clone of {original.id}")
         assert (clone.cloned_from, clone.spec["budget"]["max_trials"]) == (original.id, 10)
 
+    def test_what_a_given_section_leaves_out_is_told(self, command: Command, life: Life, tmp_path: Path) -> None:
+        original = life.create(budget={"max_failed_trials": 50, "max_concurrent_trials": 4})
+        changes = tmp_path / "changes.yaml"
+        changes.write_text("budget: {max_trials: 10}\ntrain: {dataset: digits, model: mlp, epochs: 4}\n")
+        said = command("clone", original.id, "--changes", str(changes))
+        assert "budget.max_failed_trials: 5, its default, and not 50 as in lambda-rho-digits" in said
+        assert "budget.max_concurrent_trials: none, its default, and not 4" in said
+        assert "budget.max_trials" not in said
+        assert "its default" not in command("clone", original.id)
+
     def test_changes_that_are_none_are_refused(self, command: Command, life: Life, tmp_path: Path) -> None:
         original = life.create()
         changes = tmp_path / "changes.yaml"
@@ -182,6 +192,16 @@ def test_a_point_may_have_a_word_that_means_no_limit_elsewhere(command: Command,
     study = life.create(search_space={"gradient_clip": {"type": "categorical", "choices": ["none", 1.0]}})
     command("enqueue", study.id, "gradient_clip=none")
     assert [one.point for one in life.studies.configurations(study.id)] == [{"gradient_clip": "none"}]
+
+
+def test_labels_are_shown_set_and_taken_off(command: Command, life: Life) -> None:
+    study = life.create(labels={"team": "visoin", "year": "2026"})
+    assert command("label", study.id) == "team:visoin year:2026"
+    assert command("label", study.id, "team:vision", "new:", "--remove", "year") == "team:vision new:"
+    assert life.studies.get(study.id).labels == {"team": "vision", "new": ""}
+    for wrong, rule in ((("team",), "KEY:VALUE"), (("--remove", "gone"), "the study has no label 'gone'")):
+        code, said = command.refused("label", study.id, *wrong)
+        assert (code, rule in said) == (2, True)
 
 
 def test_a_point_is_enqueued(command: Command, life: Life) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -149,6 +150,16 @@ def test_a_spec_can_be_submitted_in_every_form(
     study = client.submit(forms[form]).detail()
     assert (study.name, study.state) == (a_spec["name"], StudyState.QUEUED)
     assert study.spec == parse_spec(a_spec).to_mapping()
+
+
+def test_numbers_of_numpys_are_numbers_and_other_things_are_named(client: Client, a_spec: dict[str, Any]) -> None:
+    space = {"lambda": {"type": "categorical", "choices": list(np.linspace(0, 1, 3))}, "rho": {"type": "categorical"}}
+    space["rho"]["choices"] = np.array([0.1, 0.2])
+    study = client.submit({**a_spec, "search_space": space})
+    assert study.detail().spec["search_space"]["lambda"]["choices"] == [0.0, 0.5, 1.0]
+    assert study.enqueue({"lambda": np.float64(0.5), "rho": 0.2}).configuration.point == {"lambda": 0.5, "rho": 0.2}
+    with pytest.raises(InvalidRequestError, match=r"must be numbers, text, .* of set"):
+        client.submit({**a_spec, "labels": {"a", "b"}})
 
 
 def test_a_plan_stores_nothing(client: Client, a_spec: dict[str, Any]) -> None:

@@ -129,6 +129,20 @@ def test_a_metric_that_no_trial_could_report_is_422_also_where_none_has_reported
     assert api.get("/studies:compare", params={"ids": ids, "metric": "train_loss"}).json()["differences"]
 
 
+def test_what_was_not_trained_alike_is_said(api: TestClient, life: Life) -> None:
+    """A number beside it would be taken for the methods' doing."""
+    accuracies = {(0.0, 0.1): (0.9, 0.8)}
+    digits, fashion = (
+        life.finished(accuracies),
+        life.finished(accuracies, train={"dataset": "fashion_mnist", "epochs": 9}),
+    )
+    (difference,) = compared(api, digits, fashion)["differences"]
+    assert "they were not trained alike: dataset digits and fashion_mnist, " in difference["note"]
+    assert "epochs" in difference["note"]
+    (difference,) = compared(api, digits, life.finished(accuracies))["differences"]
+    assert "alike" not in str(difference["note"])
+
+
 def test_what_was_not_tested_has_no_part_in_the_correction(api: TestClient, life: Life) -> None:
     values = [(0.90, 0.92), (0.80, 0.85), (0.70, 0.78), (0.89, 0.91)]
     a, b, c, shifted = (life.finished({(0.0, 0.1): accuracies}) for accuracies in values)

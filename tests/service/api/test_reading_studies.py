@@ -120,7 +120,13 @@ def test_the_surface_has_a_cell_for_every_point(api: TestClient, life: Life) -> 
 
 @pytest.mark.parametrize(
     ("parameters", "field"),
-    [({"x": "momentum"}, "x"), ({"y": "lr"}, "y"), ({"panel": "dataset"}, "panel"), ({"x": "rho"}, "y")],
+    [
+        ({"x": "momentum"}, "x"),
+        ({"y": "lr"}, "y"),
+        ({"panel": "dataset"}, "panel"),
+        ({"x": "rho"}, "y"),
+        ({"panel": "lambda"}, "panel"),
+    ],
 )
 def test_a_surface_needs_two_parameters_of_the_space(
     api: TestClient, life: Life, parameters: dict[str, str], field: str

@@ -16,6 +16,7 @@ from service.tuning import execution
 from service.tuning.checkpoints import Checkpoint, TrialCheckpoints
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.trial import StudyTrial
+from trainers.__main__ import main
 from trainers.checkpoint import dumps, loads
 from trainers.config import TrainConfig
 
@@ -226,6 +227,15 @@ def test_a_report_says_whether_the_next_attempt_can_go_on_from_it(worker: Worker
     assert [
         report.is_saved for report in steps(worker.trial(checkpoint_every_epochs=0, keep_last_checkpoint=False))
     ] == ([False] * EPOCHS)
+
+
+def test_the_last_checkpoint_of_a_trial_can_be_taken_home(worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
+    steps(worker.trial(train={"device": "cpu"}))  # as a driver has it for a trial that has no GPU
+    (path,) = (worker.folder / "s-1-0").rglob(f"{EPOCHS:06d}.ckpt")
+    settings = ["dataset=digits", "model=mlp", f"epochs={EPOCHS}", "batch_size=256"]
+    assert main([*settings, "--checkpoint", str(path)]) == 0  # there is nothing left to train
+    assert main([*settings, "lr=0.3", "--checkpoint", str(path)]) == 2
+    assert "is of another configuration" in capsys.readouterr().err
 
 
 LONG = {"epochs": 100_000, "report_every_epochs": 100_000}
