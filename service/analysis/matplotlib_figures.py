@@ -48,7 +48,7 @@ def heat_map_png(surface: Surface, *, title: str, metric: str) -> bytes:
             axes.axvline(edge - 0.5, color="white", linewidth=2, zorder=2)
         for edge in range(1, rows):
             axes.axhline(edge - 0.5, color="white", linewidth=2, zorder=2)
-    return canvas.png("mean ± standard deviation over n seeds")
+    return canvas.png("mean ± std over n seeds")
 
 
 def scatter_png(surface: Surface, *, title: str, metric: str) -> bytes:
