@@ -25,7 +25,12 @@ def test_a_study_that_no_node_can_hold_lets_others_run_and_waits_for_its_node(tm
             other = client.submit(spec_for("can run", epochs=5, replicates={"seeds": [0]}))
             wait_until(lambda: client.study(other.id).state.is_final, what="the other study has ended")
             assert client.study(other.id).state is StudyState.SUCCEEDED
-            wait_until(lambda: client.study(stuck.id).driver_attempt == 2, what="there is a place for it again")
+
+            def asks_again() -> bool:
+                study = client.study(stuck.id)
+                return study.driver_attempt == 2 and "needs 1 CPU and 8 GPUs" in str(study.waiting_reason)
+
+            wait_until(asks_again, what="there is a place for it again, and its second driver lives")
             client.cancel(stuck.id)
             told = [event.data["state"] for event in client.events(stuck.id) if "state" in event.data]
             assert told == ["QUEUED", "RUNNING", "QUEUED", "RUNNING", "STOPPING", "CANCELLED"]
