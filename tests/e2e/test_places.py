@@ -32,7 +32,7 @@ def test_a_study_that_no_node_can_hold_lets_others_run_and_waits_for_its_node(tm
 
             wait_until(asks_again, what="there is a place for it again, and its second driver lives")
             client.cancel(stuck.id)
-            told = [event.data["state"] for event in client.events(stuck.id) if "state" in event.data]
+            told = [event.data["state"] for event in client.events(stuck.id) if event.kind == "study.state"]
             assert told == ["QUEUED", "RUNNING", "QUEUED", "RUNNING", "STOPPING", "CANCELLED"]
     finally:
         service.stop()
