@@ -219,14 +219,14 @@ class Settings(BaseSettings):
         return without_user(self.mlflow_public_url or self.mlflow_url)
 
 
-OTHER_VARIABLES = frozenset({"SAMSTUDY_DATA_DIR"})
+_READ_ELSEWHERE = frozenset({"SAMSTUDY_DATA_DIR"})
 """Read by the trainers."""
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
     """Variables that look like ours and that nobody reads, and for each the one that may have been meant."""
     fields = Settings.model_fields.items()
-    known = {str(field.validation_alias or f"SAMSTUDY_{name.upper()}") for name, field in fields} | OTHER_VARIABLES
+    known = {str(field.validation_alias or f"SAMSTUDY_{name.upper()}") for name, field in fields} | _READ_ELSEWHERE
     ours = (name for name in environment if name.upper().startswith("SAMSTUDY_") and name.upper() not in known)
     unread = (name for name in ours if not name.upper().startswith(("SAMSTUDY_FAULTS_", "SAMSTUDY_TEST_")))
     return {name: next(iter(get_close_matches(name.upper(), known, 1)), None) for name in unread}

@@ -25,6 +25,16 @@ class _Asked(Generic[Answer]):
         return max(0.0, self.deadline - time.monotonic())
 
 
+def ask_for(answer: Future[Answer], ask: Callable[[], Answer]) -> None:
+    """Asks in this thread; who waits for the answer has it, or what asking raises."""
+    try:
+        found = ask()
+    except Exception as error:  # noqa: BLE001 – it is raised where the answer is waited for
+        answer.set_exception(error)
+    else:
+        answer.set_result(found)
+
+
 class Question(Generic[Answer]):
     """A question that many have, asked anew once its answer is too old.
 
@@ -75,10 +85,9 @@ class Question(Generic[Answer]):
             return asked
 
     def _run(self, answer: Future[Answer]) -> None:
-        try:
+        def ask() -> Answer:
             found = self._ask()
-        except Exception as error:  # noqa: BLE001 – it is raised where the answer is waited for
-            answer.set_exception(error)
-        else:
             self._good_until = self._clock() + self._good_for_s
-            answer.set_result(found)
+            return found
+
+        ask_for(answer, ask)

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
+from service.api.asking import ask_for
 from service.api.places import Places
 from service.errors import TooManyRequestsError
 
@@ -80,9 +81,4 @@ class Computing:
     def _run(self) -> None:
         while True:
             asked, compute = self._asked_for.get()
-            try:
-                answer = compute()
-            except Exception as error:  # noqa: BLE001 – it is raised where the answer is waited for
-                asked.set_exception(error)
-            else:
-                asked.set_result(answer)
+            ask_for(asked, compute)

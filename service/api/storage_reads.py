@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
+from service.api.asking import ask_for
 from service.api.places import Places
 from service.api.rate_limit import asker_of
 
@@ -43,11 +44,7 @@ class StorageReads:
 
         def run() -> None:
             try:
-                found = ask()
-            except Exception as error:  # noqa: BLE001 – it is raised where the answer is waited for
-                answer.set_exception(error)
-            else:
-                answer.set_result(found)
+                ask_for(answer, ask)
             finally:
                 self._places.leave(asker)
 

@@ -99,9 +99,8 @@ def clone(
 def _fallen_back(before: Mapping[str, Any], after: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[str]:
     """What the original had set in the sections that are given, and the clone has not: they replace its own whole."""
     for name, given in sections.items():
-        if not (isinstance(given, dict) and isinstance(before.get(name), dict) and isinstance(after.get(name), dict)):
-            continue
-        if name == "search_space":
+        sections_of_fields = (given, before.get(name), after.get(name))
+        if name == "search_space" or not all(isinstance(section, dict) for section in sections_of_fields):
             continue
         for field in before[name].keys() - given.keys():
             old, new = before[name][field], after[name].get(field)

@@ -965,6 +965,15 @@ def with_one_place(world: World) -> Controller:
     return world.controller()
 
 
+def with_a_stuck_study(world: World, controller: Controller) -> tuple[Study, DrivingStore]:
+    """A study that no node holds, and its driver, which lives."""
+    study = world.create("ada", gpu=8)
+    pass_by(world, controller, 1)
+    driver = world.driver(study)
+    driver.heartbeat(60)
+    return study, driver
+
+
 def test_a_study_that_no_node_can_hold_gives_its_place_to_one_that_can_run(world: World) -> None:
     controller = with_one_place(world)
     stuck = world.create("ada", gpu=8)
@@ -997,10 +1006,7 @@ def test_a_study_that_no_node_can_hold_gives_its_place_to_one_that_can_run(world
 
 def test_a_study_that_gave_its_place_away_has_its_turn_once_a_node_holds_it(world: World) -> None:
     controller = with_one_place(world)
-    stuck = world.create("ada", gpu=8)
-    pass_by(world, controller, 1)
-    driver = world.driver(stuck)
-    driver.heartbeat(60)
+    stuck, driver = with_a_stuck_study(world, controller)
     other = world.create("bob")
     pass_by(world, controller, 32, driver)
     driver.give_up_lease()
@@ -1056,10 +1062,7 @@ def test_a_freed_place_is_for_a_study_that_can_run(world: World) -> None:
 
 def test_a_study_whose_node_was_there_meanwhile_keeps_its_place_as_long_as_any(world: World) -> None:
     controller = with_one_place(world)
-    study = world.create("ada", gpu=8)
-    pass_by(world, controller, 1)
-    driver = world.driver(study)
-    driver.heartbeat(60)
+    _study, driver = with_a_stuck_study(world, controller)
     world.create("bob")
     pass_by(world, controller, 20, driver)
     world.jobs.has.append(Node(cpu=8, gpu=8))
@@ -1076,10 +1079,7 @@ def test_a_study_whose_node_was_there_meanwhile_keeps_its_place_as_long_as_any(w
 
 def test_only_those_that_can_run_are_kept_waiting(world: World) -> None:
     controller = with_one_place(world)
-    study = world.create("ada", gpu=8)
-    pass_by(world, controller, 1)
-    driver = world.driver(study)
-    driver.heartbeat(60)
+    _study, driver = with_a_stuck_study(world, controller)
     world.create("bob", gpu=4)
     pass_by(world, controller, 40, driver)
     world.create("bob")
