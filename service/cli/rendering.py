@@ -139,7 +139,8 @@ def configurations_table(
     results: Sequence[ConfigurationResult], *, objective: Objective, best: ConfigurationResult | None
 ) -> RenderableType:
     """The first of the results, which come best first by the mean of the search. best: the one to be marked."""
-    shown = [result for result in results if result.objective][:SHOWN_CONFIGURATIONS]
+    known = [result for result in results if result.objective]
+    shown = known[:SHOWN_CONFIGURATIONS]
     are_confirmed = any(result.confirmed or lost_confirmation(result) for result in shown)
     if not shown:
         return Text("no results yet")
@@ -159,7 +160,7 @@ def configurations_table(
             BEST if is_best else "" if result.complete else "incomplete",
             style="bold green" if is_best else None,
         )
-    if len(results) <= SHOWN_CONFIGURATIONS:
+    if len(known) == len(shown):  # others may have been stopped early, and have no result
         return table
     return Group(table, Text(f"the best {len(shown)}; `samstudy export` has all", style="dim"))
 

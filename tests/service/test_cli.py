@@ -254,6 +254,13 @@ class TestListAndShow:
         study = life.finished(points, **search)
         assert main(["show", study.id]) == 0
         assert "the best 10; `samstudy export` has all" in capsys.readouterr().out
+        few = life.create(**search)
+        driver = life.start(few)
+        for number in range(12):
+            trials = life.propose(driver, {"lambda": number / 20, "rho": 0.1}, (0, 1))
+            life.run(driver, trials if number < 4 else [], (0.9, 0.8) if number < 4 else ())
+        assert main(["show", few.id]) == 0
+        assert "has all" not in capsys.readouterr().out
 
     def test_a_study_that_is_not_there_is_bad_input(
         self, served: RunningApi, capsys: pytest.CaptureFixture[str]
