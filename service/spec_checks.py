@@ -304,14 +304,19 @@ def _confirm_problems(parts: Parts) -> Iterator[FieldProblem]:
 
 
 def _confirming_number_problems(parts: Parts) -> Iterator[FieldProblem]:
-    if parts.confirm is None:
-        return
-    top_k, seeds = parts.confirm.top_k, len(parts.confirm.seeds)
-    if top_k * seeds > MAX_CONFIRMING_TRIALS:
-        message = f"must be at most {MAX_CONFIRMING_TRIALS // seeds:,} with {seeds:,} seeds, as a study has at most"
-        yield FieldProblem(
-            "confirm.top_k", f"{message} {MAX_CONFIRMING_TRIALS:,} trials that confirm its best, got {top_k:,}"
-        )
+    if parts.confirm is not None and (problem := confirming_number_problem(parts.confirm)):
+        yield problem
+
+
+def confirming_number_problem(confirm: Confirm) -> FieldProblem | None:
+    """What is wrong where more trials would confirm the best than a study may have of such."""
+    top_k, seeds = confirm.top_k, len(confirm.seeds)
+    if top_k * seeds <= MAX_CONFIRMING_TRIALS:
+        return None
+    message = f"must be at most {MAX_CONFIRMING_TRIALS // seeds:,} with {seeds:,} seeds, as a study has at most"
+    return FieldProblem(
+        "confirm.top_k", f"{message} {MAX_CONFIRMING_TRIALS:,} trials that confirm its best, got {top_k:,}"
+    )
 
 
 def _budget_problems(parts: Parts) -> Iterator[FieldProblem]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from search_spaces.checking import StrictModel
 from search_spaces.parameters import ScalarField
-from service.spec_sections import Description, Labels
+from service.spec_sections import Confirm, Description, Labels
 from service.store.lifecycle import StudyChanges
 
 
@@ -28,6 +28,12 @@ class StudyPatch(StrictModel):
         description="limits of the spec's budget; null is no limit; those left out stay",
         examples=[{"max_trials": 120}],
     )
+    confirm: Confirm = Field(
+        default_factory=lambda: Confirm(seeds=(0,)),  # not read where it is left out
+        description="the whole section: it replaces the one before, on a study that no driver runs. One that has ended "
+        "goes on with what it has not confirmed yet; the seeds it has confirmed with must stay",
+        examples=[{"top_k": 3, "seeds": [100, 101, 102]}],
+    )
     labels: Labels = Field(default_factory=dict, description="all of them: they replace those before")
     description: Description = Field(default_factory=str, description="the whole of it: it replaces the one before")
 
@@ -36,6 +42,7 @@ class StudyPatch(StrictModel):
         given = self.model_fields_set
         return StudyChanges(
             budget=self.budget,
+            confirm=self.confirm if "confirm" in given else None,
             labels=self.labels if "labels" in given else None,
             description=self.description if "description" in given else None,
         )

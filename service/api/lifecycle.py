@@ -98,13 +98,14 @@ def unarchive_study(study_id: StudyId, lifecycle: Lifecycle, response: Response)
 def change_study(
     study_id: StudyId, if_version: ExpectedVersion, body: JsonBody, lifecycle: Lifecycle, response: Response
 ) -> Study:
-    """Changes budget, labels or description. A higher limit reopens a finished study, with all that it knows.
+    """Changes budget, confirm, labels or description. A higher limit reopens a finished study, with all that it knows.
 
     Where nothing but failed trials is left, for which there was no time, it gives a retry the time to run them.
+    Another confirm reopens it too, to run its best again on the fresh seeds and no more.
     """
     patch = read_as(StudyPatch, body)
     if not patch.model_fields_set:
-        message = "must have budget, labels or description: there is nothing to change"
+        message = "must have budget, confirm, labels or description: there is nothing to change"
         raise InvalidRequestError(message, problems=[FieldProblem("body", message)])
     return _answer(response, lifecycle.patch(study_id, patch.changes(), if_version=if_version), done=True)
 

@@ -1,4 +1,4 @@
-"""Commands that steer a study: pause, resume, stop, cancel, retry, clone, budget, label, enqueue, archive, delete."""
+"""Commands that steer a study: pause, resume, stop, cancel, retry, clone, budget, confirm, label, enqueue and so on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _NO_LIMIT = ("none", "null")
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (pause, resume, stop, cancel, retry, clone, budget, label, enqueue, archive, unarchive, delete):
+    steering = (pause, resume, stop, cancel, retry, clone, budget, confirm, label, enqueue)
+    for command in (*steering, archive, unarchive, delete):
         app.command()(command)
 
 
@@ -134,6 +135,27 @@ def budget(
     old, new = before.spec["budget"], study.spec["budget"]
     told = ", ".join(f"{limit} {_shown(old.get(limit))} → {_shown(new.get(limit))}" for limit in changes)
     _say(study, f"has a new budget: {told}{'; it goes on' * (before.state.is_final and not study.state.is_final)}")
+
+
+def confirm(
+    study_id: StudyArgument,
+    seeds: Annotated[list[int], typer.Argument(metavar="SEED…", help="Fresh ones, beside those it confirms with.")],
+    top_k: Annotated[int | None, typer.Option(help="How many of the best; by default as many as before, or 1.")] = None,
+) -> None:
+    """Run the best of a finished study again on seeds that its search never saw, for an honest number.
+
+    A paused one does so once its search is over.
+    """
+    with client() as service:
+        study = service.study(study_id)
+        before = study.spec["confirm"] or {"top_k": 1, "seeds": []}
+        known = before["seeds"]
+        of_them = before["top_k"] if top_k is None else top_k
+        all_seeds = [*known, *(seed for seed in seeds if seed not in known)]
+        changed = service.update(study_id, confirm={"top_k": of_them, "seeds": all_seeds}, version=study.version)
+    which = "its best" if of_them == 1 else f"its {of_them} best"
+    then = "it has done so already" if changed.state.is_final else f"next: samstudy watch {changed.id}"
+    _say(changed, f"confirms {which} on the seeds {', '.join(map(str, all_seeds))}; {then}")
 
 
 def label(

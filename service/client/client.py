@@ -169,16 +169,19 @@ class Client(Connection):
         study_id: str,
         *,
         budget: Mapping[str, Any] | None = None,
+        confirm: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
         description: str | None = None,
         version: int | None = None,
     ) -> Study:
-        """Changes limits of the budget, all labels, or the description; a higher limit reopens a finished study.
+        """Changes limits of the budget, all of confirm, all labels, or the description.
 
+        A higher limit reopens a finished study, and so does another confirm, to run its best again on fresh seeds:
+        {"top_k": 3, "seeds": [100, 101, 102]}.
         version: of the study as you have seen it; None changes it however it is by now. Not asked twice.
         Raises VersionConflictError, InvalidSpecError, InvalidTransitionError.
         """
-        given = {"budget": budget, "labels": labels, "description": description}
+        given = {"budget": budget, "confirm": confirm, "labels": labels, "description": description}
         content = json.dumps({name: value for name, value in given.items() if value is not None}, default=dict).encode()
         headers = {**_JSON, "If-Match": "*" if version is None else f'"{version}"'}
         return self._ask(Study, "PATCH", study_path(study_id), once_only=True, content=content, headers=headers)

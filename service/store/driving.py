@@ -158,23 +158,25 @@ class DrivingStore:
     def add_confirming_trials(self, configuration_id: str, seeds: Sequence[int]) -> list[Trial]:
         """Records a PENDING trial of this configuration for each of the fresh seeds.
 
-        Those that are there already are answered and no more, so that it can be asked again when an answer was lost.
+        Those that are there already are answered as they are, so that it can be asked again when an answer was lost.
         """
         table = tables.trials
         known = select(table).where(
             table.c.study_id == self.study_id,
             table.c.configuration_id == configuration_id,
             table.c.purpose == Purpose.CONFIRM,
+            table.c.seed.in_(seeds),
         )
         with self._database.writing() as connection:
             self._lock(connection)
-            there = connection.execute(known.order_by(table.c.number)).all()
-            if there:
-                return [records.as_record(Trial, row) for row in there]
+            there = [records.as_record(Trial, row) for row in connection.execute(known.order_by(table.c.number))]
+            missing = [seed for seed in seeds if seed not in {trial.seed for trial in there}]
+            if not missing:
+                return there
             now = self._database.now(connection)
-            trials = insert_trials(connection, self.study_id, configuration_id, seeds, at=now, purpose=Purpose.CONFIRM)
+            added = insert_trials(connection, self.study_id, configuration_id, missing, at=now, purpose=Purpose.CONFIRM)
             records.touch_study(connection, self.study_id)
-            return trials
+            return there + added
 
     def record(self, reports: Sequence[Report], *, happened_at_s: Sequence[float] = ()) -> None:
         """Records what happened, in this order, as one transaction.

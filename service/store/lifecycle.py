@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,16 +15,18 @@ from service.errors import (
     ConfigurationExistsError,
     FieldProblem,
     InvalidPointError,
+    InvalidSpecError,
     InvalidTransitionError,
     VersionConflictError,
 )
 from service.spec import StudySpec, accepted_spec
-from service.spec_sections import Budget
+from service.spec_checks import confirming_number_problem
+from service.spec_sections import Budget, Confirm
 from service.store import records, tables
 from service.store.database import Database
 from service.store.demands import at_target
 from service.store.inserting import insert_configuration, last_number
-from service.store.reopening import check_going_on, raised_limits
+from service.store.reopening import check_confirming, check_confirming_change, check_going_on, raised_limits
 from service.store.spending import used_up
 from service.store.summaries import summarise_configurations
 from service.study import (
@@ -32,6 +34,7 @@ from service.study import (
     Configuration,
     Intent,
     Origin,
+    Purpose,
     Reason,
     Study,
     StudyState,
@@ -46,9 +49,11 @@ class StudyChanges:
     """What a user changes of a study; what is None or left out stays.
 
     budget: the given limits only, None in it being no limit. labels: all of them, those before are replaced.
+    confirm: the whole section.
     """
 
     budget: Mapping[str, Any] = field(default_factory=dict)
+    confirm: Confirm | None = None
     labels: Mapping[str, str] | None = None
     description: str | None = None
 
@@ -157,9 +162,10 @@ class LifecycleStore:
             return self._study(connection, study_id)
 
     def patch(self, study_id: str, changes: StudyChanges, *, if_version: int | None) -> Study:
-        """Changes budget, labels or description; a higher limit reopens a finished study, with all that it knows.
+        """Changes budget, confirm, labels or description; a higher limit reopens a finished study, with all it knows.
 
         Where nothing but failed trials is left, for which there was no time, there is now, and a retry runs them.
+        Another `confirm` reopens one whose best it has run again, and no more than that.
         if_version: the version that the user has seen; None: any. Raises VersionConflictError, InvalidSpecError, and
         InvalidTransitionError where another limit would end the study at once.
         """
@@ -175,19 +181,28 @@ class LifecycleStore:
             ends = study.intent in (Intent.STOP, Intent.CANCEL) and not state.is_final
             if ends and spec.budget != Budget.model_validate(study.spec["budget"]):
                 raise _impossible(study, "given another budget")
-            reopens = state.is_final and bool(raised) and check_going_on(connection, study, spec)
+            confirms = changes.confirm is not None and spec.confirm != accepted_spec(study.spec).confirm
+            if confirms:
+                if ends:
+                    raise _impossible(study, "told what to confirm")
+                check_confirming_change(connection, study, spec)
+                confirms = state.is_final and check_confirming(connection, study, spec, searches_on=bool(raised))
+            searches = state.is_final and bool(raised) and check_going_on(connection, study, spec)
+            reopens = confirms or searches
             shows_again = {"archived": False} if reopens and study.archived_at else {}
             values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
             records.touch_study(connection, study_id, version=study.version + 1, **values)
             data = {
                 "budget": budget,
+                "confirm": spec.confirm and spec.confirm.model_dump(mode="json"),
                 "labels": spec.labels,
                 "description": spec.description,
                 **shows_again,
             }
             records.add_event(connection, study_id, "study.changed", data, at=now)
             if reopens:
-                cut_off = records.trials_in(connection, study_id, [TrialState.CANCELLED])
+                purposes: Iterable[Purpose] = Purpose if searches else [Purpose.CONFIRM]
+                cut_off = records.trials_in(connection, study_id, [TrialState.CANCELLED], purposes=purposes)
                 self._reopen_trials(connection, study_id, cut_off, now)
                 study = self._want(connection, study, Intent.RUN, now)
                 self._queue(connection, study, now, driver_losses=0, archived_at=None)
@@ -329,6 +344,10 @@ def _changed(spec: Mapping[str, Any], changes: StudyChanges) -> StudySpec:
         changed["labels"] = dict(changes.labels)
     if changes.description is not None:
         changed["description"] = changes.description
+    if changes.confirm is not None:
+        if problem := confirming_number_problem(changes.confirm):
+            raise InvalidSpecError([problem])
+        changed["confirm"] = changes.confirm.model_dump(mode="json")
     return accepted_spec(changed)
 
 

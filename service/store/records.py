@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from service.study import (
     OPEN_TRIAL_STATES,
     AttemptState,
     Intent,
+    Purpose,
     Reason,
     StudyState,
     TrialState,
@@ -210,11 +211,18 @@ def in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def trials_in(
-    connection: Connection, study_id: str, states: Collection[TrialState], *, begun: bool = False
+    connection: Connection,
+    study_id: str,
+    states: Collection[TrialState],
+    *,
+    begun: bool = False,
+    purposes: Iterable[Purpose] = Purpose,
 ) -> list[str]:
     """Ids of the study's trials in these states, in the order of their numbers; begun: only those that had started."""
     trials = tables.trials
-    query = select(trials.c.id).where(trials.c.study_id == study_id, trials.c.state.in_(states))
+    query = select(trials.c.id).where(
+        trials.c.study_id == study_id, trials.c.state.in_(states), trials.c.purpose.in_(list(purposes))
+    )
     if begun:
         query = query.where(trials.c.attempt > 0)
     return list(connection.execute(query.order_by(trials.c.number)).scalars())

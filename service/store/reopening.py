@@ -1,7 +1,8 @@
-"""Whether a study that has ended has anything to go on with: what a raised limit must lead to, or it is refused."""
+"""Whether a study that has ended has anything to go on with: what a change must lead to, or it is refused."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from service.store.demands import at_target
 from service.store.inserting import last_number
 from service.store.ranking import most_seeds_first
 from service.store.spending import used_up
-from service.study import Origin, Purpose, Reason, TrialState
+from service.study import Origin, Purpose, Reason, StudyState, TrialState
 
 _LIMITS = ("max_trials", "max_failed_trials", "max_wallclock_s", "max_gpu_hours")
 """The limits of a budget that end a study; null is no limit."""
@@ -68,6 +69,50 @@ def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> 
     return True
 
 
+def check_confirming_change(connection: Connection, study: Row[Any], spec: StudySpec) -> None:
+    """Raises InvalidTransitionError where a study cannot be told to confirm its best so, whether it has ended or not.
+
+    A driver reads what it is to confirm as it begins. What has been confirmed on some seeds stays comparable only where
+    more are added to them.
+    """
+    if StudyState(study.state).has_driver:
+        raise InvalidTransitionError(
+            f"study {study.id!r} is {study.state}: pause it, or wait for its end, before you change what it confirms"
+        )
+    used = {seed for seeds in _confirming_seeds(connection, study.id).values() for seed in seeds}
+    if gone := sorted(used.difference(spec.confirm.seeds if spec.confirm else ())):
+        raise InvalidTransitionError(
+            f"study {study.id!r} has confirmed configurations on seed {gone[0]}: confirm.seeds must keep "
+            f"{', '.join(map(str, sorted(used)))}, and may have more"
+        )
+
+
+def check_confirming(connection: Connection, study: Row[Any], spec: StudySpec, *, searches_on: bool) -> bool:
+    """Whether a study that has ended goes on with what this spec confirms; False where it has confirmed all of that.
+
+    searches_on: the same change lets its search go on. Raises InvalidTransitionError where the next driver would only
+    end it again, or go on with the search, which nobody has asked for.
+    """
+    if study.state == StudyState.FAILED:
+        raise InvalidTransitionError(f"study {study.id!r} has failed: retry it before you have its best confirmed")
+    if not _best_ones(connection, study.id, spec):
+        raise InvalidTransitionError(f"study {study.id!r} has no configuration with a result: there is none to confirm")
+    cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED], purposes=[Purpose.CONFIRM])
+    if not (cut_off or _has_more_to_confirm(connection, study.id, spec)):
+        return False
+    limit = used_up(connection, study, spec.budget)
+    if limit is not None:
+        raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit}: raise that too")
+    is_at_target = study.id in at_target(connection, [study])
+    if not (searches_on or is_at_target or _why_no_more(connection, study.id, spec)):
+        most = last_number(connection, tables.configurations, study.id) * len(spec.replicates.seeds)
+        raise InvalidTransitionError(
+            f"study {study.id!r} has ended before its search was over: with budget.max_trials at {most}, in the same "
+            "change, it confirms the best that it has"
+        )
+    return True
+
+
 def _has_more_at_target(connection: Connection, study_id: str, spec: StudySpec) -> bool:
     """Whether a study at its target goes on with something: what had begun, or what confirms its best."""
     table = tables.trials
@@ -88,21 +133,37 @@ def _ends_well(connection: Connection, study: Row[Any], failures: int) -> bool:
 
 
 def _has_more_to_confirm(connection: Connection, study_id: str, spec: StudySpec) -> bool:
-    """Whether one of the best configurations has no confirming trials yet: the next driver adds them, as it ranks."""
+    """Whether one of the best configurations lacks a confirming trial: the next driver adds them, as it ranks."""
     if spec.confirm is None:
         return False
-    table, trials = tables.configurations, tables.trials
-    confirming = select(trials.c.configuration_id).where(
-        trials.c.study_id == study_id, trials.c.purpose == Purpose.CONFIRM
+    there, seeds = _confirming_seeds(connection, study_id), set(spec.confirm.seeds)
+    return any(
+        seeds - there.get(configuration_id, set()) for configuration_id in _best_ones(connection, study_id, spec)
     )
+
+
+def _best_ones(connection: Connection, study_id: str, spec: StudySpec) -> list[str]:
+    """Ids of the configurations that the spec has confirmed, the best first."""
+    table = tables.configurations
     best = (
         select(table.c.id)
         .where(table.c.study_id == study_id, table.c.objective_n > 0)
         .order_by(*most_seeds_first(spec.objective.mode))
-        .limit(spec.confirm.top_k)
+        .limit(spec.confirm.top_k if spec.confirm else 0)
     )
-    confirmed = set(connection.execute(confirming.distinct()).scalars())
-    return not confirmed.issuperset(connection.execute(best).scalars())
+    return list(connection.execute(best).scalars())
+
+
+def _confirming_seeds(connection: Connection, study_id: str) -> dict[str, set[int]]:
+    """The seeds of each configuration's confirming trials, however these have ended."""
+    table = tables.trials
+    query = select(table.c.configuration_id, table.c.seed).where(
+        table.c.study_id == study_id, table.c.purpose == Purpose.CONFIRM
+    )
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for row in connection.execute(query):
+        found[row.configuration_id].add(row.seed)
+    return found
 
 
 def _is_below_use(connection: Connection, study: Row[Any], limit: str, failures: int) -> bool:

@@ -44,7 +44,7 @@ _TRIAL_STATUS: dict[TrialState, RunStatus] = {
     TrialState.FAILED: "FAILED",
     TrialState.CANCELLED: "KILLED",
 }
-_MUTABLE = ("name", "description", "labels", "budget")
+_MUTABLE = ("name", "description", "labels", "budget", "confirm")
 """Parts of a spec that are tags of the run, or may change: MLflow's parameters may not."""
 
 

@@ -359,16 +359,17 @@ class StudyProgress:
             self._add(trial)
 
     def _confirm(self) -> None:
-        """Records the trials on fresh seeds of the best configurations that have none yet."""
+        """Records the trials on fresh seeds that the best configurations do not have yet."""
         confirm = self._spec.confirm
         if confirm is None:
             return
         keys = {name: self._rank(name) for name in self._points}
         ranked = sorted((key, name) for name, key in keys.items() if key is not None)
         for _, configuration_id in ranked[: confirm.top_k]:
-            trials = self._trials_of[configuration_id]
-            if not any(trial.purpose is Purpose.CONFIRM for trial in trials):
-                for trial in self._log.add_confirming_trials(configuration_id, confirm.seeds):
+            known = {one.seed for one in self._trials_of[configuration_id] if one.purpose is Purpose.CONFIRM}
+            missing = [seed for seed in confirm.seeds if seed not in known]
+            if missing:
+                for trial in self._log.add_confirming_trials(configuration_id, missing):
                     self._add(trial)
 
     def _rank(self, configuration_id: str) -> tuple[int, float, float, int] | None:

@@ -160,6 +160,15 @@ def test_the_best_is_confirmed_on_seeds_that_the_search_never_saw(service: Servi
     assert study.best.confirmed.mean == pytest.approx(sum(trial.objective or 0.0 for trial in confirming) / 3)
     wait_for_export(client, study.id)
     assert len(Tracked(service, "confirmed").children()) == len(trials) == 11
+    client.update(study.id, confirm={"top_k": 1, "seeds": [10, 11, 12, 13]})
+    again = client.handle(study.id).wait(120)
+    assert again.best is not None
+    assert again.best.confirmed is not None
+    assert (again.state, again.best.confirmed.n) == (StudyState.SUCCEEDED, 4)
+    (added,) = [trial for trial in client.trials(study.id) if trial not in trials]
+    assert (added.seed, added.configuration_id) == (13, study.best.configuration.id)
+    wait_for_export(client, study.id)
+    assert len(Tracked(service, "confirmed").children()) == 12
 
 
 @pytest.mark.soak

@@ -173,6 +173,22 @@ class TestBudget:
         assert command.refused("budget", life.create().id, limit)[0] == 2
 
 
+class TestConfirm:
+    def test_the_best_runs_again_on_the_seeds_and_later_on_more(self, command: Command, life: Life) -> None:
+        study = life.finished(ACCURACIES, budget={"max_trials": 4})
+        said = command("confirm", study.id, "10", "11", "--top-k", "2")
+        assert said.startswith(f"study {study.id} confirms its 2 best on the seeds 10, 11; next: samstudy watch")
+        life.lifecycle.cancel(study.id)
+        assert "its 2 best on the seeds 10, 11, 12;" in command("confirm", study.id, "11", "12")
+        assert life.studies.get(study.id).spec["confirm"] == {"top_k": 2, "seeds": [10, 11, 12]}
+
+    @pytest.mark.parametrize("seeds", [[], ["0"], ["ten"], ["-1"]])
+    def test_what_is_no_fresh_seed_is_refused(self, command: Command, life: Life, seeds: list[str]) -> None:
+        study = life.finished(ACCURACIES, budget={"max_trials": 4})
+        assert command.refused("confirm", study.id, *seeds)[0] == 2
+        assert life.studies.get(study.id) == study
+
+
 @pytest.mark.parametrize("limit", ["max_trials=3_0", "max_trials=", "max_trials"])
 def test_a_limit_is_a_number_as_people_write_it(command: Command, life: Life, limit: str) -> None:
     study = life.create(budget={"max_trials": 20})

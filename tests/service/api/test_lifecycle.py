@@ -205,6 +205,10 @@ class TestPatch:
             ({"description": "x" * 3_000}, ["description"], "invalid_request"),
             ({}, ["body"], "invalid_request"),
             ([], ["body"], "invalid_request"),
+            ({"confirm": None}, ["confirm"], "invalid_request"),
+            ({"confirm": {"top_k": 2}}, ["confirm.seeds"], "invalid_request"),
+            ({"confirm": {"seeds": [0]}}, ["confirm.seeds[0]"], "invalid_spec"),
+            ({"confirm": {"top_k": 1000, "seeds": list(range(9, 20))}}, ["confirm.top_k"], "invalid_spec"),
             ({"budget": {"max_trails": 3}}, ["budget.max_trails"], "invalid_spec"),
             ({"budget": {"max_trials": 3}}, ["budget.max_trials"], "invalid_spec"),
             ({"budget": {"max_wallclock_s": -1, "max_trials": 0}}, None, "invalid_spec"),
@@ -225,6 +229,15 @@ class TestPatch:
         answer = api.patch(f"studies/{study.id}", json={"budget": {"max_trials": 8}}, headers={"If-Match": "*"})
         assert said(answer) == (200, "QUEUED")
         assert (answer.json()["reason"], answer.json()["finished_at"]) == (None, None)
+
+    def test_the_best_of_a_finished_study_is_confirmed_on_more_seeds(self, api: TestClient, life: Life) -> None:
+        study = life.finished(ACCURACIES, budget={"max_trials": 4})
+        change = {"confirm": {"top_k": 2, "seeds": [10, 11]}}
+        answer = api.patch(f"studies/{study.id}", json=change, headers={"If-Match": "*"})
+        assert said(answer) == (200, "QUEUED")
+        assert answer.json()["spec"]["confirm"] == change["confirm"]
+        changed = [event for event in life.studies.events(study.id) if event.kind == "study.changed"]
+        assert changed[-1].data["confirm"] == change["confirm"]
 
 
 class TestClone:

@@ -374,3 +374,12 @@ def test_confirming_trials_are_recorded_once_however_often_they_are_asked_for(st
         (7, Purpose.CONFIRM),
         (8, Purpose.CONFIRM),
     ]
+
+
+def test_confirming_trials_of_more_seeds_are_added_to_those_that_there_are(stores: Any) -> None:
+    driver = stores.drive(stores.create())
+    (trial,) = stores.propose(driver)
+    driver.add_confirming_trials(trial.configuration_id, [7])
+    assert [one.seed for one in driver.add_confirming_trials(trial.configuration_id, [7, 9])] == [7, 9]
+    assert [one.seed for one in driver.add_confirming_trials(trial.configuration_id, [8])] == [8]
+    assert [one.seed for one in driver.snapshot().trials] == [0, 7, 9, 8]

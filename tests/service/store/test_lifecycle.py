@@ -18,6 +18,7 @@ from service.errors import (
     VersionConflictError,
 )
 from service.spec import accepted_spec, parse_spec
+from service.spec_sections import Confirm
 from service.store import tables
 from service.store.driving import DrivingStore
 from service.store.inserting import insert_configuration
@@ -511,6 +512,134 @@ class TestPatch:
         with pytest.raises(InvalidTransitionError, match="its whole search space"):
             lifecycle.patch(study.id, StudyChanges(budget={"max_failed_trials": 50}), if_version=None)
         assert stores.studies.get(study.id) == before
+
+    CONFIRM = Confirm(top_k=1, seeds=(100, 101))
+
+    def test_the_best_of_a_finished_study_is_confirmed_and_no_more_is_searched(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 3})
+        drive_to_its_end(stores, study)
+        changed = lifecycle.patch(study.id, StudyChanges(confirm=self.CONFIRM), if_version=None)
+        assert (changed.state, changed.spec["confirm"]) == (QUEUED, {"top_k": 1, "seeds": [100, 101]})
+        assert drive_to_its_end(stores, study) == 2
+        assert stores.studies.get(study.id).state is SUCCEEDED
+        again = lifecycle.patch(study.id, StudyChanges(confirm=self.CONFIRM), if_version=None)
+        assert again.state is SUCCEEDED  # all of that is there
+
+    def test_more_seeds_and_more_of_the_best_add_to_what_is_confirmed(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        confirm = {"top_k": 1, "seeds": [100, 101]}
+        study = create(replicates=ONE_SEED, budget={"max_trials": 3}, confirm=confirm)
+        assert drive_to_its_end(stores, study) == 5
+        before = stores.studies.get(study.id)
+        fewer = StudyChanges(confirm=Confirm(seeds=(101, 102)))
+        with pytest.raises(InvalidTransitionError, match=r"on seed 100: confirm\.seeds must keep 100, 101, and may"):
+            lifecycle.patch(study.id, fewer, if_version=None)
+        assert stores.studies.get(study.id) == before
+        more = StudyChanges(confirm=Confirm(top_k=2, seeds=(100, 101, 102)))
+        assert lifecycle.patch(study.id, more, if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 1 + 3
+
+    def test_a_stopped_study_confirms_what_it_has_where_its_search_is_to_end_there(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 10})
+        driver = stores.drive(study)
+        stores.succeed(driver, stores.begin(driver))
+        stores.propose(driver)
+        lifecycle.stop(study.id)
+        driver.finish(SUCCEEDED, Reason.USER, known=driver.snapshot().known)
+        before = stores.studies.get(study.id)
+        said = r"ended before its search was over: with budget\.max_trials at 2, in the same change"
+        with pytest.raises(InvalidTransitionError, match=said):
+            lifecycle.patch(study.id, StudyChanges(confirm=self.CONFIRM), if_version=None)
+        assert stores.studies.get(study.id) == before
+        both = StudyChanges(budget={"max_trials": 2}, confirm=self.CONFIRM)
+        assert lifecycle.patch(study.id, both, if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 2
+        assert [trial.state for trial in stores.studies.trials(study.id)] == [SUCCEEDED, CANCELLED, *[SUCCEEDED] * 2]
+
+    def test_confirming_trials_that_a_cancel_cut_off_go_on(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 1}, confirm={"top_k": 1, "seeds": [100]})
+        driver = stores.drive(study)
+        trial = stores.begin(driver)
+        stores.succeed(driver, trial)
+        driver.add_confirming_trials(trial.configuration_id, [100])
+        lifecycle.cancel(study.id)
+        driver.finish(CANCELLED, Reason.USER, known=driver.snapshot().known)
+        assert lifecycle.patch(study.id, StudyChanges(confirm=self.CONFIRM), if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 2
+
+    def test_what_is_at_its_target_is_confirmed_later_too(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        objective = {"metric": "val_accuracy", "mode": "max", "target": 0.4}
+        study = create(replicates=ONE_SEED, objective=objective)
+        assert drive_to_its_end(stores, study) == 1
+        assert lifecycle.patch(study.id, StudyChanges(confirm=self.CONFIRM), if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 2
+        assert stores.studies.get(study.id).reason is Reason.TARGET_REACHED
+
+    def test_a_driver_at_work_is_not_told_what_to_confirm_but_the_next_one_is(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 1})
+        driver = stores.drive(study)
+        changes = StudyChanges(confirm=self.CONFIRM)
+        with pytest.raises(InvalidTransitionError, match="is RUNNING: pause it, or wait for its end, before"):
+            lifecycle.patch(study.id, changes, if_version=None)
+        lifecycle.pause(study.id)
+        with pytest.raises(InvalidTransitionError, match="is STOPPING: pause it, or wait"):
+            lifecycle.patch(study.id, changes, if_version=None)
+        driver.leave()
+        assert lifecycle.patch(study.id, changes, if_version=None).state is PAUSED
+        lifecycle.resume(study.id)
+        assert drive_to_its_end(stores, study) == 3
+
+    @pytest.mark.parametrize(
+        ("confirm", "fails", "said"),
+        [
+            (Confirm(seeds=(0,)), False, "0 is in replicates"),
+            (Confirm(top_k=1000, seeds=tuple(range(1, 12))), False, "10,000 trials that confirm"),
+            (CONFIRM, True, "has failed: retry it before"),
+        ],
+    )
+    def test_what_cannot_be_confirmed_changes_nothing(
+        self,
+        stores: Any,
+        lifecycle: LifecycleStore,
+        create: Callable[..., Study],
+        confirm: Confirm,
+        fails: bool,
+        said: str,
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 1})
+        drive_to_its_end(stores, study, fails=lambda _: fails)
+        before = stores.studies.get(study.id)
+        with pytest.raises((InvalidSpecError, InvalidTransitionError), match=said):
+            lifecycle.patch(study.id, StudyChanges(confirm=confirm), if_version=None)
+        assert stores.studies.get(study.id) == before
+
+    def test_without_a_result_or_with_its_time_used_up_nothing_is_confirmed(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        empty = create()
+        lifecycle.cancel(empty.id)
+        with pytest.raises(InvalidTransitionError, match="has no configuration with a result"):
+            lifecycle.patch(empty.id, StudyChanges(confirm=self.CONFIRM), if_version=None)
+        study = create(replicates=ONE_SEED, budget={"max_trials": 1, "max_wallclock_s": 1000})
+        drive_to_its_end(stores, study)
+        with stores.database.writing() as connection:
+            connection.execute(update(tables.studies).where(tables.studies.c.id == study.id).values(elapsed_s=1001.0))
+        with pytest.raises(InvalidTransitionError, match=r"has used up budget\.max_wallclock_s: raise that too"):
+            lifecycle.patch(study.id, StudyChanges(confirm=self.CONFIRM), if_version=None)
+        longer = StudyChanges(budget={"max_wallclock_s": 2000}, confirm=self.CONFIRM)
+        assert lifecycle.patch(study.id, longer, if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 2
 
     @pytest.mark.parametrize("longer", [7200, None])
     def test_time_for_failed_trials_alone_is_for_a_retry_to_use(

@@ -762,6 +762,22 @@ def test_a_new_driver_goes_on_with_the_confirmation_and_adds_none(drive: Callabl
     assert len(recorded.trials) == 10
 
 
+def test_what_is_confirmed_on_some_of_the_seeds_is_run_on_the_others(
+    drive: Callable[..., Driver], recorded: Any
+) -> None:
+    for rho in (1.0, 2.0, 3.0):
+        for trial in recorded.add_configuration({"rho": rho}, "", (0, 1))[1]:
+            recorded.end(trial.id, rho)
+    for trial in recorded.add_confirming_trials("s-3", (7,)):
+        recorded.end(trial.id, 0.5)
+    driver = drive(**CONFIRM)
+    assert [(one.point["rho"], one.seed) for one in (driver.issue() for _ in range(3))] == [
+        (3.0, 8),
+        (2.0, 7),
+        (2.0, 8),
+    ]
+
+
 def test_a_target_reached_is_confirmed_too(drive: Callable[..., Driver]) -> None:
     objective = {"metric": "val_accuracy", "mode": "max", "target": 0.8}
     driver = drive(**CONFIRM, objective=objective)
