@@ -58,14 +58,14 @@ class GivingWay:
             self._stuck_since = {}
         self._looked_at = now
         waiting = {study_id: what_lacks(*of, nodes) for study_id, of in needs.items() if not has_place(*of, nodes)}
-        still = waiting.keys() | {study.claim.study_id for study in driven}
-        self._lacking = {study_id: lacks for study_id, lacks in self._lacking.items() if study_id in still}
         could_run = len(needs) - len(waiting)
         stuck = {
             study.claim: what_lacks(study.demand.cpu, study.demand.gpu, nodes)
             for study in driven
             if not study.demand.running and not has_place(study.demand.cpu, study.demand.gpu, nodes)
         }
+        still = waiting.keys() | {claim.study_id for claim in stuck}
+        self._lacking = {study_id: lacks for study_id, lacks in self._lacking.items() if study_id in still}
         self._stuck_since = {claim: self._stuck_since.get(claim, now) for claim in stuck} if could_run else {}
         overdue = [claim for claim, since in self._stuck_since.items() if now - since >= self._grace_s]
         if overdue:

@@ -81,6 +81,7 @@ class Part:
             if self._process is None or self._process.poll() is not None:
                 raise ServiceUnavailableError(f"{self.name} ended while it started; see {self.log_file}")
             if self._answers(self._ready_url):
+                self._has_answered = True
                 return
             if time.monotonic() > deadline:
                 raise ServiceUnavailableError(

@@ -49,6 +49,9 @@ def test_nobody_has_a_secret_that_it_does_not_need(services: dict[str, Any]) -> 
     assert "SAMSTUDY_DATABASE_URL" not in told("mlflow")
     assert "RAY_AUTH_TOKEN" not in told("mlflow")
     assert "POSTGRES_PASSWORD" not in told("ray-worker")
+    assert "RAY_AUTH_TOKEN" not in told("api")
+    assert list(services["migrate"]["environment"]) == ["SAMSTUDY_DATABASE_URL"]
+    assert all("RAY_AUTH_TOKEN" in told(name) for name in ("controller", "ray-head"))
     assert all(name in told("ray-worker") for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"))
     assert all("SAMSTUDY_STORAGE" in told(name) for name in ("api", "controller", "ray-head"))
 

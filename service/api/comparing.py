@@ -78,8 +78,10 @@ def _refused(message: str) -> InvalidRequestError:
 
 
 def _setup(study: Study, winner: ConfigurationResult | None) -> dict[str, Scalar | None]:
-    """On what its best configuration was trained, and for how long."""
-    chosen = {**defaults(), **study.spec["train"], **(winner.configuration.point if winner else {})}
+    """On what its best configuration was trained, and for how long; empty where it has none."""
+    if winner is None:
+        return {}
+    chosen = {**defaults(), **study.spec["train"], **winner.configuration.point}
     return {name: chosen.get(name) for name in _SETUP}
 
 
@@ -104,7 +106,9 @@ def _compared(
     """
     comparison = compare(first.by_seed, other.by_seed)
     one, another = setups[first.study_id], setups[other.study_id]
-    unlike = [f"{name} {one[name]} and {another[name]}" for name in _SETUP if one[name] != another[name]]
+    unlike = []
+    if one and another:
+        unlike = [f"{name} {one[name]} and {another[name]}" for name in _SETUP if one[name] != another[name]]
     notes = [comparison.note, *(note for side in (first, other) for note in _missing(side, values))]
     notes.append(f"they were not trained alike: {', '.join(unlike)}" if unlike else None)
     return comparison.model_copy(update={"note": "; ".join(note for note in notes if note) or None})

@@ -15,12 +15,15 @@ from service.errors import SamstudyError, ServiceUnavailableError, Unauthenticat
 from service.settings import HOW_TO_ESCAPE, Settings, without_user
 
 if TYPE_CHECKING:
+    import httpx
+
     from service.addresses import Addresses
     from service.store.keys import KeyStore
 
 TIMEOUT_S = 3.0
 
 _UNAUTHORIZED = (401, 403)
+_OTHER_WAYS_IN = ("MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_CLIENT_CERT_PATH")
 _GONE = 404
 
 
@@ -73,13 +76,17 @@ def examine_mlflow(url: str, known_run: str | None) -> Finding:
 
     remedy = "samstudy up starts it; SAMSTUDY_MLFLOW_URL says where else it is"
     try:
+        access = _mlflow_access()
+    except (OSError, ValueError) as error:
+        bundle = _bundle()
+        return wrong("MLflow", f"the certificates of {bundle} cannot be read ({error})", f"name others than {bundle}")
+    try:
         trust_env = not on_this_machine(url)
-        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S, trust_env=trust_env, **_mlflow_access()) as http:
+        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT_S, trust_env=trust_env, **access) as http:
             health = http.get("/health")
             listed = http.get("/api/2.0/mlflow/experiments/search", params={"max_results": 1})
             if {health.status_code, listed.status_code} & {*_UNAUTHORIZED}:  # its own accounts leave /health open
-                login = "set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN, for the controller too"
-                return wrong("MLflow", f"{url} does not let us in (HTTP {listed.status_code})", login)
+                return _not_let_in(url, listed)
             if health.status_code >= 400:
                 return wrong("MLflow", f"{url} answers HTTP {health.status_code} to /health", "look into its log")
             version = http.get("/version")
@@ -98,8 +105,26 @@ def examine_mlflow(url: str, known_run: str | None) -> Finding:
     return well("MLflow", f"{said}, and has this store's runs")
 
 
+def _not_let_in(url: str, answer: httpx.Response) -> Finding:
+    said = f"{url} does not let us in (HTTP {answer.status_code})"
+    if "host header" in answer.text[:1_000].lower():
+        name = answer.request.url.netloc.decode()
+        return wrong("MLflow", f"{said}: it does not know itself as {name}", f"start it with --allowed-hosts={name}")
+    ways = [name for name in _OTHER_WAYS_IN if os.environ.get(name)]
+    credentials = Path("~/.mlflow/credentials").expanduser()
+    if ways or credentials.exists():
+        by = ways[0] if ways else str(credentials)
+        return note("MLflow", f"{said}; doctor cannot come in by {by}, as MLflow's client may", "see the export's lag")
+    login = "set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN, for the controller too"
+    return wrong("MLflow", said, login)
+
+
+def _bundle() -> str | None:
+    return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE")
+
+
 def _mlflow_access() -> dict[str, Any]:
-    """How MLflow's own client gets in, by the variables that it reads."""
+    """How MLflow's own client gets in, by the variables that it reads. Raises OSError, ValueError for certificates."""
     name, password = (os.environ.get(f"MLFLOW_TRACKING_{what}", "") for what in ("USERNAME", "PASSWORD"))
     token = os.environ.get("MLFLOW_TRACKING_TOKEN", "")
     access: dict[str, Any] = {}
@@ -109,7 +134,7 @@ def _mlflow_access() -> dict[str, Any]:
         access["headers"] = {"Authorization": f"Bearer {token}"}
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
         access["verify"] = False
-    elif bundle := os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE"):
+    elif bundle := _bundle():
         is_folder = Path(bundle).is_dir()
         access["verify"] = (
             ssl.create_default_context(capath=bundle) if is_folder else ssl.create_default_context(cafile=bundle)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,9 @@ from service.cli.assignments import assignments
 from service.cli.studies import StudyArgument, client, watched
 from service.errors import VersionConflictError
 from service.study import Study, StudyState
+
+if TYPE_CHECKING:
+    from service.client import Client
 
 _NO_LIMIT = ("none", "null")
 
@@ -98,13 +101,19 @@ def clone(
 
 
 def _fallen_back(before: Mapping[str, Any], after: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[str]:
-    """What the original had set in the sections that are given, and the clone has not: they replace its own whole."""
+    """What the original had set in the sections that are given, and the clone has not: they replace its own whole.
+
+    Fields that the clone's section does not know at all, as another scheduler's, are not told.
+    """
+    from trainers.config import defaults
+
     for name, given in sections.items():
         sections_of_fields = (given, before.get(name), after.get(name))
-        if name == "search_space" or not all(isinstance(section, dict) for section in sections_of_fields):
+        if name in ("search_space", "labels") or not all(isinstance(section, dict) for section in sections_of_fields):
             continue
-        for field in before[name].keys() - given.keys():
-            old, new = before[name][field], after[name].get(field)
+        new_section = {**(defaults() if name == "train" else {}), **after[name]}  # `train` has only what is set
+        for field in before[name].keys() & new_section.keys() - given.keys():
+            old, new = before[name][field], new_section[field]
             if old != new:
                 yield f"  {name}.{field}: {_shown(new)}, its default, and not {_shown(old)} as in {before['name']}"
 
@@ -178,13 +187,19 @@ def label(
             raise typer.BadParameter(
                 f"the study has no label {unknown[0]!r}; it has {', '.join(study.labels) or 'none'}"
             )
+        changed: Mapping[str, str] = study.labels
         if given or remove:
-            kept = {key: value for key, value in study.labels.items() if key not in (remove or ())}
-            changed = service.update(study_id, labels={**kept, **given}, version=study.version).labels
-        else:
-            changed = study.labels
+            try:
+                changed = _relabelled(service, study, given, remove or ())
+            except VersionConflictError:  # another thing has changed, such as a point enqueued, or another label
+                changed = _relabelled(service, service.study(study_id), given, remove or ())
     for key, value in changed.items():
         typer.echo(f"{key}:{value}")
+
+
+def _relabelled(service: Client, study: Study, given: Mapping[str, str], remove: Collection[str]) -> Mapping[str, str]:
+    kept = {key: value for key, value in study.labels.items() if key not in remove}
+    return service.update(study.id, labels={**kept, **given}, version=study.version).labels
 
 
 def enqueue(

@@ -89,7 +89,7 @@ class Client(Connection):
     ) -> StudyHandle:
         """Posts a new study with the spec of this one, but for the sections in `changes`. Raises StudyNotFoundError."""
         headers = {**_JSON, "Idempotency-Key": _sendable(idempotency_key)}
-        content = json.dumps(dict(changes or {})).encode()
+        content = _encoded(dict(changes or {}))
         path = f"{study_path(study_id)}/clone"
         return StudyHandle(self, self._ask(Study, "POST", path, content=content, headers=headers))
 
@@ -182,7 +182,7 @@ class Client(Connection):
         Raises VersionConflictError, InvalidSpecError, InvalidTransitionError.
         """
         given = {"budget": budget, "confirm": confirm, "labels": labels, "description": description}
-        content = json.dumps({name: value for name, value in given.items() if value is not None}, default=dict).encode()
+        content = _encoded({name: value for name, value in given.items() if value is not None})
         headers = {**_JSON, "If-Match": "*" if version is None else f'"{version}"'}
         return self._ask(Study, "PATCH", study_path(study_id), once_only=True, content=content, headers=headers)
 
@@ -191,7 +191,7 @@ class Client(Connection):
 
         Raises InvalidPointError, ConfigurationExistsError, InvalidTransitionError.
         """
-        content = json.dumps({"point": dict(point)}, default=_plain).encode()
+        content = _encoded({"point": dict(point)})
         path = f"{study_path(study_id)}/configurations"
         return self._ask(ConfigurationResult, "POST", path, once_only=True, content=content, headers=_JSON)
 
@@ -338,15 +338,26 @@ class Client(Connection):
 def _as_json(spec: Spec) -> bytes:
     if isinstance(spec, (str, Path)):
         spec = load_spec(spec)
-    return json.dumps(spec.to_mapping() if isinstance(spec, StudySpec) else spec, default=_plain).encode()
+    return _encoded(spec.to_mapping() if isinstance(spec, StudySpec) else spec)
+
+
+def _encoded(body: object) -> bytes:
+    """As JSON. Raises InvalidRequestError for what has no form there."""
+    try:
+        return json.dumps(body, default=_plain).encode()
+    except (TypeError, ValueError) as error:  # keys that are no text; something that contains itself
+        raise InvalidRequestError(f"{error}", problems=[FieldProblem("body", f"{error}")]) from error
 
 
 def _plain(value: Any) -> Any:
-    """A value of NumPy's or torch's as JSON has it."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
+    """A value of NumPy's or torch's, or another mapping than a dict, as JSON has it."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if type(plain) is not type(value):
+        return plain
     message = f"must be numbers, text, truth values, lists and mappings, got {shown(value)} of {type(value).__name__}"
-    raise InvalidRequestError(message, problems=[FieldProblem("spec", message)])
+    raise InvalidRequestError(message, problems=[FieldProblem("body", message)])
 
 
 def _sendable(idempotency_key: str | None) -> str:

@@ -218,7 +218,8 @@ class LifecycleStore:
             with self._database.writing() as connection:
                 study, state, now = self._locked(connection, study_id)
                 if state.is_final or study.intent in (Intent.STOP, Intent.CANCEL):
-                    raise _impossible(study, "given another point before a larger budget.max_trials lets it go on")
+                    first = " before a larger budget.max_trials lets it go on" if _goes_on(study) else ""
+                    raise _impossible(study, f"given another point{first}")
                 if study.id in at_target(connection, [study]):
                     raise InvalidTransitionError(
                         f"study {study_id!r} has reached objective.target: it begins no other point"
@@ -327,6 +328,12 @@ class LifecycleStore:
     def _study(connection: Connection, study_id: str) -> Study:
         row = connection.execute(select(tables.studies).where(tables.studies.c.id == study_id)).one()
         return records.as_record(Study, row)
+
+
+def _goes_on(study: Row[Any]) -> bool:
+    """Whether a larger budget lets it: not on its way to its end, nor at its target, nor where its drivers failed."""
+    at_its_end = study.reason in (Reason.TARGET_REACHED, Reason.DRIVER_FAILED, Reason.SPACE_EXHAUSTED)
+    return StudyState(study.state).is_final and not at_its_end
 
 
 def _impossible(study: Row[Any], participle: str) -> InvalidTransitionError:

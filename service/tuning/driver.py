@@ -48,8 +48,11 @@ from service.tuning.trial import StudyTrial
 logger = logging.getLogger(__name__)
 
 
-def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
-    """Runs the study to its end. Raises LeaseLostError where another driver takes it over."""
+def drive(study_id: str, driver_attempt: int, config: Settings) -> list[Path]:
+    """Runs the study to its end, or until it leaves it; answers the folders that nobody needs any more.
+
+    Raises LeaseLostError where another driver takes it over.
+    """
     store = DrivingStore(Database(config.store_url), study_id, driver_attempt)
     snapshot = store.snapshot()
     spec = accepted_spec(snapshot.study.spec)
@@ -113,19 +116,21 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> None:
     ending = searcher.ending
     if ending is None:
         raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
+    leftovers = _leftovers(study_id)  # while the study is still this driver's: the next one has folders of its own
     if isinstance(ending, Leaving):
         logger.info("driver %d leaves study %s: %s", driver_attempt, study_id, store.leave())
         recorder.settle()
-        return
+        return leftovers
     state = store.finish(ending.state, ending.reason, ending.error, known=progress.known)
     recorder.settle()  # now that no lease is needed any more
     if state is not ending.state:
         logger.info("study %s was to end as %s; its user wants it %s", study_id, ending, state)
     if not state.is_final:
-        return
+        return leftovers
     for trial_id in progress.open_trials():  # the study's end has cancelled them
         tidy_checkpoints(trial_id)
     logger.info("study %s ended: %s", study_id, ending)
+    return leftovers
 
 
 @contextmanager
@@ -143,13 +148,12 @@ def _handing_over(recorder: Recorder, store: DrivingStore) -> Iterator[None]:
         raise
 
 
-def _remove_leftovers(study_id: str) -> None:
-    """Removes what Tune has written into Ray's session, also for the study's drivers before: it grows with each trial.
+def _leftovers(study_id: str) -> list[Path]:
+    """What Tune has written into Ray's session, also for the study's drivers before: it grows with each trial.
 
     Nobody reads it, and Ray removes it only with the whole session.
     """
-    for folder in Path(_get_ray_train_session_dir()).glob(f"*/{study_id}"):
-        shutil.rmtree(folder, ignore_errors=True)
+    return list(Path(_get_ray_train_session_dir()).glob(f"*/{study_id}"))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -164,8 +168,8 @@ def main(arguments: Sequence[str]) -> int:
         logger.error("%s is not there: Ray's nodes need the SAMSTUDY_ variables of the controller", file)
         return 1
     try:
-        drive(study_id, int(driver_attempt), config)
-        _remove_leftovers(study_id)  # when nobody waits for this driver any more
+        for folder in drive(study_id, int(driver_attempt), config):  # when nobody waits for this driver any more
+            shutil.rmtree(folder, ignore_errors=True)
     except LeaseLostError as error:
         logger.error("%s", error)  # the message says it all
         return 1

@@ -122,6 +122,17 @@ class TestClone:
         assert "budget.max_trials" not in said
         assert "its default" not in command("clone", original.id)
 
+    def test_what_is_the_default_in_both_is_not_told(self, command: Command, life: Life, tmp_path: Path) -> None:
+        original = life.create(
+            train={"dataset": "digits", "model": "small_cnn", "epochs": 4},
+            scheduler={"name": "asha", "grace_period": 2},
+        )
+        changes = tmp_path / "changes.yaml"
+        changes.write_text("train: {epochs: 9}\nscheduler: {name: none}\nlabels: {team: language}\n")
+        said = command("clone", original.id, "--changes", str(changes))
+        assert "train.model: mlp, its default, and not small_cnn as in lambda-rho-digits" in said
+        assert said.count("its default") == 1
+
     def test_changes_that_are_none_are_refused(self, command: Command, life: Life, tmp_path: Path) -> None:
         original = life.create()
         changes = tmp_path / "changes.yaml"
@@ -218,6 +229,25 @@ def test_labels_are_shown_set_and_taken_off(command: Command, life: Life) -> Non
     for wrong, rule in ((("team",), "KEY:VALUE"), (("--remove", "gone"), "the study has no label 'gone'")):
         code, said = command.refused("label", study.id, *wrong)
         assert (code, rule in said) == (2, True)
+
+
+def test_a_label_is_set_although_something_else_has_changed(
+    command: Command, life: Life, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = life.create(labels={"team": "vision"})
+    read, reads = Client.study, []
+
+    def read_and_change(client: Client, study_id: str) -> Any:
+        found = read(client, study_id)
+        if not reads:
+            changes = StudyChanges(labels={"team": "vision", "new": "label"})
+            LifecycleStore(database).patch(study_id, changes, if_version=None)
+        reads.append(found)
+        return found
+
+    monkeypatch.setattr(Client, "study", read_and_change)
+    command("label", study.id, "year:2026")
+    assert life.studies.get(study.id).labels == {"team": "vision", "new": "label", "year": "2026"}
 
 
 def test_a_point_is_enqueued(command: Command, life: Life) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -160,6 +160,13 @@ def test_numbers_of_numpys_are_numbers_and_other_things_are_named(client: Client
     assert study.enqueue({"lambda": np.float64(0.5), "rho": 0.2}).configuration.point == {"lambda": 0.5, "rho": 0.2}
     with pytest.raises(InvalidRequestError, match=r"must be numbers, text, .* of set"):
         client.submit({**a_spec, "labels": {"a", "b"}})
+    clone = client.clone(study.id, {"budget": {"max_trials": np.int64(4)}, "replicates": {"seeds": np.arange(2)}})
+    assert clone.detail().spec["replicates"]["seeds"] == [0, 1]
+    changed = client.update(clone.id, budget={"max_trials": np.int64(6)}, labels=MappingProxyType({"a": "b"}))
+    assert (changed.spec["budget"]["max_trials"], changed.labels) == (6, {"a": "b"})
+    for value in (np.longdouble(6), {np.int64(1): 2}):
+        with pytest.raises(InvalidRequestError):
+            client.update(clone.id, budget={"max_trials": value})
 
 
 def test_a_plan_stores_nothing(client: Client, a_spec: dict[str, Any]) -> None:

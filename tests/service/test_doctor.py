@@ -378,6 +378,26 @@ class TestMlflow:
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right")
         assert examining_services.examine_mlflow(url, "our-run").verdict is Verdict.WELL
 
+    def test_one_that_knows_itself_by_another_name_is_told_so(self, answering: Callable[..., str]) -> None:
+        refusal = (403, "Invalid Host header - possible DNS rebinding attack detected")
+        url = answering({"/health": (200, "OK"), "/api/2.0/mlflow/experiments/search": refusal})
+        finding = examining_services.examine_mlflow(url, None)
+        assert (finding.verdict, finding.remedy) == (Verdict.WRONG, f"start it with --allowed-hosts={url[7:]}")
+
+    def test_certificates_that_are_not_there_are_not_taken_for_a_server_that_is_not(
+        self, answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", "/nowhere.pem")
+        finding = examining_services.examine_mlflow(answering(a_mlflow()), None)
+        assert (finding.verdict, "certificates of /nowhere.pem cannot be read" in finding.said) == (Verdict.WRONG, True)
+
+    def test_what_only_mlflows_client_can_do_is_not_called_wrong(
+        self, answering: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "a-plugin")
+        finding = examining_services.examine_mlflow(answering(a_mlflow(), token="right"), None)
+        assert (finding.verdict, "come in by MLFLOW_TRACKING_AUTH" in finding.said) == (Verdict.NOTE, True)
+
 
 class TestRay:
     def findings(self, url: str, token: str = "") -> list[Finding]:

@@ -85,6 +85,18 @@ def test_a_part_is_ready_once_it_answers(a_part: Callable[..., Part], answering_
     part.wait_until_ready(threading.Event())
 
 
+def test_a_part_that_was_ready_is_not_started_again_for_an_answer_it_owes(
+    a_part: Callable[..., Part], answering_url: str
+) -> None:
+    """The others of `samstudy up` are waited for meanwhile, each as long as it takes."""
+    part = a_part(WAITS, ready_url=answering_url, token="secret", start_deadline_s=0.5)
+    part.start()
+    part.wait_until_ready(threading.Event())
+    time.sleep(0.6)
+    part._headers = {}  # from now on it does not answer
+    assert part.keep_up() is None
+
+
 def test_without_an_address_a_part_is_ready_at_once(a_part: Callable[..., Part]) -> None:
     part = a_part(WAITS)
     part.start()

@@ -1075,6 +1075,17 @@ class TestEnqueue:
         with pytest.raises(InvalidTransitionError, match=r"budget\.max_trials"):
             lifecycle.enqueue(study.id, {"lambda": 0, "rho": 0.2})
 
+    def test_a_larger_budget_is_named_only_where_it_lets_the_study_go_on(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        stopping, ended = create(), create()
+        stores.begin(stores.drive(stopping))
+        lifecycle.stop(stopping.id)
+        lifecycle.cancel(ended.id)
+        for study, said in ((stopping, "cannot be given another point$"), (ended, "before a larger budget.max_trials")):
+            with pytest.raises(InvalidTransitionError, match=said):
+                lifecycle.enqueue(study.id, {"lambda": 1, "rho": 0.2})
+
 
 class TestArchiveAndDelete:
     def test_only_what_has_ended_is_archived_or_deleted(
