@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Self
@@ -14,6 +14,9 @@ from search_spaces.parameters import FloatParameter, Parameter, Point, Scalar, p
 
 MAX_PARAMETERS = 64
 MAX_CONDITION_STATES = 4_096
+
+MAX_COUNTING_WORK = 1_000_000
+"""Of counting a space's points: classes of values times what is remembered beside each; about 0.6 s on one core."""
 
 State = tuple[tuple[str, str | None], ...]
 """What counting remembers: for each parent that later conditions ask about, its class of values; None: inactive."""
@@ -242,35 +245,56 @@ def _mentioned(parameters: Mapping[str, Parameter]) -> dict[str, dict[str, Scala
     return mentioned
 
 
+def _told_apart(parameters: Mapping[str, Parameter]) -> dict[str, dict[str, int]]:
+    """For every parent, the values that conditions ask about, those together that the same conditions hold for.
+
+    Each class by the key of one of its values, with the number of its values.
+    """
+    holding: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, parameter in parameters.items():
+        for parent, keys in parameter.condition_keys.items():
+            for key in keys:
+                holding[parent][key].append(name)
+    classes: dict[str, dict[str, int]] = {}
+    for parent, of_values in holding.items():
+        first: dict[tuple[str, ...], str] = {}
+        classes[parent] = Counter(first.setdefault(tuple(names), key) for key, names in of_values.items())
+    return classes
+
+
 def _count(parameters: Mapping[str, Parameter]) -> int:
-    """The number of points of a finite space.
+    """The number of points of a finite space. Raises _TooEntangledError where that takes too much time or memory.
 
     Values of a parent that no condition tells apart are counted together, and a parent is forgotten after the last
     parameter that asks about it, so that the work does not grow with the number of points.
     """
     order = _parents_first(parameters)
     last_use = {parent: name for name in order for parent in parameters[name].when}
-    mentioned = _mentioned(parameters)
+    told_apart = _told_apart(parameters)
     counts: Counter[State] = Counter({(): 1})
+    work = 0
     for name in order:
         after: Counter[State] = Counter()
         for state, count in counts.items():
-            for value_class, members in _classes(parameters[name], mentioned.get(name, {}), dict(state)):
+            classes = _classes(parameters[name], told_apart.get(name, {}), dict(state))
+            work += len(classes) * (1 + len(state))
+            if work > MAX_COUNTING_WORK:
+                raise _TooEntangledError
+            for value_class, members in classes:
                 remembered = (*state, (name, value_class)) if name in last_use else state
                 kept = tuple(item for item in remembered if last_use[item[0]] != name)
                 after[kept] += count * members
-        if len(after) > MAX_CONDITION_STATES:
-            raise _TooEntangledError
+            if len(after) > MAX_CONDITION_STATES:
+                raise _TooEntangledError
         counts = after
     return counts.total()
 
 
 def _classes(
-    parameter: Parameter, mentioned: Mapping[str, Scalar], known: Mapping[str, str | None]
+    parameter: Parameter, told_apart: Mapping[str, int], known: Mapping[str, str | None]
 ) -> list[tuple[str | None, int]]:
     """The classes of values that conditions tell apart, with the number of values in each."""
     if not all(known[parent] in keys for parent, keys in parameter.condition_keys.items()):
         return [(None, 1)]
-    rest = (parameter.size or 0) - len(mentioned)
-    classes: list[tuple[str | None, int]] = [(key, 1) for key in mentioned]
-    return [*classes, ("", rest)] if rest else classes
+    rest = (parameter.size or 0) - sum(told_apart.values())
+    return [*told_apart.items(), ("", rest)] if rest else [*told_apart.items()]

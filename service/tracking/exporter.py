@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_TRIALS = 500  # read of one study at a time
 _REFUSED_PAUSE_S = 60.0
+_LATE_S = 60.0  # so long after it was given up MLflow may still carry out a request
 
 
 @dataclass(slots=True)
@@ -45,7 +46,8 @@ class ExportReport:
 class _Progress:
     """What this process knows of one study's export; times by the exporter's clock.
 
-    about: the fields of the study and of the trial that is being written, for log lines.
+    about: the fields of the study and of the trial that is being written, for log lines. was_cut_off: since MLflow
+    showed all of the study last, a call of ours has failed, which MLflow may carry out yet.
     """
 
     about: dict[str, str] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class _Progress:
     study_written_at: float | None = None
     trials_written_at: dict[str, float] = field(default_factory=dict)
     refused_until: float = float("-inf")
+    was_cut_off: bool = False
 
     def start_over(self) -> None:
         """Forgets what was written."""
@@ -80,6 +83,7 @@ class Exporter:
         self._min_interval_s = min_interval_s
         self._clock = clock
         self._progress: dict[str, _Progress] = {}
+        self._look_again_at: dict[str, float] = {}
 
     def export_pending(self, should_stop: Callable[[], bool] = lambda: False) -> ExportReport:
         """Writes everything that is due of what MLflow lacks, at most some hundred trials of each study.
@@ -90,6 +94,7 @@ class Exporter:
         StoreUnavailableError; what was written until then stays written, and the next call goes on from there.
         """
         report = ExportReport()
+        self._look_again()
         for study_id in self._store.behind():
             if should_stop():
                 break
@@ -101,6 +106,7 @@ class Exporter:
                 with logs.about(study_id=study_id):
                     self._export_or_rebuild(study_id, progress, report, should_stop)
             except (TrackingUnavailableError, StoreUnavailableError):
+                progress.was_cut_off = True
                 for known in self._progress.values():
                     known.runs = None  # whether the last call was carried out is unknown: look again afterwards
                 raise
@@ -124,9 +130,21 @@ class Exporter:
         """Forgets what it knows of MLflow's runs: another process may have written them since."""
         self._progress.clear()
 
+    def _look_again(self) -> None:
+        """Has those studies written once more of which MLflow may have carried out a request after all that came later.
+
+        It would leave a run RUNNING or doubled, or a tag as it was, and nothing else would ever look.
+        """
+        for study_id in [study_id for study_id, at in self._look_again_at.items() if at <= self._clock()]:
+            self._store.write_again(study_id)
+            del self._look_again_at[study_id]
+            if study_id in self._progress:
+                self._progress[study_id].runs = None
+
     def _set_aside(self, study_id: str, progress: _Progress, report: ExportReport, error: Exception) -> None:
         report.refused[study_id] = str(error)
         progress.runs = None
+        progress.was_cut_off = True
         progress.refused_until = self._clock() + _REFUSED_PAUSE_S
 
     def _export_or_rebuild(
@@ -159,6 +177,9 @@ class Exporter:
             self._left_runs.delete(study_id, backlog.study.mlflow_experiment_id)
         if now.catches_up:
             self._store.study_exported(study_id, revision=backlog.revision)
+            if progress.was_cut_off:
+                progress.was_cut_off = False
+                self._look_again_at[study_id] = self._clock() + _LATE_S
             if backlog.study.state.is_final:
                 self._progress.pop(study_id, None)
         report.more |= len(backlog.trials) == _MAX_TRIALS and bool(now.trials or now.unseen)

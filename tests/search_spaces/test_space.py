@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from itertools import islice
 from typing import Any
 
@@ -100,6 +101,37 @@ def test_conditions_that_nobody_could_count_are_refused() -> None:
     parents = {f"p{index}": choice(0, 1) for index in range(32)}
     children = {f"c{index}": choice(0, 1, **{f"p{index}": [1]}) for index in range(32)}
     assert "too entangled" in message_of(**parents, **children)
+
+
+def test_values_that_the_same_conditions_hold_for_are_counted_as_one() -> None:
+    """A chain in which each asks for every value of the one before, beside one that is remembered to the end."""
+    every = list(range(1_000))
+    chain: dict[str, Any] = {"r": choice(0, 1, 2, 3), "p0": {"type": "int", "low": 0, "high": 999}}
+    for index in range(1, 18):
+        chain[f"p{index}"] = {"type": "int", "low": 0, "high": 999, "when": {f"p{index - 1}": every}}
+    chain["z"] = choice(0, 1, r=[0, 1, 2], p17=[0])
+    began = time.process_time()
+    assert space(**chain).grid_size() == 1_000**17 * (4 * 999 + 3 * 2 + 1)
+    assert time.process_time() - began < 3  # 0.2 s; value by value it took minutes
+
+
+def test_counting_gives_up_in_time_and_takes_little_memory() -> None:
+    """Every value told apart from every other by the conditions of ten, for two parents that are remembered at once."""
+    bits = {
+        f"{parent}{bit}": choice(0, **{parent: [value for value in range(1_000) if value >> bit & 1]})
+        for parent in "pq"
+        for bit in range(10)
+    }
+    parents = {parent: {"type": "int", "low": 0, "high": 999} for parent in "pq"}
+    began = time.process_time()
+    assert "too entangled" in message_of(**parents, **bits)
+    assert time.process_time() - began < 3
+    chain = {f"p{index}": choice(0, 1) for index in range(11)} | {f"q{index}": choice(0) for index in range(28)}
+    chain |= {f"t{index}": choice(0, 1) for index in range(24)}
+    last = choice(0, **{name: [0] for name in chain if not name.startswith("t")})
+    began = time.process_time()
+    assert "too entangled" in message_of(**chain, z=last)
+    assert time.process_time() - began < 3
 
 
 def test_a_grid_over_a_continuum_names_the_parameters_without_a_step() -> None:

@@ -16,7 +16,7 @@ from service.store.lifecycle import StudyChanges
 from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported, TrialEnded
 from service.study import Scalar, TrialState
-from service.tracking.exporter import Exporter, TrackingUnavailableError
+from service.tracking.exporter import Exporter, ExportReport, TrackingUnavailableError
 from tests.service.conftest import Life
 from tests.service.mlflow_server import MlflowServer
 from tests.service.tracking.shown import (
@@ -130,6 +130,63 @@ def test_a_run_whose_creation_timed_out_and_came_true_later_is_deleted(
     assert len(children_of(client, study)) == 2
     assert parent_of(client, study).info.run_id == life.studies.get(study.id).mlflow_run_id
     assert len(runs_of(client, study, ViewType.DELETED_ONLY)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "of_trial"),
+    [("update", False), ("log-batch", False), ("update", True), ("log-batch", True), ("create", True)],
+)
+def test_a_request_that_mlflow_carries_out_after_everything_is_written_is_mended(
+    path: str,
+    of_trial: bool,
+    life: Life,
+    exporter: Exporter,
+    client: MlflowClient,
+    store: ExportStore,
+    clock: Clock,
+    network: Network,
+) -> None:
+    """It timed out here, and one of the server's processes had it all along."""
+    study = life.create()
+    driver = life.start(study)
+    trials = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    for trial in trials:
+        life.begin(driver, trial)
+    if path != "create":
+        exporter.export_pending()
+        clock.now += 10
+    run_id = (
+        ""
+        if path == "create"
+        else (children_of(client, study)[trial.id] if of_trial else parent_of(client, study)).info.run_id
+    )
+    late: list[Send] = []
+
+    def times_out_once(asked: str, body: str, send: Send) -> requests.Response:
+        if late or asked != path or run_id not in body or ("samstudy.trial_id" in body) < (path == "create"):
+            return send()
+        late.append(send)
+        raise requests.ReadTimeout("too slow")
+
+    network.append(times_out_once)
+    driver.record([EpochReported(trial.id, 1, 1, {"val_accuracy": 0.5}) for trial in trials])
+    exporter.export_pending()
+    driver.record([TrialEnded(trial.id, 1, TrialState.SUCCEEDED, 0.5) for trial in trials])
+    life.succeed(driver)
+    while store.behind():
+        clock.now += 60
+        exporter.export_pending()
+    assert len(late) == 1
+    late[0]()
+    clock.now += 60
+    exporter.export_pending()
+    assert store.behind() == []
+    children = children_of(client, study).values()
+    assert len(children) == 2
+    shown = {(run.info.status, run.data.tags["samstudy.state"]) for run in (parent_of(client, study), *children)}
+    assert shown == {("FINISHED", "SUCCEEDED")}
+    clock.now += 600
+    assert exporter.export_pending() == ExportReport()
 
 
 def test_what_people_log_into_a_run_deletes_it_not(
