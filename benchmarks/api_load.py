@@ -37,7 +37,7 @@ DRIVERS = 10
 RESULTS_PER_S = 100.0
 READ_P99_MS = 50.0
 POST_P99_MS = 150.0
-FLAT = 0.05
+FLAT = 0.02
 """By how much of itself the API's memory may grow from the second third of the load to the last: caches fill first."""
 CALLERS = 50
 WARM_UP_S = 10.0

@@ -112,9 +112,10 @@ class TrialDetail(TrialOverview):
 
 
 class ResultList(_Answer):
-    """What a trial has reported, one entry for each epoch."""
+    """One page of what a trial has reported, one entry for each epoch."""
 
     results: list[Result]
+    next_page_token: str | None = Field(description="page_token of the next page; null on the last one")
 
 
 class ComparedStudy(_Answer):

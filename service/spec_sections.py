@@ -62,6 +62,8 @@ def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
             problems.append(RuleProblem((key,), f"a label's key has 1 to 63 characters, got {shown(key)}"))
         elif problem := word_problem(key):
             problems.append(RuleProblem((key,), f"a label's key {problem}"))
+        elif key != key.strip():
+            problems.append(RuleProblem((key,), f"a label's key must not begin or end with a blank, got {shown(key)}"))
         elif ":" in key:
             message = f"a label's key must not contain ':', which ends it where studies are filtered, got {shown(key)}"
             problems.append(RuleProblem((key,), message))

@@ -41,7 +41,14 @@ def read_trial(study_id: StudyId, trial_id: TrialId, studies: Studies) -> TrialD
     return reading.trial_detail(studies, study_id, trial_id)
 
 
-@router.get("/{trial_id}/results", responses=documented(StudyNotFoundError, TrialNotFoundError))
-def list_results(study_id: StudyId, trial_id: TrialId, studies: Studies) -> ResultList:
-    """What the trial has reported, one entry for each epoch."""
-    return ResultList(results=studies.results(study_id, trial_id))
+@router.get("/{trial_id}/results", responses=documented(StudyNotFoundError, TrialNotFoundError, InvalidRequestError))
+def list_results(
+    study_id: StudyId,
+    trial_id: TrialId,
+    studies: Studies,
+    page_size: Annotated[int, Query(ge=1, le=1_000)] = 1_000,
+    page_token: PageToken = None,
+) -> ResultList:
+    """What the trial has reported, one entry for each epoch that it reported, the first ones first."""
+    results, token = studies.result_page(study_id, trial_id, page_size=page_size, page_token=page_token)
+    return ResultList(results=results, next_page_token=token)

@@ -243,7 +243,8 @@ class Client(Connection):
 
     def results(self, study_id: str, trial_id: str) -> list[Result]:
         """What a trial has reported, epoch by epoch. Raises TrialNotFoundError."""
-        return self._ask(ResultList, "GET", f"{study_path(study_id)}/trials/{quoted(trial_id)}/results").results
+        path = f"{study_path(study_id)}/trials/{quoted(trial_id)}/results"
+        return [one for page in self._pages(ResultList, path, {"page_size": _LARGEST_PAGE}) for one in page.results]
 
     def logs(
         self, study_id: str, trial_id: str, *, attempt: int | None = None, tail: int | None = None, follow: bool = False

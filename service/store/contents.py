@@ -17,6 +17,7 @@ from service.errors import ConfigurationNotFoundError, StudyNotFoundError, Trial
 from service.store import records, tables
 from service.store.database import Database
 from service.store.filters import ConfigurationFilter, TrialFilter, in_scope
+from service.store.paging import Keyset, SortKey
 from service.store.ranking import best_configuration
 from service.store.records import Record
 from service.store.watching import controller_lease
@@ -223,6 +224,18 @@ class StudyContents:
     def results(self, study_id: str, trial_id: str) -> list[Result]:
         """One per reported epoch, in order. Raises TrialNotFoundError."""
         return self._of_trial(study_id, trial_id, tables.results, Result, order_by=tables.results.c.epoch)
+
+    def result_page(
+        self, study_id: str, trial_id: str, *, page_size: int, page_token: str | None = None
+    ) -> tuple[list[Result], str | None]:
+        """Some of them, and the token of the next page. Raises TrialNotFoundError, PageTokenError."""
+        table = tables.results
+        keyset = Keyset([SortKey(table.c.epoch, int)], ["results", study_id, trial_id])
+        query = records.selected(table, Result).where(table.c.trial_id == trial_id)
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            _trial(connection, study_id, trial_id)
+            return keyset.read(connection, query, Result, page_size=page_size, page_token=page_token)
 
     def events(self, study_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
         """What happened after the event with this id, oldest first."""

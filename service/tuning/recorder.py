@@ -88,6 +88,10 @@ class Recorder:
         """Whether another driver has taken over, or the study has ended without this one."""
         return self._lost.is_set()
 
+    def lose_lease(self) -> None:
+        """Hears that the store has refused another write of this driver's."""
+        self._lost.set()
+
     def record(self, report: Report, after_commit: Callable[[], None] | None = None) -> None:
         """Hands over a report; returns at once."""
         self._reports.put(_Handed(report, time.monotonic(), after_commit))

@@ -64,6 +64,7 @@ class StudySearcher(_Unsaved, Searcher):
             logger.warning("waiting for the store: %s", error)
             return None
         except LeaseLostError:
+            self._recorder.lose_lease()
             return str(Searcher.FINISHED)
         if isinstance(issued, Ending | Leaving):
             self._decided = issued

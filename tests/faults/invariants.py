@@ -162,6 +162,9 @@ class Witness:
         never_again = trial.state in (TrialState.CANCELLED, TrialState.PENDING, TrialState.PAUSED)
         if attempts and not (never_again and attempts[-1].state in lost):
             assert attempts[-1].state.value == trial.state.value
+        if trial.state in (TrialState.SUCCEEDED, TrialState.EARLY_STOPPED, TrialState.FAILED):
+            another = self.process_id(trial.id, trial.attempt + 1)  # the store would refuse it, and not show it
+            assert another is None, f"finished trial {trial.id} was run once more, by process {another}"
         drivers = [attempt.driver_attempt for attempt in attempts]
         assert drivers == sorted(drivers)
 

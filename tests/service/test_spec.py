@@ -100,6 +100,7 @@ def test_unreadable_values_do_not_hide_the_rest() -> None:
         ({"labels": {"k": 1}}, "labels.k", "must be text, got 1"),
         ({"labels": {"k": "\n"}}, "labels.k", "line breaks"),
         ({"labels": {"": "v"}}, "labels.''", "1 to 63"),
+        ({"labels": {"team ": "v"}}, "labels.team ", "must not begin or end with a blank"),
         ({"labels": {"a:b": "v"}}, "labels.a:b", "must not contain ':'"),
         ({"labels": {str(index): "" for index in range(33)}}, "labels", "at most 32 entries, got 33"),
         ({"train": {"seed": 1}}, "train.seed", "replicates.seeds"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.store.reports import EpochReported
 from tests.service.api.stores import on_sqlite
 
 if TYPE_CHECKING:
@@ -235,6 +236,27 @@ class TestTrials:
         numbers = [trial["number"] for trial in found]
         assert numbers == sorted(set(numbers), reverse=order_by == "-number")
         assert set(old) <= set(numbers)
+
+    def test_what_a_trial_has_reported_comes_once_and_in_order_while_it_trains(
+        self, api: TestClient, life: Life
+    ) -> None:
+        driver = life.start(life.create())
+        trials = life.propose(driver, {"lambda": 0.0, "rho": 0.1})
+        for trial in trials:
+            life.begin(driver, trial)
+
+        def report(epoch: int) -> None:
+            driver.record([EpochReported(trial.id, 1, epoch, {"val_accuracy": epoch / 100}) for trial in trials])
+
+        for epoch in (2, 4, 6, 8, 10):
+            report(epoch)
+        late = iter((12, 14, 16))
+        path = f"studies/{trials[0].study_id}/trials/{trials[0].id}/results"
+        found = read_all(api, path, "results", lambda: report(next(late)), page_size=3)
+        assert [result["epoch"] for result in found] == [2, 4, 6, 8, 10, 12]
+        token = api.get(path, params={"page_size": 1}).json()["next_page_token"]
+        other = api.get(path.replace(trials[0].id, trials[1].id), params={"page_token": token})
+        assert refusal(other) == (422, "invalid_request", ["page_token"])
 
     def test_trials_can_be_filtered(self, api: TestClient, life: Life) -> None:
         study = life.create(confirm={"top_k": 1, "seeds": [7]})
