@@ -165,7 +165,8 @@ def test_the_best_is_confirmed_on_seeds_that_the_search_never_saw(service: Servi
     assert again.best is not None
     assert again.best.confirmed is not None
     assert (again.state, again.best.confirmed.n) == (StudyState.SUCCEEDED, 4)
-    (added,) = [trial for trial in client.trials(study.id) if trial not in trials]
+    known = {trial.id for trial in trials}
+    (added,) = [trial for trial in client.trials(study.id) if trial.id not in known]
     assert (added.seed, added.configuration_id) == (13, study.best.configuration.id)
     wait_for_export(client, study.id)
     assert len(Tracked(service, "confirmed").children()) == 12
