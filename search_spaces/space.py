@@ -272,8 +272,11 @@ def _count(parameters: Mapping[str, Parameter]) -> int:
     last_use = {parent: name for name in order for parent in parameters[name].when}
     told_apart = _told_apart(parameters)
     counts: Counter[State] = Counter({(): 1})
-    work = 0
+    factor, work = 1, 0
     for name in order:
+        if name not in last_use and not parameters[name].when:
+            factor *= parameters[name].size or 0
+            continue
         after: Counter[State] = Counter()
         for state, count in counts.items():
             classes = _classes(parameters[name], told_apart.get(name, {}), dict(state))
@@ -287,7 +290,7 @@ def _count(parameters: Mapping[str, Parameter]) -> int:
             if len(after) > MAX_CONDITION_STATES:
                 raise _TooEntangledError
         counts = after
-    return counts.total()
+    return factor * counts.total()
 
 
 def _classes(

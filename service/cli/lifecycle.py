@@ -157,7 +157,7 @@ def confirm(
     """
     with client() as service:
         study = service.study(study_id)
-        before = study.spec["confirm"] or {"top_k": 1, "seeds": []}
+        before = study.spec.get("confirm") or {"top_k": 1, "seeds": []}
         known = before["seeds"]
         of_them = before["top_k"] if top_k is None else top_k
         all_seeds = [*known, *(seed for seed in seeds if seed not in known)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -195,13 +195,12 @@ class ExportStore:
                 .values(revision=trials.c.revision + 1, exported_revision=0, exported_epoch=0, mlflow_run_id=None)
             )
 
-    def write_again(self, study_id: str) -> None:
-        """Counts the study and all of its trials as behind; their runs, and the results in them, stay known."""
-        trials = tables.trials
+    def write_again(self, study_id: str, trial_ids: Iterable[str]) -> None:
+        """Counts the study and these of its trials as behind; their runs, and the results in them, stay known."""
         with self._database.writing() as connection:
             records.touch_study(connection, study_id)
-            of_study = update(trials).where(trials.c.study_id == study_id)
-            connection.execute(of_study.values(revision=trials.c.revision + 1))
+            for trial_id in sorted(trial_ids):
+                records.touch_trial(connection, trial_id)
 
     def _write(self, change: Update | None, *, study_id: str | None = None, trial_id: str | None = None) -> None:
         """Changes a study's row or a trial's; where another process leads, it makes them count as behind instead."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,13 @@ from service.store import records, tables
 from service.store.database import Database
 from service.store.demands import at_target
 from service.store.inserting import insert_configuration, last_number
-from service.store.reopening import check_confirming, check_confirming_change, check_going_on, raised_limits
+from service.store.reopening import (
+    check_confirming,
+    check_confirming_change,
+    check_going_on,
+    raised_limits,
+    trials_cut_off,
+)
 from service.store.spending import used_up
 from service.store.summaries import summarise_configurations
 from service.study import (
@@ -34,7 +40,6 @@ from service.study import (
     Configuration,
     Intent,
     Origin,
-    Purpose,
     Reason,
     Study,
     StudyState,
@@ -149,7 +154,9 @@ class LifecycleStore:
             trials += self._kept_from_another_attempt(connection, study_id)
             cut_off: list[str] = []
             if state is StudyState.FAILED:
-                cancelled = records.trials_in(connection, study_id, [TrialState.CANCELLED], begun=by_user)
+                cancelled = records.trials_in(
+                    connection, study_id, [TrialState.CANCELLED], begun=by_user, ended_at=study.finished_at
+                )
                 cut_off = [trial_id for trial_id in cancelled if trial_id not in set(trials)]
             if not (trials or cut_off) and (by_user or study.reason != Reason.DRIVER_FAILED):
                 raise InvalidTransitionError(f"study {study_id!r} has no trial that failed or was lost")
@@ -181,13 +188,13 @@ class LifecycleStore:
             ends = study.intent in (Intent.STOP, Intent.CANCEL) and not state.is_final
             if ends and spec.budget != Budget.model_validate(study.spec["budget"]):
                 raise _impossible(study, "given another budget")
-            confirms = changes.confirm is not None and spec.confirm != accepted_spec(study.spec).confirm
-            if confirms:
+            confirms = changes.confirm is not None and state.is_final and check_confirming(connection, study, spec)
+            if changes.confirm is not None and not state.is_final and spec.confirm != accepted_spec(study.spec).confirm:
                 if ends:
                     raise _impossible(study, "told what to confirm")
                 check_confirming_change(connection, study, spec)
-                confirms = state.is_final and check_confirming(connection, study, spec, searches_on=bool(raised))
-            searches = state.is_final and bool(raised) and check_going_on(connection, study, spec)
+            leads_on = bool({"max_trials"}.intersection(raised) if confirms else raised)
+            searches = state.is_final and leads_on and check_going_on(connection, study, spec)
             reopens = confirms or searches
             shows_again = {"archived": False} if reopens and study.archived_at else {}
             values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
@@ -201,8 +208,7 @@ class LifecycleStore:
             }
             records.add_event(connection, study_id, "study.changed", data, at=now)
             if reopens:
-                purposes: Iterable[Purpose] = Purpose if searches else [Purpose.CONFIRM]
-                cut_off = records.trials_in(connection, study_id, [TrialState.CANCELLED], purposes=purposes)
+                cut_off = trials_cut_off(connection, study_id, spec, searches=searches)
                 self._reopen_trials(connection, study_id, cut_off, now)
                 study = self._want(connection, study, Intent.RUN, now)
                 self._queue(connection, study, now, driver_losses=0, archived_at=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
@@ -19,7 +19,6 @@ from service.study import (
     OPEN_TRIAL_STATES,
     AttemptState,
     Intent,
-    Purpose,
     Reason,
     StudyState,
     TrialState,
@@ -216,13 +215,16 @@ def trials_in(
     states: Collection[TrialState],
     *,
     begun: bool = False,
-    purposes: Iterable[Purpose] = Purpose,
+    ended_at: datetime | None = None,
 ) -> list[str]:
-    """Ids of the study's trials in these states, in the order of their numbers; begun: only those that had started."""
+    """Ids of the study's trials in these states, in the order of their numbers.
+
+    begun: only those that had started. ended_at: only those that ended at this moment.
+    """
     trials = tables.trials
-    query = select(trials.c.id).where(
-        trials.c.study_id == study_id, trials.c.state.in_(states), trials.c.purpose.in_(list(purposes))
-    )
+    query = select(trials.c.id).where(trials.c.study_id == study_id, trials.c.state.in_(states))
+    if ended_at is not None:
+        query = query.where(trials.c.finished_at == ended_at)
     if begun:
         query = query.where(trials.c.attempt > 0)
     return list(connection.execute(query.order_by(trials.c.number)).scalars())

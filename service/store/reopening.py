@@ -53,7 +53,7 @@ def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> 
         )
     if limit is not None:
         raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit} as well: raise that too")
-    cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED])
+    cut_off = trials_cut_off(connection, study.id, spec, searches=True)
     if not (cut_off or _ends_well(connection, study, failures) or _has_more_to_confirm(connection, study.id, spec)):
         no_more = _why_no_more(connection, study.id, spec)
         if no_more and (had_no_time or was_lowered):
@@ -61,11 +61,7 @@ def check_going_on(connection: Connection, study: Row[Any], spec: StudySpec) -> 
         if no_more:
             otherwise = f"; a retry runs its {failures} failed trials again" if failures else ""
             raise InvalidTransitionError(f"study {study.id!r} has tried {no_more}{otherwise}")
-    if budget.max_failed_trials is not None and failures > budget.max_failed_trials:
-        raise InvalidTransitionError(
-            f"study {study.id!r} has {failures} failed trials, more than budget.max_failed_trials allows, "
-            f"{budget.max_failed_trials}: raise that too, or retry them"
-        )
+    _check_failures(study, spec, failures=failures)
     return True
 
 
@@ -79,7 +75,7 @@ def check_confirming_change(connection: Connection, study: Row[Any], spec: Study
         raise InvalidTransitionError(
             f"study {study.id!r} is {study.state}: pause it, or wait for its end, before you change what it confirms"
         )
-    used = {seed for seeds in _confirming_seeds(connection, study.id).values() for seed in seeds}
+    used = set().union(*_confirming_seeds(connection, study.id, begun=True).values())
     if gone := sorted(used.difference(spec.confirm.seeds if spec.confirm else ())):
         raise InvalidTransitionError(
             f"study {study.id!r} has confirmed configurations on seed {gone[0]}: confirm.seeds must keep "
@@ -87,30 +83,61 @@ def check_confirming_change(connection: Connection, study: Row[Any], spec: Study
         )
 
 
-def check_confirming(connection: Connection, study: Row[Any], spec: StudySpec, *, searches_on: bool) -> bool:
-    """Whether a study that has ended goes on with what this spec confirms; False where it has confirmed all of that.
+def check_confirming(connection: Connection, study: Row[Any], spec: StudySpec) -> bool:
+    """Whether a study that has ended goes on with what this spec confirms.
 
-    searches_on: the same change lets its search go on. Raises InvalidTransitionError where the next driver would only
-    end it again, or go on with the search, which nobody has asked for.
+    False where it has confirmed all of that, and where there is nothing to confirm yet and a raised limit lets it go on
+    to that. Raises InvalidTransitionError where the next driver would only end it again, or would go on with the
+    search, which only a higher budget.max_trials asks for.
     """
+    check_confirming_change(connection, study, spec)
+    raised = raised_limits(study.spec["budget"], spec.budget.model_dump(mode="json"))
+    has_results = bool(_best_ones(connection, study.id, spec))
+    has_more = _has_more_to_confirm(connection, study.id, spec)
+    if has_results and not (has_more or trials_cut_off(connection, study.id, spec, searches=False)):
+        return False
+    if raised and (study.state == StudyState.FAILED or not has_results):
+        return False
     if study.state == StudyState.FAILED:
         raise InvalidTransitionError(f"study {study.id!r} has failed: retry it before you have its best confirmed")
-    if not _best_ones(connection, study.id, spec):
+    if not has_results:
         raise InvalidTransitionError(f"study {study.id!r} has no configuration with a result: there is none to confirm")
-    cut_off = records.trials_in(connection, study.id, [TrialState.CANCELLED], purposes=[Purpose.CONFIRM])
-    if not (cut_off or _has_more_to_confirm(connection, study.id, spec)):
-        return False
     limit = used_up(connection, study, spec.budget)
     if limit is not None:
         raise InvalidTransitionError(f"study {study.id!r} has used up budget.{limit}: raise that too")
-    is_at_target = study.id in at_target(connection, [study])
-    if not (searches_on or is_at_target or _why_no_more(connection, study.id, spec)):
+    is_over = study.id in at_target(connection, [study]) or _why_no_more(connection, study.id, spec)
+    if not is_over and "max_trials" not in raised:
         most = last_number(connection, tables.configurations, study.id) * len(spec.replicates.seeds)
         raise InvalidTransitionError(
             f"study {study.id!r} has ended before its search was over: with budget.max_trials at {most}, in the same "
-            "change, it confirms the best that it has"
+            "change, it confirms the best that it has; without confirm, a raised limit lets it search on first"
         )
+    _check_failures(study, spec, failures=len(records.trials_in(connection, study.id, [TrialState.FAILED])))
     return True
+
+
+def trials_cut_off(connection: Connection, study_id: str, spec: StudySpec, *, searches: bool) -> list[str]:
+    """Ids of the cancelled trials that a study which is reopened runs after all: those that confirm on seeds of the
+    spec, and where it searches on, those of the search.
+    """
+    table = tables.trials
+    confirms = (table.c.purpose == Purpose.CONFIRM) & table.c.seed.in_(spec.confirm.seeds if spec.confirm else ())
+    query = select(table.c.id).where(
+        table.c.study_id == study_id,
+        table.c.state == TrialState.CANCELLED,
+        confirms | (table.c.purpose == Purpose.SEARCH) if searches else confirms,
+    )
+    return list(connection.execute(query.order_by(table.c.number)).scalars())
+
+
+def _check_failures(study: Row[Any], spec: StudySpec, *, failures: int) -> None:
+    """Raises InvalidTransitionError where so many have failed that the next driver would end the study at once."""
+    most = spec.budget.max_failed_trials
+    if most is not None and failures > most:
+        raise InvalidTransitionError(
+            f"study {study.id!r} has {failures} failed trials, more than budget.max_failed_trials allows, "
+            f"{most}: raise that too, or retry them"
+        )
 
 
 def _has_more_at_target(connection: Connection, study_id: str, spec: StudySpec) -> bool:
@@ -154,12 +181,14 @@ def _best_ones(connection: Connection, study_id: str, spec: StudySpec) -> list[s
     return list(connection.execute(best).scalars())
 
 
-def _confirming_seeds(connection: Connection, study_id: str) -> dict[str, set[int]]:
-    """The seeds of each configuration's confirming trials, however these have ended."""
+def _confirming_seeds(connection: Connection, study_id: str, *, begun: bool = False) -> dict[str, set[int]]:
+    """The seeds of each configuration's confirming trials; begun: but for those cancelled before they had begun."""
     table = tables.trials
     query = select(table.c.configuration_id, table.c.seed).where(
         table.c.study_id == study_id, table.c.purpose == Purpose.CONFIRM
     )
+    if begun:
+        query = query.where((table.c.attempt > 0) | (table.c.state != TrialState.CANCELLED))
     found: defaultdict[str, set[int]] = defaultdict(set)
     for row in connection.execute(query):
         found[row.configuration_id].add(row.seed)

@@ -46,8 +46,9 @@ class ExportReport:
 class _Progress:
     """What this process knows of one study's export; times by the exporter's clock.
 
-    about: the fields of the study and of the trial that is being written, for log lines. was_cut_off: since MLflow
-    showed all of the study last, a call of ours has failed, which MLflow may carry out yet.
+    about: the fields of the study and of the trial that is being written, for log lines. cut_off: since MLflow showed
+    all of the study last, a call for these of its trials has failed, or for its parent run (None), which MLflow may
+    carry out yet.
     """
 
     about: dict[str, str] = field(default_factory=dict)
@@ -55,12 +56,20 @@ class _Progress:
     study_written_at: float | None = None
     trials_written_at: dict[str, float] = field(default_factory=dict)
     refused_until: float = float("-inf")
-    was_cut_off: bool = False
+    cut_off: set[str | None] = field(default_factory=set)
 
     def start_over(self) -> None:
         """Forgets what was written."""
         self.runs = self.study_written_at = None
         self.trials_written_at.clear()
+
+
+@dataclass(slots=True)
+class _SecondLook:
+    """When a study is to be written once more, and which of its trials."""
+
+    at: float = 0.0
+    trial_ids: set[str] = field(default_factory=set)
 
 
 class Exporter:
@@ -83,7 +92,7 @@ class Exporter:
         self._min_interval_s = min_interval_s
         self._clock = clock
         self._progress: dict[str, _Progress] = {}
-        self._look_again_at: dict[str, float] = {}
+        self._to_look_at: dict[str, _SecondLook] = {}
 
     def export_pending(self, should_stop: Callable[[], bool] = lambda: False) -> ExportReport:
         """Writes everything that is due of what MLflow lacks, at most some hundred trials of each study.
@@ -105,8 +114,9 @@ class Exporter:
             try:
                 with logs.about(study_id=study_id):
                     self._export_or_rebuild(study_id, progress, report, should_stop)
-            except (TrackingUnavailableError, StoreUnavailableError):
-                progress.was_cut_off = True
+            except (TrackingUnavailableError, StoreUnavailableError) as error:
+                if isinstance(error, TrackingUnavailableError):
+                    progress.cut_off.add(progress.about.get("trial_id"))
                 for known in self._progress.values():
                     known.runs = None  # whether the last call was carried out is unknown: look again afterwards
                 raise
@@ -118,6 +128,8 @@ class Exporter:
                 self.start_over()
                 break
             except (RefusedError, RunGoneError, InvalidSpecError) as error:
+                if isinstance(error, RefusedError):  # of a timeout that was one study's only
+                    progress.cut_off.add(progress.about.get("trial_id"))
                 logger.error("study %s cannot be exported to MLflow: %s", study_id, error, extra=progress.about)
                 self._set_aside(study_id, progress, report, error)
             except Exception as error:  # the outermost runner of one study: a defect there must not stop the others
@@ -128,23 +140,31 @@ class Exporter:
 
     def start_over(self) -> None:
         """Forgets what it knows of MLflow's runs: another process may have written them since."""
+        for study_id, progress in self._progress.items():
+            self._look_again_at(study_id, progress)
         self._progress.clear()
 
     def _look_again(self) -> None:
-        """Has those studies written once more of which MLflow may have carried out a request after all that came later.
+        """Has those runs written once more for which MLflow may have carried out a request after all that came later.
 
         It would leave a run RUNNING or doubled, or a tag as it was, and nothing else would ever look.
         """
-        for study_id in [study_id for study_id, at in self._look_again_at.items() if at <= self._clock()]:
-            self._store.write_again(study_id)
-            del self._look_again_at[study_id]
+        for study_id in [study_id for study_id, look in self._to_look_at.items() if look.at <= self._clock()]:
+            self._store.write_again(study_id, self._to_look_at[study_id].trial_ids)
+            del self._to_look_at[study_id]
             if study_id in self._progress:
                 self._progress[study_id].runs = None
+
+    def _look_again_at(self, study_id: str, progress: _Progress) -> None:
+        if progress.cut_off:
+            look = self._to_look_at.setdefault(study_id, _SecondLook())
+            look.at = self._clock() + _LATE_S
+            look.trial_ids |= {trial_id for trial_id in progress.cut_off if trial_id is not None}
+            progress.cut_off = set()
 
     def _set_aside(self, study_id: str, progress: _Progress, report: ExportReport, error: Exception) -> None:
         report.refused[study_id] = str(error)
         progress.runs = None
-        progress.was_cut_off = True
         progress.refused_until = self._clock() + _REFUSED_PAUSE_S
 
     def _export_or_rebuild(
@@ -177,9 +197,7 @@ class Exporter:
             self._left_runs.delete(study_id, backlog.study.mlflow_experiment_id)
         if now.catches_up:
             self._store.study_exported(study_id, revision=backlog.revision)
-            if progress.was_cut_off:
-                progress.was_cut_off = False
-                self._look_again_at[study_id] = self._clock() + _LATE_S
+            self._look_again_at(study_id, progress)
             if backlog.study.state.is_final:
                 self._progress.pop(study_id, None)
         report.more |= len(backlog.trials) == _MAX_TRIALS and bool(now.trials or now.unseen)

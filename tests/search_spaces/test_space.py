@@ -126,12 +126,19 @@ def test_counting_gives_up_in_time_and_takes_little_memory() -> None:
     began = time.process_time()
     assert "too entangled" in message_of(**parents, **bits)
     assert time.process_time() - began < 3
-    chain = {f"p{index}": choice(0, 1) for index in range(11)} | {f"q{index}": choice(0) for index in range(28)}
-    chain |= {f"t{index}": choice(0, 1) for index in range(24)}
-    last = choice(0, **{name: [0] for name in chain if not name.startswith("t")})
+    remembered = {f"p{index}": choice(0, 1) for index in range(11)} | {f"q{index}": choice(0) for index in range(28)}
+    meanwhile = {f"t{index}": choice(0, 1, p0=[0]) for index in range(24)}
+    last = choice(0, **{name: [0] for name in remembered})
     began = time.process_time()
-    assert "too entangled" in message_of(**chain, z=last)
+    assert "too entangled" in message_of(**remembered, **meanwhile, z=last)
     assert time.process_time() - began < 3
+
+
+def test_parameters_that_depend_on_nothing_cost_nothing_beside_what_is_remembered() -> None:
+    parents = {f"p{index}": choice(0, 1) for index in range(12)}
+    others = {f"t{index}": choice(0, 1) for index in range(50)}
+    last = choice(0, 1, **{name: [1] for name in parents})
+    assert space(**parents, **others, z=last).grid_size() == 2**50 * (2**12 + 1)
 
 
 def test_a_grid_over_a_continuum_names_the_parameters_without_a_step() -> None:

@@ -193,6 +193,15 @@ class TestConfirm:
         assert "its 2 best on the seeds 10, 11, 12;" in command("confirm", study.id, "11", "12")
         assert life.studies.get(study.id).spec["confirm"] == {"top_k": 2, "seeds": [10, 11, 12]}
 
+    def test_a_spec_that_knows_no_confirm_yet_is_as_one_without(
+        self, command: Command, life: Life, database: Database
+    ) -> None:
+        study = life.finished(ACCURACIES, budget={"max_trials": 4})
+        older = {name: section for name, section in study.spec.items() if name != "confirm"}
+        with database.writing() as connection:
+            connection.execute(update(tables.studies).values(spec=older))
+        assert "confirms its best on the seeds 10;" in command("confirm", study.id, "10")
+
     @pytest.mark.parametrize("seeds", [[], ["0"], ["ten"], ["-1"]])
     def test_what_is_no_fresh_seed_is_refused(self, command: Command, life: Life, seeds: list[str]) -> None:
         study = life.finished(ACCURACIES, budget={"max_trials": 4})

@@ -574,6 +574,87 @@ class TestPatch:
         assert lifecycle.patch(study.id, StudyChanges(confirm=self.CONFIRM), if_version=None).state is QUEUED
         assert drive_to_its_end(stores, study) == 2
 
+    def test_the_same_confirm_once_more_runs_what_a_cancel_has_left(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 1})
+        drive_to_its_end(stores, study)
+        changes = StudyChanges(confirm=self.CONFIRM)
+        lifecycle.patch(study.id, changes, if_version=None)
+        lifecycle.cancel(study.id)
+        assert lifecycle.patch(study.id, changes, if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 2
+
+    def test_a_seed_that_no_trial_has_begun_with_can_be_taken_back(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 1})
+        drive_to_its_end(stores, study)
+        lifecycle.patch(study.id, StudyChanges(confirm=Confirm(seeds=(1000,))), if_version=None)
+        driver = stores.drive(study)
+        assert progress_of(driver).next_trial() is not None
+        lifecycle.cancel(study.id)
+        driver.finish(CANCELLED, Reason.USER, known=driver.snapshot().known)
+        lifecycle.patch(study.id, StudyChanges(confirm=self.CONFIRM), if_version=None)
+        assert drive_to_its_end(stores, study) == 2
+        trials = {trial.seed: trial.state for trial in stores.studies.trials(study.id)}
+        assert trials == {0: SUCCEEDED, 1000: CANCELLED, 100: SUCCEEDED, 101: SUCCEEDED}
+
+    def test_time_for_what_confirms_is_not_time_for_the_search(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 9, "max_wallclock_s": 1000})
+        driver = stores.drive(study)
+        stores.succeed(driver, stores.begin(driver))
+        stores.propose(driver)
+        driver.finish(SUCCEEDED, Reason.BUDGET_EXHAUSTED, known=driver.snapshot().known)
+        with stores.database.writing() as connection:
+            connection.execute(update(tables.studies).where(tables.studies.c.id == study.id).values(elapsed_s=1001.0))
+        for budget, said in (({}, "has used up"), ({"max_wallclock_s": 2000}, r"max_trials at 2, in the same change")):
+            with pytest.raises(InvalidTransitionError, match=said):
+                lifecycle.patch(study.id, StudyChanges(budget=budget, confirm=self.CONFIRM), if_version=None)
+        both = StudyChanges(budget={"max_wallclock_s": 2000, "max_trials": 2}, confirm=self.CONFIRM)
+        assert lifecycle.patch(study.id, both, if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 2
+        assert [trial.state for trial in stores.studies.trials(study.id)] == [SUCCEEDED, CANCELLED, *[SUCCEEDED] * 2]
+
+    def test_a_retry_of_what_confirms_leaves_what_the_user_had_stopped(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 10, "max_failed_trials": 0})
+        driver = stores.drive(study)
+        stores.succeed(driver, stores.begin(driver))
+        stores.propose(driver)
+        lifecycle.stop(study.id)
+        driver.finish(SUCCEEDED, Reason.USER, known=driver.snapshot().known)
+        both = StudyChanges(budget={"max_trials": 2}, confirm=self.CONFIRM)
+        lifecycle.patch(study.id, both, if_version=None)
+        assert drive_to_its_end(stores, study, fails=lambda trial: trial.seed == 100) == 1
+        assert stores.studies.get(study.id).state is FAILED
+        lifecycle.retry(study.id)
+        assert drive_to_its_end(stores, study) == 2
+        assert [trial.state for trial in stores.studies.trials(study.id)] == [SUCCEEDED, CANCELLED, *[SUCCEEDED] * 2]
+
+    def test_a_study_with_too_many_failures_by_now_is_not_reopened_to_fail(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 3})
+        drive_to_its_end(stores, study, fails=lambda trial: trial.trial_id.endswith("-1-0"))
+        before = stores.studies.get(study.id)
+        changes = StudyChanges(budget={"max_failed_trials": 0}, confirm=self.CONFIRM)
+        with pytest.raises(InvalidTransitionError, match=r"has 1 failed trials, more than budget\.max_failed_trials"):
+            lifecycle.patch(study.id, changes, if_version=None)
+        assert stores.studies.get(study.id) == before
+
+    def test_a_failed_study_whose_limit_is_raised_confirms_as_it_is_told(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        study = create(replicates=ONE_SEED, budget={"max_trials": 3, "max_failed_trials": 0})
+        assert drive_to_its_end(stores, study, fails=lambda trial: trial.trial_id.endswith("-2-0")) == 2
+        changes = StudyChanges(budget={"max_failed_trials": 1}, confirm=self.CONFIRM)
+        assert lifecycle.patch(study.id, changes, if_version=None).state is QUEUED
+        assert drive_to_its_end(stores, study) == 1 + 2
+
     def test_what_is_at_its_target_is_confirmed_later_too(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
     ) -> None:
