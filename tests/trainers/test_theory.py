@@ -159,6 +159,24 @@ def test_sizes_of_the_nonconvex_theorem_stay_within_its_limits_and_fall_with_the
             assert max(rho, gamma) <= 1 / (er.L_S * math.sqrt(steps)) * (1 + 1e-12)
 
 
+@pytest.mark.parametrize(("lam", "expected"), [(0.5, 57 / 64), (0.75, 195 / 256)])
+def test_the_neighbourhood_is_what_the_bound_of_one_step_leaves_at_the_minimum(lam: float, expected: float) -> None:
+    """By hand 8 {3 [1/64 + q/16 · 33/32] + λ²/16 · 33/32}, as 1 + 2γρL² = 33/32 (Theorem 3.2).
+
+    And γμN is the module's bound of one step where f(x) = f*, ∇f(x) = 0 and E‖g‖² = C.
+    """
+    A, B, C, L, mu, rho, gamma = 0.75, 0.5, 3.0, 4.0, 0.5, 1 / 16, 1 / 64  # noqa: N806
+    er = ExpectedResidual(A, B, C, L)
+    assert rho < rho_star(er, mu=mu, lam=lam)
+    assert gamma < gamma_star(er, mu=mu, lam=lam, rho=rho)
+    size = neighbourhood(er, StepSizes(rho, gamma), mu=mu, lam=lam)
+    q = (1 - lam) ** 2
+    ascent = gamma * L * rho * (q * C + lam**2)
+    descent = L * gamma**2 * ((1 + 2 * L**2 * rho**2 * q) * C + 2 * L**2 * rho**2 * lam**2)
+    assert size == pytest.approx(expected, rel=1e-12)
+    assert gamma * mu * size == pytest.approx(ascent + descent, rel=1e-12)
+
+
 # The theory of a run.
 
 

@@ -1,3 +1,4 @@
+import math
 from itertools import product
 
 import pytest
@@ -53,10 +54,11 @@ def test_losses_that_no_draw_has_used_yet_are_in_the_state() -> None:
     assert torch.equal(resumed.probabilities, sampler.probabilities)
 
 
-def test_a_loss_that_is_not_finite_leaves_the_score_before() -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_leaves_the_score_before(bad: float) -> None:
     sampler = a_sampler()
-    observe(sampler, (0, 1, 2), [1.0, float("nan"), 2.0])
-    observe(sampler, (0, 2), [float("inf"), 6.0])
+    observe(sampler, (0, 1, 2), [1.0, bad, 2.0])
+    observe(sampler, (0, 2), [bad, 6.0])
     assert sampler.probabilities.tolist() == pytest.approx([0.8 * score / 10.5 + 0.2 / 3 for score in (1, 3.5, 6)])
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from trainers.sampling import MiniBatch, NiceSampler, Sampler, UniformSampler, UniformWithReplacementSampler
+from trainers.sampling.drawing import subsets_cost_less_together
 
 N = 23
 
@@ -40,6 +41,13 @@ def test_a_nice_batch_never_has_an_example_twice(batch_size: int) -> None:
     sampler = NiceSampler(N, batch_size, a_generator())
     for _ in range(20):
         assert all(len(set(batch)) == len(batch) for batch in indices_of(sampler))
+
+
+def test_an_epoch_of_nice_batches_that_are_drawn_together_ends_with_the_remainder() -> None:
+    assert subsets_cost_less_together(1000, 12)
+    batches = indices_of(NiceSampler(1000, 12, a_generator()))
+    assert [len(batch) for batch in batches] == [12] * 83 + [4]
+    assert all(len(set(batch)) == len(batch) and set(batch) <= set(range(1000)) for batch in batches)
 
 
 def test_nice_batches_are_independent_of_each_other() -> None:
