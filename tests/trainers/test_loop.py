@@ -1,6 +1,7 @@
 import itertools
 import math
 import pickle
+from collections.abc import Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -71,11 +72,23 @@ def resumes_exactly(config: TrainConfig) -> None:
         rest = [resumed.next_result() for _ in results[done:]]
         assert [result.epoch for result in rest] == [result.epoch for result in results[done:]]
         assert numbers(rest) == numbers(results[done:])
-        assert same_bits(resumed.state_dict()["model"], whole.state_dict()["model"])
+        assert_same(resumed.state_dict(), whole.state_dict())
 
 
-def same_bits(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(left[name], right[name]) for name in left)
+def assert_same(left: object, right: object) -> None:
+    """All the way down, tensors bit for bit."""
+    assert type(left) is type(right)
+    if isinstance(left, Mapping):
+        assert left.keys() == right.keys()
+        for name in left:
+            assert_same(left[name], right[name])
+    elif isinstance(left, list | tuple):
+        for ours, theirs in zip(left, right, strict=True):
+            assert_same(ours, theirs)
+    elif isinstance(left, torch.Tensor):
+        assert torch.equal(left, right)
+    else:
+        assert left == right
 
 
 @pytest.mark.parametrize(("name", "sampling"), COMBINATIONS)
@@ -232,6 +245,16 @@ def test_the_perturbation_of_sam_has_the_radius_rho_and_uniform_weights_the_whol
 def test_importance_weights_lower_the_effective_sample_size() -> None:
     for result in train(a_config(sampling="lipschitz")):
         assert 1 < result.metrics["effective_sample_size"] < 99
+
+
+def test_a_linear_model_of_the_digits_counts_its_bias_in_the_smoothness_constants() -> None:
+    """L_i = ½(‖x_i‖² + 1), and the weights are their mean over L_i."""
+    training = Training(a_config(model="linear", sampling="lipschitz", uniform_share=0.0))
+    images = training._dataset.prepare(training._dataset.train.inputs).double()
+    smoothness = 0.5 * (images.flatten(1).square().sum(1) + 1)
+    for batch in training._sampler.batches():
+        expected = smoothness.mean() / smoothness[batch.indices]
+        torch.testing.assert_close(batch.weights.double(), expected, rtol=1e-6, atol=0)
 
 
 def test_rho_zero_trains_without_perturbation_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,6 +534,15 @@ def test_micro_batches_of_the_whole_batch_are_the_batch() -> None:
     plain = numbers(list(train(a_config())))
     assert numbers(list(train(a_config(micro_batch_size=100)))) == plain
     assert numbers(list(train(a_config(micro_batch_size=10)))) != plain
+
+
+def test_micro_batches_of_unequal_sizes_without_an_ascent_take_the_step_of_the_batch() -> None:
+    choice = {"rho": 0, "train_examples": 25, "batch_size": 25, "epochs": 1}
+    whole, split = Training(a_config(**choice)), Training(a_config(**choice, micro_batch_size=10))
+    losses = [training.next_result().metrics["train_loss"] for training in (whole, split)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    for one, other in zip(whole._model.parameters(), split._model.parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
