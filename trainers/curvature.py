@@ -14,13 +14,18 @@ _PRODUCTS_PER_CHECK = 5
 """Convergence is looked at once in so many products, because looking waits for the device."""
 
 
-def largest_eigenvalue(product: Product, start: Tensor, *, max_products: int = 60, tolerance: float = 1e-3) -> float:
-    """The largest (not the largest in magnitude) eigenvalue of H, by Lanczos' method.
+def largest_eigenvalue(
+    product: Product, start: Tensor, *, max_products: int = 60, tolerance: float = 1e-3
+) -> tuple[float, float]:
+    """The largest (not the largest in magnitude) eigenvalue λ of H, by Lanczos' method, and how far it may be from one.
+
+    The second number is a bound: an eigenvalue of H lies within it of the first. It exceeds tolerance·|λ| where
+    max_products were too few.
 
     start: (d,), a random vector, so that it is not orthogonal to the eigenvector that is looked for.
     tolerance: ends where an eigenvalue of H is known to lie within tolerance·|λ| of the answer λ. The answer is then
     much closer to it, because its error goes with the square of that bound; it never exceeds the largest eigenvalue by
-    more than rounding. NaN where a product is not finite.
+    more than rounding. Both are NaN where a product is not finite.
 
     Against a power iteration, Lanczos needs no shift for negative eigenvalues and about the square root of the
     products. It is run without reorthogonalisation, so that three vectors are held, whatever the number of products.
@@ -31,7 +36,7 @@ def largest_eigenvalue(product: Product, start: Tensor, *, max_products: int = 6
     before, link = torch.zeros_like(vector), torch.zeros_like(vector[0])
     diagonal: list[Tensor] = []
     links: list[Tensor] = []
-    eigenvalue = torch.nan
+    eigenvalue = bound = torch.nan
     for count in range(1, max_products + 1):
         image = product(vector) - link * before
         diagonal.append(vector @ image)
@@ -42,9 +47,9 @@ def largest_eigenvalue(product: Product, start: Tensor, *, max_products: int = 6
         if count % _PRODUCTS_PER_CHECK == 0 or count == max_products:
             entries = torch.stack((torch.stack(diagonal), torch.stack(links))).double().cpu()
             eigenvalue, bound = _largest_ritz_value(*entries, precision=torch.finfo(start.dtype).eps)
-            if not bound > tolerance:
+            if not bound > tolerance * abs(eigenvalue):
                 break
-    return eigenvalue
+    return eigenvalue, bound
 
 
 def trace(product: Product, probes: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -64,7 +69,7 @@ def rademacher(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _largest_ritz_value(diagonal: Tensor, links: Tensor, *, precision: float) -> tuple[float, float]:
-    """The largest eigenvalue of the tridiagonal matrix, and a bound of its distance to H's spectrum, relative to it.
+    """The largest eigenvalue of the tridiagonal matrix, and a bound of its distance to H's spectrum.
 
     Where a link vanishes, the vectors before it span an invariant subspace: what comes after is rounding, left out.
     """
@@ -77,4 +82,4 @@ def _largest_ritz_value(diagonal: Tensor, links: Tensor, *, precision: float) ->
     inner = links[:-1]
     ritz_values, ritz_vectors = torch.linalg.eigh(diagonal.diag() + inner.diag(1) + inner.diag(-1))
     residual = links[-1] * ritz_vectors[-1, -1].abs()
-    return float(ritz_values[-1]), float(residual / ritz_values[-1].abs()) if residual > 0 else 0.0
+    return float(ritz_values[-1]), float(residual)

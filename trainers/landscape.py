@@ -46,7 +46,8 @@ def landscape(
     - sharpness_one_step: f(x + ρ g/‖g‖) − f(x), with g = ∇f(x); 0 where g = 0.
     - sharpness_multi_step: the best lower bound of max_{‖e‖≤ρ} f(x + e) − f(x) among e = 0 and the points of
       `ascent_losses`; hence at least 0 and at least sharpness_one_step.
-    - hessian_max_eigenvalue: the largest eigenvalue of ∇²f(x), see `largest_eigenvalue`.
+    - hessian_max_eigenvalue, hessian_max_eigenvalue_error: the largest eigenvalue of ∇²f(x), and a bound of its distance
+      to one, see `largest_eigenvalue`.
     - hessian_trace, hessian_trace_standard_error: tr ∇²f(x), estimated, see `trace`.
     - loss_at_minus_2_rho, loss_at_minus_rho, loss_at_plus_rho, loss_at_plus_2_rho: f(x + α g/‖g‖).
 
@@ -70,7 +71,7 @@ def landscape(
         direction = unit(gradient)
         ascended = ascent_losses(surface.value_and_gradient, gradient, random, rho=rho, steps=ASCENT_STEPS)
         far_below, below, far_above = (surface.value(scale * rho * direction) for scale in (-2, -1, 2))
-        eigenvalue = largest_eigenvalue(surface.hessian_product, random, max_products=LANCZOS_PRODUCTS)
+        eigenvalue, error = largest_eigenvalue(surface.hessian_product, random, max_products=LANCZOS_PRODUCTS)
         probes = (rademacher(surface.origin, generator) for _ in range(TRACE_PROBES))
         metrics = {
             "sharpness_one_step": ascended[0] - loss,
@@ -82,7 +83,8 @@ def landscape(
         }
         metrics["hessian_trace"], metrics["hessian_trace_standard_error"] = trace(surface.hessian_product, probes)
         values = torch.stack(list(metrics.values())).tolist()
-    return {**dict(zip(metrics, values, strict=True)), "hessian_max_eigenvalue": eigenvalue}
+    spectrum = {"hessian_max_eigenvalue": eigenvalue, "hessian_max_eigenvalue_error": error}
+    return {**dict(zip(metrics, values, strict=True)), **spectrum}
 
 
 def ascent_losses(

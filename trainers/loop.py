@@ -28,6 +28,9 @@ from trainers.sampling import MiniBatch, output_gradient_norms
 
 __all__ = ["DeviceUnavailableError", "DivergedError", "EpochResult", "Training", "train"]
 
+_LEAST_LOSS_SCALE = 1.0
+"""Below it what is not finite is no matter of float16's range any more, but of the run."""
+
 _SAMPLING, _AUGMENTATION, _LAYERS, _LANDSCAPE = 1, 2, 3, 4  # the random streams of a run
 
 
@@ -55,7 +58,7 @@ class EpochResult:
     Means are over the steps of these epochs; those of grad_norm and perturbation_norm leave out steps that were skipped
     for their first gradient. largest_weight is over all of them; lr, rho and lambda are those of the last step.
     skipped_steps counts from the start of the run. suboptimality and bound are relative to the initial suboptimality.
-    All are finite.
+    All are finite. train_loss and the two norms are missing where float16's loss scale was too large in every step.
     """
 
     epoch: int
@@ -182,7 +185,8 @@ class Training:
     def _train_epochs(self, epochs: int) -> dict[str, float]:
         """Trains for so many epochs, reading back from the device once an epoch and never once a step.
 
-        The means leave out the steps whose first gradient is not finite; they are not numbers where all are left out.
+        The means leave out the steps whose first gradient is not finite; they are not numbers where all are left out,
+        and are not there at all where a loss scale was too large in each of few steps, and is lower now.
         """
         totals = torch.zeros(5, dtype=torch.float64, device=self._device)
         sampled: list[dict[str, float]] = []
@@ -195,11 +199,12 @@ class Training:
         per_example, per_step = totals[0] / totals[3], totals[1:3] / totals[4]
         train_loss, grad_norm, perturbation_norm = torch.cat((per_example.view(1), per_step)).tolist()
         duration_s = time.perf_counter() - started
+        means = {"train_loss": train_loss, "grad_norm": grad_norm, "perturbation_norm": perturbation_norm}
+        if self._scaler is not None and math.isnan(grad_norm) and self._scaler.get_scale() >= _LEAST_LOSS_SCALE:
+            means = {}
         last = self._sizes.at(self._optimizer.t - 1)
         return {
-            "train_loss": train_loss,
-            "grad_norm": grad_norm,
-            "perturbation_norm": perturbation_norm,
+            **means,
             "skipped_steps": float(self._optimizer.skipped_steps),
             "lr": last.lr,
             "rho": last.rho,

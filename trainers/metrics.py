@@ -13,6 +13,7 @@ LANDSCAPE = (
     "sharpness_one_step",
     "sharpness_multi_step",
     "hessian_max_eigenvalue",
+    "hessian_max_eigenvalue_error",
     "hessian_trace",
     "hessian_trace_standard_error",
     "loss_at_minus_2_rho",

@@ -47,7 +47,7 @@ def test_the_largest_eigenvalue_is_the_largest_and_not_the_largest_in_magnitude(
     spectrum: list[float], dtype: torch.dtype, precision: float
 ) -> None:
     matrix = with_spectrum(*spectrum, dtype=dtype)
-    found = largest_eigenvalue(lambda v: matrix @ v, random(len(spectrum), seed=1, dtype=dtype), tolerance=1e-5)
+    found, _ = largest_eigenvalue(lambda v: matrix @ v, random(len(spectrum), seed=1, dtype=dtype), tolerance=1e-5)
     assert found == pytest.approx(max(spectrum), abs=precision * max(map(abs, spectrum)))
 
 
@@ -55,13 +55,13 @@ def test_random_matrices_agree_with_a_full_eigendecomposition() -> None:
     for seed in range(20):
         square = random(100, 100, seed=seed)
         matrix = square + square.T
-        found = largest_eigenvalue(lambda v: matrix @ v, random(100, seed=99), tolerance=1e-7, max_products=200)  # noqa: B023
+        found, _ = largest_eigenvalue(lambda v: matrix @ v, random(100, seed=99), tolerance=1e-7, max_products=200)  # noqa: B023
         assert found == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-9)
 
 
 def test_the_answer_never_exceeds_the_largest_eigenvalue_however_few_products_it_takes() -> None:
     matrix = with_spectrum(*(float(i) for i in range(-300, 100)))
-    found = [largest_eigenvalue(lambda v: matrix @ v, random(400, seed=1), max_products=k) for k in range(1, 60, 7)]
+    found = [largest_eigenvalue(lambda v: matrix @ v, random(400, seed=1), max_products=k)[0] for k in range(1, 60, 7)]
     assert found == sorted(found)
     assert found[-1] <= 99 * (1 + 1e-12)
 
@@ -75,21 +75,29 @@ def test_it_ends_when_it_has_converged_and_is_then_closer_than_the_tolerance_say
         products += 1
         return matrix @ vector
 
-    found = largest_eigenvalue(product, random(502, seed=2), tolerance=1e-3)
+    found, bound = largest_eigenvalue(product, random(502, seed=2), tolerance=1e-3)
     assert products <= 15
+    assert bound <= 1e-3 * found
     assert found == pytest.approx(10, rel=1e-6)
 
 
 @pytest.mark.parametrize("lowest", [-10.0, -100.0, -1000.0])
 def test_it_has_not_converged_because_the_answer_is_small_beside_a_negative_eigenvalue(lowest: float) -> None:
     eigenvalues = torch.cat((torch.tensor([lowest]), torch.linspace(0, 1, 3999))).double()
-    found = largest_eigenvalue(lambda vector: eigenvalues * vector, random(4000), max_products=60)
+    found, _ = largest_eigenvalue(lambda vector: eigenvalues * vector, random(4000), max_products=60)
     assert found == pytest.approx(1, rel=2e-3)
+
+
+def test_an_answer_that_has_not_converged_says_how_far_it_may_be() -> None:
+    eigenvalues = torch.cat((torch.linspace(-1000, -1, 3999), torch.tensor([0.5]))).double()
+    found, bound = largest_eigenvalue(lambda vector: eigenvalues * vector, random(4000), max_products=5)
+    assert bound > 1e-3 * abs(found)
+    assert float((eigenvalues - found).abs().min()) <= bound
 
 
 def test_a_product_that_is_not_finite_makes_an_eigenvalue_that_is_not() -> None:
     for bad in (math.nan, math.inf):
-        assert math.isnan(largest_eigenvalue(lambda v, bad=bad: v * bad, random(5)))  # type: ignore[misc]
+        assert all(map(math.isnan, largest_eigenvalue(lambda v, bad=bad: v * bad, random(5))))  # type: ignore[misc]
 
 
 def test_the_mean_over_all_sign_vectors_is_the_trace_exactly() -> None:

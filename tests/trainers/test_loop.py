@@ -594,6 +594,21 @@ def test_steps_that_overflow_are_skipped_and_counted_and_the_numbers_stay_finite
     assert metrics["perturbation_norm"] > 0
 
 
+def test_a_loss_scale_that_is_too_large_in_the_one_step_of_a_result_ends_nothing() -> None:
+    """It has doubled in 2,000 steps that were well, as it always does."""
+    training = Training(a_config(precision="float16", epochs=3, train_examples=128, batch_size=128))
+    state = training.state_dict()
+    state["scaler"]["scale"] = 2.0**23
+    training.load_state_dict(state)
+    first = training.next_result().metrics
+    assert not {"train_loss", "grad_norm", "perturbation_norm"} & first.keys()
+    assert (first["skipped_steps"], math.isfinite(first["val_loss"])) == (1, True)
+    later = [training.next_result().metrics for _ in range(2)]
+    assert training._scaler is not None
+    assert training._scaler.get_scale() < 2.0**23
+    assert all(math.isfinite(value) for metrics in later for value in metrics.values())
+
+
 @pytest.mark.parametrize("spoilt", [1, 3])
 def test_a_batch_whose_first_pass_overflows_leaves_the_means_and_the_model_as_without_it(
     monkeypatch: pytest.MonkeyPatch, spoilt: int
