@@ -46,8 +46,8 @@ def landscape(
     - sharpness_one_step: f(x + ρ g/‖g‖) − f(x), with g = ∇f(x); 0 where g = 0.
     - sharpness_multi_step: the best lower bound of max_{‖e‖≤ρ} f(x + e) − f(x) among e = 0 and the points of
       `ascent_losses`; hence at least 0 and at least sharpness_one_step.
-    - hessian_max_eigenvalue, hessian_max_eigenvalue_error: the largest eigenvalue of ∇²f(x), and a bound of its distance
-      to one, see `largest_eigenvalue`.
+    - hessian_max_eigenvalue, hessian_max_eigenvalue_error: the largest eigenvalue of ∇²f(x), and a bound of its
+      distance to one, see `largest_eigenvalue`.
     - hessian_trace, hessian_trace_standard_error: tr ∇²f(x), estimated, see `trace`.
     - loss_at_minus_2_rho, loss_at_minus_rho, loss_at_plus_rho, loss_at_plus_2_rho: f(x + α g/‖g‖).
 
