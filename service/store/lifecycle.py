@@ -172,7 +172,8 @@ class LifecycleStore:
         """Changes budget, confirm, labels or description; a higher limit reopens a finished study, with all it knows.
 
         Where nothing but failed trials is left, for which there was no time, there is now, and a retry runs them.
-        Another `confirm` reopens one whose best it has run again, and no more than that.
+        `confirm` reopens one to run its best again on the seeds that it has not, and no more: it searches on only where
+        max_trials is raised too.
         if_version: the version that the user has seen; None: any. Raises VersionConflictError, InvalidSpecError, and
         InvalidTransitionError where another limit would end the study at once.
         """
@@ -193,8 +194,8 @@ class LifecycleStore:
                 if ends:
                     raise _impossible(study, "told what to confirm")
                 check_confirming_change(connection, study, spec)
-            leads_on = bool({"max_trials"}.intersection(raised) if confirms else raised)
-            searches = state.is_final and leads_on and check_going_on(connection, study, spec)
+            asks_for_more = "max_trials" in raised if confirms else bool(raised)
+            searches = state.is_final and asks_for_more and check_going_on(connection, study, spec)
             reopens = confirms or searches
             shows_again = {"archived": False} if reopens and study.archived_at else {}
             values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}

@@ -92,7 +92,7 @@ class Exporter:
         self._min_interval_s = min_interval_s
         self._clock = clock
         self._progress: dict[str, _Progress] = {}
-        self._to_look_at: dict[str, _SecondLook] = {}
+        self._second_looks: dict[str, _SecondLook] = {}
 
     def export_pending(self, should_stop: Callable[[], bool] = lambda: False) -> ExportReport:
         """Writes everything that is due of what MLflow lacks, at most some hundred trials of each study.
@@ -103,7 +103,7 @@ class Exporter:
         StoreUnavailableError; what was written until then stays written, and the next call goes on from there.
         """
         report = ExportReport()
-        self._look_again()
+        self._take_second_looks()
         for study_id in self._store.behind():
             if should_stop():
                 break
@@ -141,23 +141,24 @@ class Exporter:
     def start_over(self) -> None:
         """Forgets what it knows of MLflow's runs: another process may have written them since."""
         for study_id, progress in self._progress.items():
-            self._look_again_at(study_id, progress)
+            self._plan_second_look(study_id, progress)
         self._progress.clear()
 
-    def _look_again(self) -> None:
+    def _take_second_looks(self) -> None:
         """Has those runs written once more for which MLflow may have carried out a request after all that came later.
 
         It would leave a run RUNNING or doubled, or a tag as it was, and nothing else would ever look.
         """
-        for study_id in [study_id for study_id, look in self._to_look_at.items() if look.at <= self._clock()]:
-            self._store.write_again(study_id, self._to_look_at[study_id].trial_ids)
-            del self._to_look_at[study_id]
+        for study_id in [study_id for study_id, look in self._second_looks.items() if look.at <= self._clock()]:
+            self._store.write_again(study_id, self._second_looks[study_id].trial_ids)
+            del self._second_looks[study_id]
             if study_id in self._progress:
                 self._progress[study_id].runs = None
 
-    def _look_again_at(self, study_id: str, progress: _Progress) -> None:
+    def _plan_second_look(self, study_id: str, progress: _Progress) -> None:
+        """Where calls of the study have failed since the last look was planned."""
         if progress.cut_off:
-            look = self._to_look_at.setdefault(study_id, _SecondLook())
+            look = self._second_looks.setdefault(study_id, _SecondLook())
             look.at = self._clock() + _LATE_S
             look.trial_ids |= {trial_id for trial_id in progress.cut_off if trial_id is not None}
             progress.cut_off = set()
@@ -197,7 +198,7 @@ class Exporter:
             self._left_runs.delete(study_id, backlog.study.mlflow_experiment_id)
         if now.catches_up:
             self._store.study_exported(study_id, revision=backlog.revision)
-            self._look_again_at(study_id, progress)
+            self._plan_second_look(study_id, progress)
             if backlog.study.state.is_final:
                 self._progress.pop(study_id, None)
         report.more |= len(backlog.trials) == _MAX_TRIALS and bool(now.trials or now.unseen)
