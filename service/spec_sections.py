@@ -84,6 +84,8 @@ Labels = Annotated[dict[str, Text], Field(max_length=32), _where_new(_checked_la
 Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 Seconds = Annotated[Number, Field(gt=0, le=1e9)]
 AlgorithmName = Literal["grid", "random", "tpe"]
+Keep = Literal["latest", "best", "latest_and_best", "none"]
+"""What stays of the checkpoints of a trial that ended: of its last epoch, of its best one by the objective, or both."""
 
 
 class Objective(StrictModel):
@@ -237,7 +239,8 @@ class Checkpoint(StrictModel):
     every_epochs: Annotated[Integer, Field(ge=0)] = Field(
         1, description="epochs between checkpoints; 0: none at all, whatever `keep` says, and a new attempt starts over"
     )
-    keep: Annotated[
-        Literal["latest", "none"],
-        BeforeValidator(_not_yet("checkpoint.keep", ("best", "latest_and_best"), ("latest", "none"))),
-    ] = Field("latest", description="what stays of a trial that ended: its latest checkpoint, or none")
+    keep: Keep = Field(
+        "latest",
+        description="what stays of a trial that ended: the checkpoint of its last epoch, that of the epoch whose "
+        "objective.metric was best, both, or none; for the best one it saves whenever the metric is better than before",
+    )

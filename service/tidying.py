@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from service.spec_sections import Checkpoint
 from service.store.tidying import TidyingStore, UntidyStudy
-from service.tuning.checkpoints import TrialCheckpoints
+from service.trial_checkpoints import TrialCheckpoints
 
 logger = logging.getLogger(__name__)
 

@@ -34,9 +34,9 @@ from service.settings import Settings, settings
 from service.spec import accepted_spec
 from service.store.database import Database, sqlite_file
 from service.store.driving import DrivingStore
+from service.trial_checkpoints import TrialCheckpoints
 from service.tuning.algorithms import algorithm_for
 from service.tuning.capacity import waiting_reason
-from service.tuning.checkpoints import TrialCheckpoints
 from service.tuning.decisions import IssuedTrial, Leaving
 from service.tuning.orders import TrialOrder, order_for_trial
 from service.tuning.progress import StudyProgress

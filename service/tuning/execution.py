@@ -14,8 +14,8 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception, wait_exponential
 
+from service.trial_checkpoints import TrialCheckpoints
 from service.trial_logs import TrialLog
-from service.tuning.checkpoints import TrialCheckpoints
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.time_limit import OutOfTimeError, time_limit
 from service.tuning.trial_output import TrialOutput
@@ -46,6 +46,7 @@ class TrialExecution:
         self._order = order
         self._training: Training | None = None
         self._results = _Results()
+        self._best: float | None = None  # of the epochs that were saved for being the best
         self._unreported: deque[EpochResult] = deque()
         self._stored: TrialCheckpoints | None = None
         self._lost: str | None = None
@@ -86,7 +87,7 @@ class TrialExecution:
                 result = training.next_result()
             self._results.add(result)
             self._say_result(result, seconds=time.monotonic() - started)
-            is_saved, warning = self._save(training, since=epoch, is_last=result.is_last)
+            is_saved, warning = self._save(training, result, since=epoch)
         except OutOfTimeError:
             self._training = None
             limit = self._order.max_trial_s
@@ -142,6 +143,7 @@ class TrialExecution:
                 content = loads(waiting(self._checkpoints().read, checkpoint))
                 state, results = _unpacked(content, self._order.train, is_first=self._order.attempt == 1)
                 self._continue(training, state, results)
+                self._best = content.get("best")
             except OSError as error:
                 lost = f"the checkpoint of epoch {checkpoint.epoch} cannot be read: {error}"
                 self._lost = self._lost or lost
@@ -166,27 +168,39 @@ class TrialExecution:
             + (f", which has the results from epoch {unreported[0].epoch} on" if unreported else "")
         )
 
-    def _save(self, training: Training, *, since: int, is_last: bool) -> tuple[bool, str | None]:
-        """Saves after each multiple of the order's epochs, or after the first result that comes behind one.
+    def _save(self, training: Training, result: EpochResult, *, since: int) -> tuple[bool, str | None]:
+        """Saves after each multiple of the order's epochs, or after the first result that comes behind one; where the
+        order wants the best one, also after an epoch that is better than all that were saved.
 
         Answers whether it has, and why that was not possible, where it was not: the training goes on, and what was
         saved before stays.
         """
         every = self._order.checkpoint_every_epochs
         due = every and training.epochs_done // every > since // every
-        if not (self._order.keep_last_checkpoint if is_last else due):
+        is_best, best = self._is_best(result)
+        if not (is_best or (self._order.keep_last_checkpoint if result.is_last else due)):
             return False, None
-        state = {"training": training.state_dict(), "results": self._results.state_dict()}
+        state = {"training": training.state_dict(), "results": self._results.state_dict(), "best": best}
         content = dumps({**state, "configuration": self._order.train})
         try:
-            self._checkpoints().save(training.epochs_done, content)
+            self._checkpoints().save(training.epochs_done, content, is_best=is_best)
         except OSError as error:
             warning = (
                 f"the checkpoint of epoch {training.epochs_done} ({len(content):,} bytes) could not be written: {error}"
             )
             self._output.say(warning)
             return False, warning
+        self._best = best
         return True, None
+
+    def _is_best(self, result: EpochResult) -> tuple[bool, float | None]:
+        """Whether the result is better than that of every epoch saved for that, and the best value with it."""
+        value = None if self._order.best_by is None else result.metrics.get(self._order.best_by)
+        if value is None:
+            return False, self._best
+        sign = 1 if self._order.best_mode == "max" else -1
+        is_best = self._best is None or sign * value > sign * self._best
+        return is_best, value if is_best else self._best
 
     def _say_result(self, result: EpochResult, *, seconds: float) -> None:
         metrics = (f"{name} {result.metrics[name]:.6g}" for name in _MAIN_METRICS if name in result.metrics)

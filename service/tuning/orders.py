@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from service.spec import StudySpec
 from service.tuning.decisions import IssuedTrial
@@ -15,6 +15,7 @@ class TrialOrder:
 
     epochs_done: how many epochs earlier attempts have reported; this one goes on from there, so that none is missing.
     max_trial_s: how long the trial may train, over all of its attempts. seconds_left: how much of that this one has.
+    best_by: the metric by which an epoch is better than those before, and is saved; None: none is saved for that.
     """
 
     study_id: str
@@ -28,6 +29,8 @@ class TrialOrder:
     keep_last_checkpoint: bool
     max_trial_s: float | None = None
     seconds_left: float | None = None
+    best_by: str | None = None
+    best_mode: Literal["max", "min"] = "max"
 
     def to_tune_config(self) -> dict[str, Any]:
         """The order as Tune's config of one trial: a list, because a Tune trial may execute several of ours."""
@@ -45,6 +48,7 @@ def order_for_trial(spec: StudySpec, study_id: str, issued: IssuedTrial, *, stor
     train = spec.train_config(issued.point, issued.seed).to_mapping()
     if train["device"] == "auto" and not spec.resources_per_trial.gpu:
         train["device"] = "cpu"  # Ray does not hide a node's GPUs from a worker that was given none
+    every_epochs, keep = spec.checkpoint.every_epochs, spec.checkpoint.keep
     return TrialOrder(
         study_id=study_id,
         trial_id=issued.trial_id,
@@ -53,10 +57,12 @@ def order_for_trial(spec: StudySpec, study_id: str, issued: IssuedTrial, *, stor
         train=train,
         threads=max(1, int(spec.resources_per_trial.cpu)),
         storage_uri=storage_uri,
-        checkpoint_every_epochs=spec.checkpoint.every_epochs,
+        checkpoint_every_epochs=every_epochs,
         max_trial_s=issued.max_trial_s,
         seconds_left=issued.seconds_left,
-        keep_last_checkpoint=spec.checkpoint.keep == "latest" and spec.checkpoint.every_epochs > 0,
+        keep_last_checkpoint=bool(every_epochs) and keep in ("latest", "latest_and_best"),
+        best_by=spec.objective.metric if every_epochs and keep in ("best", "latest_and_best") else None,
+        best_mode=spec.objective.mode,
     )
 
 

@@ -192,7 +192,17 @@ class Witness:
     def _check_checkpoints(self, spec: StudySpec, trials: Iterable[Trial]) -> None:
         """As `checkpoint.keep` says of trials that have ended."""
         folder = storage_folder(self.service) / "studies" / self.study_id
-        kept = 1 if spec.checkpoint.every_epochs and spec.checkpoint.keep == "latest" else 0
+        keep = spec.checkpoint.keep if spec.checkpoint.every_epochs else "none"
+        kept = {"none": 0, "latest": 1, "best": 1, "latest_and_best": 2}[keep]
+
+        def best_epoch(trial: Trial) -> int:
+            values = {
+                result.epoch: result.metrics.get(spec.objective.metric)
+                for result in self.store.results(self.study_id, trial.id)
+            }
+            known = {epoch: value for epoch, value in values.items() if value is not None}
+            best = max(known.values()) if spec.objective.mode == "max" else min(known.values())
+            return min(epoch for epoch, value in known.items() if value == best)
 
         def surplus() -> dict[str, list[str]]:
             files = {trial.id: sorted(path.name for path in (folder / trial.id).rglob("*.ckpt*")) for trial in trials}
@@ -206,7 +216,9 @@ class Witness:
             if kept and trial.state is TrialState.SUCCEEDED:
                 names = [path.name for path in (folder / trial.id).rglob("*.ckpt")]
                 warned = self.store.attempts(self.study_id, trial.id)[-1].warning is not None  # it may have saved none
-                assert warned or names == [f"{trial.epochs_done:06d}.ckpt"], f"trial {trial.id} kept {names}"
+                epochs = {"latest": {trial.epochs_done}, "best": {best_epoch(trial)}}
+                wanted = epochs.get(keep, set().union(*epochs.values()))
+                assert warned or {int(name.split(".")[0]) for name in names} == wanted, f"trial {trial.id} kept {names}"
 
 
 def check_runs(

@@ -35,6 +35,9 @@ SLOWEST_EPOCH_S = 0.5
 """And on a slow one that is busy, over PostgreSQL, two trials at a time."""
 
 
+KEPT = ["latest", "none", "best", "latest_and_best"]
+
+
 def random_study(seed: int, epochs: int) -> dict[str, Any]:
     """Changes of a study's spec: another algorithm, early stopping, replicates, what stays of checkpoints.
 
@@ -42,7 +45,7 @@ def random_study(seed: int, epochs: int) -> dict[str, Any]:
     """
     choose = random.Random(seed)
     changes: dict[str, Any] = {
-        "checkpoint": {"every_epochs": choose.choice([1, 1, 7]), "keep": choose.choice(["latest", "none"])},
+        "checkpoint": {"every_epochs": choose.choice([1, 1, 7]), "keep": choose.choice(KEPT)},
         "failure": {"max_retries": 100},
     }
     if choose.random() < 0.5:

@@ -24,7 +24,7 @@ from service.store.studies import StudyStore
 from service.study import Study
 from service.tracking.exporter import Exporter
 from service.tracking.leftovers import LeftRuns
-from service.tuning.checkpoints import TrialCheckpoints
+from service.trial_checkpoints import TrialCheckpoints
 from tests.service.conftest import Life
 from tests.service.mlflow_server import MlflowServer
 

@@ -152,7 +152,11 @@ def test_unreadable_values_do_not_hide_the_rest() -> None:
         ({"resources_per_trial": {"gpu": 1e-320}}, "resources_per_trial.gpu", "multiple of 0.0001, got 1e-320"),
         ({"resources_per_trial": {"gpu": 1.5}}, "resources_per_trial.gpu", "whole number, got 1.5"),
         ({"train": {"device": "cuda"}}, "resources_per_trial.gpu", "device cuda needs a gpu"),
-        ({"checkpoint": {"keep": "best"}}, "checkpoint.keep", "those that are: latest, none"),
+        (
+            {"checkpoint": {"keep": "first"}},
+            "checkpoint.keep",
+            "one of 'latest', 'best', 'latest_and_best', 'none', got 'first'",
+        ),
         ({"checkpoint": {"every_epochs": -1}}, "checkpoint.every_epochs", "at least 0"),
         ({"failure": []}, "failure", "must be a mapping"),
         ({"allow_test_objective": "yes"}, "allow_test_objective", "true or false"),

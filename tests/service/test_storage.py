@@ -7,8 +7,8 @@ import pytest
 from pyarrow import fs
 
 from service.storage import check_writable, delete_study_files, list_folder, study_folder
+from service.trial_checkpoints import TrialCheckpoints
 from service.trial_logs import TrialLog
-from service.tuning.checkpoints import TrialCheckpoints
 
 
 def test_the_checkpoints_and_logs_of_a_study_are_in_its_folder(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from service.store.reconciling import DriverClaim, ReconcilingStore
 from service.store.tidying import TidyingStore, UntidyStudy
 from service.study import Study, StudyState, Trial
 from service.tidying import Tidier
-from service.tuning.checkpoints import TrialCheckpoints
+from service.trial_checkpoints import TrialCheckpoints
 from tests.service.conftest import Life
 
 

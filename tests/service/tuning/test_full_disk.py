@@ -17,8 +17,8 @@ from service.store.reconciling import ReconcilingStore
 from service.store.reports import AttemptStarted, EpochReported, TrialEnded
 from service.store.studies import NewStudy, StudyStore
 from service.study import Reason, StudyState, TrialState
+from service.trial_checkpoints import TrialCheckpoints
 from service.trial_logs import TrialLog
-from service.tuning.checkpoints import TrialCheckpoints
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.recorder import Recorder
 from service.tuning.trial import StudyTrial

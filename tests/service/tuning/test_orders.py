@@ -32,6 +32,21 @@ def test_an_order_says_what_to_train_from_where_and_for_how_long() -> None:
     assert TrialOrder.from_tune_config(told.to_tune_config()) == told
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "last", "best_by"),
+    [
+        ({}, True, None),
+        ({"keep": "best"}, False, "val_accuracy"),
+        ({"keep": "latest_and_best"}, True, "val_accuracy"),
+        ({"keep": "none"}, False, None),
+        ({"keep": "latest_and_best", "every_epochs": 0}, False, None),
+    ],
+)
+def test_an_order_says_what_is_to_stay(checkpoint: dict[str, Any], last: bool, best_by: str | None) -> None:
+    told = order(checkpoint=checkpoint)
+    assert (told.keep_last_checkpoint, told.best_by, told.best_mode) == (last, best_by, "max")
+
+
 @pytest.mark.parametrize(("cpu", "threads"), [(0.5, 1), (1, 1), (3, 3)])
 def test_a_trial_has_as_many_threads_as_cores(cpu: float, threads: int) -> None:
     assert order(resources_per_trial={"cpu": cpu}).threads == threads

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.trial_checkpoints import Checkpoint, TrialCheckpoints
 from service.trial_logs import TrialLog
 from service.tuning import execution
-from service.tuning.checkpoints import Checkpoint, TrialCheckpoints
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.trial import StudyTrial
 from trainers.__main__ import main
@@ -504,6 +505,74 @@ def test_checkpoints_are_made_as_often_as_asked(worker: Worker) -> None:
         trial.step()
         kept.append(worker.epochs_kept())
     assert kept == [[], [2], [2], [2]]
+
+
+BEST = {"best_by": "val_loss", "best_mode": "min", "train": {"lr": 1.0, "batch_size": 64}}
+"""Steps so large that the loss goes up and down."""
+
+
+def best_epochs(values: Mapping[int, Mapping[str, float]]) -> list[int]:
+    """The epochs that are better than all before them."""
+    losses = [values[epoch]["val_loss"] for epoch in sorted(values)]
+    return [epoch for epoch, loss in enumerate(losses, 1) if loss < min([math.inf, *losses[: epoch - 1]])]
+
+
+@pytest.fixture(scope="module")
+def up_and_down(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, float]]:
+    values = numbers(steps(Worker(tmp_path_factory.mktemp("storage")).trial(**BEST)))
+    assert 1 < best_epochs(values)[-1] < EPOCHS, "the test needs a best epoch in the midst"
+    return values
+
+
+@pytest.mark.parametrize("every_epochs", [1, 3, 100])
+@pytest.mark.parametrize("cut_after", [0, 1, 2, 3])
+def test_the_best_epoch_has_a_checkpoint_wherever_the_trial_was_cut(
+    every_epochs: int, cut_after: int, worker: Worker, up_and_down: dict[int, dict[str, float]]
+) -> None:
+    changes = {**BEST, "checkpoint_every_epochs": every_epochs, "keep_last_checkpoint": False}
+    if cut_after:
+        steps(worker.trial(**changes), cut_after)
+    values = numbers(steps(worker.trial(2, cut_after, **changes)))
+    assert values.items() <= up_and_down.items()
+    worker.checkpoints.tidy("best", up_to_attempt=2)
+    (kept,) = worker.checkpoints.found()
+    assert (kept.epoch, kept.is_best) == (best_epochs(up_and_down)[-1], True)
+    content = loads(worker.checkpoints.read(kept))
+    assert content["training"]["epochs_done"] == kept.epoch
+    assert content["best"] == up_and_down[kept.epoch]["val_loss"]
+
+
+def test_the_larger_one_is_the_best_where_that_is_the_mode(
+    worker: Worker, up_and_down: dict[int, dict[str, float]]
+) -> None:
+    steps(worker.trial(**{**BEST, "best_mode": "max"}))
+    worker.checkpoints.tidy("best", up_to_attempt=1)
+    (kept,) = worker.checkpoints.found()
+    assert up_and_down[kept.epoch]["val_loss"] == max(metrics["val_loss"] for metrics in up_and_down.values())
+
+
+def test_a_best_epoch_that_could_not_be_saved_counts_for_none(
+    worker: Worker, up_and_down: dict[int, dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = best_epochs(up_and_down)[-1]
+    save = TrialCheckpoints.save
+
+    def fails_once(checkpoints: TrialCheckpoints, epoch: int, content: bytes, *, is_best: bool = False) -> str:
+        if epoch == best:
+            raise OSError("the disk is full")
+        return save(checkpoints, epoch, content, is_best=is_best)
+
+    monkeypatch.setattr(TrialCheckpoints, "save", fails_once)
+    steps(worker.trial(**BEST))
+    there = {epoch: metrics["val_loss"] for epoch, metrics in up_and_down.items() if epoch != best}
+    worker.checkpoints.tidy("best", up_to_attempt=1)
+    assert worker.epochs_kept() == [min(there, key=lambda epoch: there[epoch])]
+
+
+def test_a_metric_of_the_last_epoch_alone_makes_that_the_best(worker: Worker) -> None:
+    steps(worker.trial(best_by="test_accuracy", checkpoint_every_epochs=100, keep_last_checkpoint=False))
+    (kept,) = worker.checkpoints.found()
+    assert (kept.epoch, kept.is_best) == (EPOCHS, True)
 
 
 def test_without_checkpoints_a_new_attempt_begins_again(worker: Worker, uninterrupted: dict[int, Any]) -> None:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 from uuid import uuid4
 
+from service.spec_sections import Keep
 from service.storage import list_folder, study_folder
 
 _PARTIAL = ".partial"
@@ -20,19 +20,22 @@ _KEPT = 2
 """The newest, and the one before for the case that the newest is damaged."""
 
 _FOLDER = re.compile(r"(\d+)-\w+")
-_FILE = re.compile(rf"(?:{_FOLDER.pattern}/)?(\d+)\.ckpt")
+_BEST = ".best"
+_FILE = re.compile(rf"(?:{_FOLDER.pattern}/)?(\d+)({re.escape(_BEST)})?\.ckpt")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Checkpoint:
     """A file of the trial's folder that was saved after this epoch.
 
-    attempt: 0 where it lies in no attempt's folder, as in what earlier versions of the service have saved.
+    attempt: 0 where it lies in no attempt's folder, as in what earlier versions of the service have saved. is_best: no
+    epoch before it was as good, by what the trial is judged by.
     """
 
     epoch: int
     attempt: int
     path: str
+    is_best: bool = False
 
 
 class TrialCheckpoints:
@@ -72,14 +75,14 @@ class TrialCheckpoints:
         """Removes one that is of no use, so that it does not count among those that are kept."""
         self._files.delete_file(f"{self._folder}/{checkpoint.path}")
 
-    def save(self, epoch: int, content: bytes) -> str:
+    def save(self, epoch: int, content: bytes, *, is_best: bool = False) -> str:
         """Writes this attempt's checkpoint of the epoch, then removes what is not kept; answers its path.
 
-        Kept are this attempt's two newest, and what earlier attempts have left as long as it is among the two newest of
-        all. What later attempts write is left alone: they own the trial.
+        Kept are this attempt's two newest, what earlier attempts have left as long as it is among the two newest of
+        all, and the best one. What later attempts write is left alone: they own the trial.
         """
         folder = f"{self._folder}/{self._own}"
-        path = f"{folder}/{epoch:06d}.ckpt"
+        path = f"{folder}/{epoch:06d}{_BEST if is_best else ''}.ckpt"
         partial = path + _PARTIAL
         try:
             self._files.create_dir(folder, recursive=True)
@@ -94,7 +97,7 @@ class TrialCheckpoints:
             self._prune()
         return path
 
-    def tidy(self, keep: Literal["latest", "none"], *, up_to_attempt: int) -> None:
+    def tidy(self, keep: Keep, *, up_to_attempt: int) -> None:
         """Removes what is not to stay of a trial that ended with this attempt, as `checkpoint.keep` says it.
 
         The trial may run again by now: folders with higher numbers stay. A folder's number is its attempt's or higher
@@ -102,13 +105,16 @@ class TrialCheckpoints:
         """
         self.remove(self.surplus(keep, up_to_attempt=up_to_attempt))
 
-    def surplus(self, keep: Literal["latest", "none"], *, up_to_attempt: int | None = None) -> list[str]:
+    def surplus(self, keep: Keep, *, up_to_attempt: int | None = None) -> list[str]:
         """Paths of what is not to stay of a trial that has ended, as `checkpoint.keep` says it, for `remove`.
 
         up_to_attempt: folders with higher numbers are left out; None: no folder is.
         """
         listed = [path for path in self._listed() if up_to_attempt is None or _number(path) <= up_to_attempt]
-        return _all_but(_checkpoints(listed)[: 1 if keep == "latest" else 0], listed)
+        found = _checkpoints(listed)
+        latest = found[:1] if keep in ("latest", "latest_and_best") else []
+        best = best_of(found) if keep in ("best", "latest_and_best") else []
+        return _all_but([*latest, *best], listed)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Removes files of the trial, and folders with all that they have, where they are still there."""
@@ -125,7 +131,7 @@ class TrialCheckpoints:
         ours = [path for path in self._listed() if self._is_ours(path)]
         found = _checkpoints(ours)
         own = [checkpoint for checkpoint in found if checkpoint.attempt == self._attempt]
-        self.remove(_all_but([*found[:_KEPT], *own[:_KEPT]], ours))
+        self.remove(_all_but([*found[:_KEPT], *own[:_KEPT], *best_of(found)], ours))
 
     def _is_ours(self, path: str) -> bool:
         """Whether it is this attempt's, or was left by an earlier one."""
@@ -135,6 +141,15 @@ class TrialCheckpoints:
         """Paths below the trial's folder, of files and folders."""
         found = list_folder(self._files, self._folder, recursive=True)
         return [info.path.removeprefix(f"{self._folder}/") for info in found]
+
+
+def best_of(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """The best one of a trial's checkpoints, where there is one: the last that the last attempt to have any has saved.
+
+    An attempt goes on from what those before it have saved, and knows how good that was.
+    """
+    best = [checkpoint for checkpoint in checkpoints if checkpoint.is_best]
+    return [max(best, key=lambda checkpoint: (checkpoint.attempt, checkpoint.epoch))] if best else []
 
 
 def _top(path: str) -> str:
@@ -159,4 +174,5 @@ def _all_but(kept: Iterable[Checkpoint], listed: Collection[str]) -> list[str]:
 def _checkpoints(paths: Iterable[str]) -> list[Checkpoint]:
     """Those among the paths that are checkpoints, the newest first."""
     matches = filter(None, map(_FILE.fullmatch, paths))
-    return sorted((Checkpoint(int(found[2]), int(found[1] or 0), found[0]) for found in matches), reverse=True)
+    checkpoints = (Checkpoint(int(found[2]), int(found[1] or 0), found[0], bool(found[3])) for found in matches)
+    return sorted(checkpoints, reverse=True)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from service.tuning.checkpoints import TrialCheckpoints
+from service.spec_sections import Keep
+from service.trial_checkpoints import TrialCheckpoints
 
 
 @pytest.fixture
@@ -63,9 +63,59 @@ def test_the_newest_stays_of_a_trial_that_has_ended(checkpoints: TrialCheckpoint
     assert files(tmp_path) == []
 
 
+def test_the_best_one_stays_among_those_that_are_kept(checkpoints: TrialCheckpoints, tmp_path: Path) -> None:
+    for epoch in range(1, 7):
+        checkpoints.save(epoch, b"%d" % epoch, is_best=epoch in (1, 3))
+    assert files(tmp_path) == ["000003.best.ckpt", "000005.ckpt", "000006.ckpt"]
+    assert [found.epoch for found in checkpoints.found() if found.is_best] == [3]
+    checkpoints.save(7, b"7", is_best=True)
+    assert files(tmp_path) == ["000006.ckpt", "000007.best.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        ("latest", ["000005.ckpt"]),
+        ("best", ["000002.best.ckpt"]),
+        ("latest_and_best", ["000002.best.ckpt", "000005.ckpt"]),
+        ("none", []),
+    ],
+)
+def test_what_stays_of_a_trial_that_has_ended(
+    keep: Keep, left: list[str], checkpoints: TrialCheckpoints, tmp_path: Path
+) -> None:
+    for epoch in range(1, 6):
+        checkpoints.save(epoch, b"", is_best=epoch == 2)
+    checkpoints.tidy(keep, up_to_attempt=1)
+    assert files(tmp_path) == left
+
+
+def test_the_last_epoch_may_be_the_best_one(checkpoints: TrialCheckpoints, tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        checkpoints.save(epoch, b"", is_best=True)
+    checkpoints.tidy("latest_and_best", up_to_attempt=1)
+    assert files(tmp_path) == ["000002.best.ckpt"]
+
+
+def test_the_best_one_is_that_of_the_last_attempt_that_has_any(
+    attempt: Callable[[int], TrialCheckpoints], tmp_path: Path
+) -> None:
+    """A later attempt goes on from what those before it have saved; one that was given up may still train."""
+    stale, later, last = map(attempt, (1, 2, 3))
+    stale.save(2, b"", is_best=True)
+    later.save(4, b"later", is_best=True)
+    stale.save(9, b"stale", is_best=True)
+    last.take_over()
+    for epoch in (10, 11, 12):
+        last.save(epoch, b"")
+    assert [found.epoch for found in last.found() if found.is_best] == [4]
+    last.tidy("best", up_to_attempt=3)
+    assert files(tmp_path) == ["000004.best.ckpt"]
+
+
 @pytest.mark.parametrize(("keep", "left"), [("latest", [(5, 1)]), ("none", [])])
 def test_tidying_leaves_a_later_attempt_alone(
-    keep: Literal["latest", "none"],
+    keep: Keep,
     left: list[tuple[int, int]],
     attempt: Callable[[int], TrialCheckpoints],
     tmp_path: Path,
