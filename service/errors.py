@@ -97,6 +97,14 @@ class AttemptNotFoundError(SamstudyError):
     title = "No such attempt"
 
 
+class CheckpointNotFoundError(SamstudyError):
+    """The trial has no checkpoint, or none of its best epoch."""
+
+    status = 404
+    code = "checkpoint_not_found"
+    title = "No such checkpoint"
+
+
 class SearchSpaceNotFoundError(SamstudyError):
     """No named search space has this name."""
 

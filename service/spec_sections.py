@@ -86,6 +86,7 @@ Seconds = Annotated[Number, Field(gt=0, le=1e9)]
 AlgorithmName = Literal["grid", "random", "tpe"]
 Keep = Literal["latest", "best", "latest_and_best", "none"]
 """What stays of the checkpoints of a trial that ended: of its last epoch, of its best one by the objective, or both."""
+WhichCheckpoint = Literal["latest", "best"]
 
 
 class Objective(StrictModel):

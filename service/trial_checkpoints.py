@@ -7,7 +7,7 @@ folder of its own, and removes nothing but what is there and what earlier attemp
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import uuid4
@@ -16,6 +16,7 @@ from service.spec_sections import Keep
 from service.storage import list_folder, study_folder
 
 _PARTIAL = ".partial"
+_BLOCK_BYTES = 1024 * 1024
 _KEPT = 2
 """The newest, and the one before for the case that the newest is damaged."""
 
@@ -70,6 +71,17 @@ class TrialCheckpoints:
         with self._files.open_input_stream(f"{self._folder}/{checkpoint.path}") as stream:
             content: bytes = stream.read()
             return content
+
+    def opened(self, checkpoint: Checkpoint) -> tuple[int, Iterator[bytes]]:
+        """How many bytes were saved there, and these in blocks; what has been opened stays to its end."""
+        stream = self._files.open_input_file(f"{self._folder}/{checkpoint.path}")
+
+        def blocks() -> Iterator[bytes]:
+            with stream:
+                while block := stream.read(_BLOCK_BYTES):
+                    yield block
+
+        return stream.size(), blocks()
 
     def discard(self, checkpoint: Checkpoint) -> None:
         """Removes one that is of no use, so that it does not count among those that are kept."""

@@ -15,6 +15,7 @@ from fastapi.responses import RedirectResponse
 from starlette.routing import BaseRoute
 
 from service.api import (
+    checkpoints,
     configurations,
     events,
     exports,
@@ -61,6 +62,7 @@ def _routes() -> list[BaseRoute]:
     for module in (
         studies,
         lifecycle,
+        checkpoints,
         configurations,
         trials,
         logs,

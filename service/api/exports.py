@@ -37,13 +37,13 @@ class ExportsBusyError(TooManyRequestsError):
 
 
 class ExportResponse(BreakingOffResponse):
-    """A table while it is written."""
+    """A table while it is written, or a file while it is read."""
 
     read_within_s = 60.0
 
 
 class Exports:
-    """The exports under way of one API process.
+    """The exports under way of one API process, and the checkpoints that are being taken home.
 
     threads: those that write them, of which a Parquet file takes one for seconds; the other requests have their own.
     """
@@ -57,8 +57,8 @@ class Exports:
         """Raises ExportsBusyError where the caller has as many as one may have, or all together have."""
         if not self._places.take(asker):
             raise ExportsBusyError(
-                f"at most {_EACH} exports at a time are answered to one key, or to one address without keys, and "
-                f"{_OF_ALL} to all: try again in {ExportsBusyError.retry_after_s} s"
+                f"at most {_EACH} exports at a time, checkpoints among them, are answered to one key, or to one "
+                f"address without keys, and {_OF_ALL} to all: try again in {ExportsBusyError.retry_after_s} s"
             )
         try:
             yield
@@ -73,6 +73,9 @@ async def _place(request: Request) -> AsyncIterator[CapacityLimiter]:
         yield exports.threads
 
 
+APlaceOfExport = Depends(_place)
+
+
 @router.get(
     "/export",
     response_class=Response,
@@ -85,7 +88,7 @@ def export_study(
     study_id: StudyId,
     studies: Studies,
     access: TheAccess,
-    threads: Annotated[CapacityLimiter, Depends(_place)],
+    threads: Annotated[CapacityLimiter, APlaceOfExport],
     table_format: Annotated[TableFormat, Query(alias="format")] = "csv",
 ) -> ExportResponse:
     """One row for each trial: ids, purpose, seed, point, state, attempts, epochs, objective, its last metrics.

@@ -1,4 +1,4 @@
-"""Commands about what a study has found: trials, export, importances."""
+"""Commands about what a study has found: trials, export, checkpoint, importances."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from service.cli.studies import Json, StudyArgument, client
+from service.errors import CheckpointNotFoundError
 from service.study import TrialState
+
+if TYPE_CHECKING:
+    from service.client import Client
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (trials, export, importances):
+    for command in (trials, export, checkpoint, importances):
         app.command()(command)
 
 
@@ -72,12 +77,52 @@ def export(
             for piece in table:
                 sys.stdout.buffer.write(piece)
             return
-        with tempfile.TemporaryFile() as whole:  # what breaks off leaves a file that is there already as it was
-            whole.writelines(table)
-            whole.seek(0)
-            with output.open("wb") as file:
-                shutil.copyfileobj(whole, file)
+        _write(output, table)
     typer.echo(f"{output}: the trials of study {study_id}", err=True)
+
+
+def checkpoint(
+    study_id: StudyArgument,
+    trial_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TRIAL", help="By default the best trial of the best configuration.", show_default=False
+        ),
+    ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="Of its best epoch (checkpoint.keep has to say best), not its last.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="By default TRIAL.ckpt.", show_default=False)
+    ] = None,
+) -> None:
+    """Take home a trial's checkpoint: its weights, and all that a training goes on from."""
+    with client() as service:
+        trial_id = _best_trial(service, study_id) if trial_id is None else trial_id
+        output = Path(f"{trial_id}.ckpt") if output is None else output
+        _write(output, service.checkpoint(study_id, trial_id, which="best" if best else "latest"))
+    typer.echo(f"{output}: of trial {trial_id}; samstudy train … --checkpoint FILE goes on from it", err=True)
+    typer.echo(f'the weights: trainers.checkpoint.load("{output}")["training"]["model"]', err=True)
+
+
+def _best_trial(service: Client, study_id: str) -> str:
+    """Id of the best trial of the best configuration, whether it searched or confirmed."""
+    study, best = service.study(study_id), service.best(study_id)
+    if best is None:
+        raise CheckpointNotFoundError(f"study {study_id!r} has no trial that has succeeded yet: name one of its others")
+    trials = service.trials(study_id, configuration_id=best.configuration.id, states=[TrialState.SUCCEEDED])
+    sign = 1 if study.spec["objective"]["mode"] == "max" else -1
+    values = {trial.id: sign * trial.objective for trial in trials if trial.objective is not None}
+    return max(values, key=lambda trial_id: values[trial_id])
+
+
+def _write(output: Path, content: Iterable[bytes]) -> None:
+    """Writes the file once all of it has come: what breaks off leaves one that is there already as it was."""
+    with tempfile.TemporaryFile() as whole:
+        whole.writelines(content)
+        whole.seek(0)
+        with output.open("wb") as file:
+            shutil.copyfileobj(whole, file)
 
 
 def importances(

@@ -45,6 +45,7 @@ from service.client.handle import StudyHandle
 from service.errors import FieldProblem, InvalidRequestError
 from service.log_stream import log_text
 from service.spec import Plan, StudySpec, load_spec
+from service.spec_sections import WhichCheckpoint
 from service.study import Origin, Purpose, Result, Scalar, Study, StudyState, TrialState
 from service.webhook import Webhook
 from trainers.catalog import DatasetFacts, ModelFacts
@@ -258,6 +259,16 @@ class Client(Connection):
         path = f"{study_path(study_id)}/trials/{quoted(trial_id)}/logs"
         open_log = partial(self._opened, path)
         return log_text(open_log, attempt=attempt, tail=tail, follow=follow, patience_s=self.patience_s)
+
+    def checkpoint(self, study_id: str, trial_id: str, *, which: WhichCheckpoint = "latest") -> Iterator[bytes]:
+        """A checkpoint of the trial, piece by piece; `trainers.checkpoint.loads` reads them joined.
+
+        which: of its newest epoch that has one, or of its best one where the study's checkpoint.keep has that. Raises
+        CheckpointNotFoundError, StorageUnavailableError, and ServiceUnavailableError where it breaks off.
+        """
+        path = f"{study_path(study_id)}/trials/{quoted(trial_id)}/checkpoint"
+        with self._opened(path, {"which": which}) as response:
+            yield from response.iter_bytes()
 
     def best(self, study_id: str) -> ConfigurationResult | None:
         """The best confirmed configuration, else the best whose search trials all succeeded, else that of most seeds.

@@ -26,6 +26,7 @@ from service.client import Client
 from service.settings import Settings, settings
 from service.spec import Objective
 from service.study import Reason, Study, StudyState
+from service.trial_checkpoints import TrialCheckpoints
 from service.trial_logs import TrialLog
 from tests.service.processes import DEADLINE_S
 
@@ -586,6 +587,50 @@ def _command(*arguments: str, url: str, **environment: str) -> subprocess.Popen[
         text=True,
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores Ctrl-C
     )
+
+
+class TestCheckpoint:
+    @pytest.mark.parametrize("mode", ["max", "min"])
+    def test_the_best_trial_of_the_best_configuration_is_the_default(
+        self,
+        mode: str,
+        served: RunningApi,
+        life: Life,
+        api_settings: Settings,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        study = life.finished(ACCURACIES, objective={"metric": "val_accuracy", "mode": mode})
+        for trial in life.studies.trials(study.id):
+            checkpoints = TrialCheckpoints(api_settings.storage_uri, study.id, trial.id)
+            checkpoints.save(2, f"best of {trial.objective}".encode(), is_best=True)
+            checkpoints.save(3, f"last of {trial.objective}".encode())
+        assert main(["checkpoint", study.id, "-o", "mine.ckpt"]) == 0
+        assert Path("mine.ckpt").read_text() == f"last of {0.97 if mode == 'max' else 0.7}"
+        said = capsys.readouterr().err
+        assert 'trainers.checkpoint.load("mine.ckpt")["training"]["model"]' in said
+        named = life.studies.trials(study.id)[0]
+        assert main(["checkpoint", study.id, named.id, "--best"]) == 0
+        assert Path(f"{named.id}.ckpt").read_text() == "best of 0.9"
+
+    def test_where_there_is_none_nothing_is_written(
+        self,
+        served: RunningApi,
+        life: Life,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        empty, study = life.create(), life.finished(ACCURACIES)
+        assert main(["checkpoint", empty.id]) == 2
+        assert "has no trial that has succeeded yet" in capsys.readouterr().err
+        Path("there.ckpt").write_text("already")
+        assert main(["checkpoint", study.id, "-o", "there.ckpt"]) == 2
+        assert "has no such checkpoint" in capsys.readouterr().err
+        assert Path("there.ckpt").read_text() == "already"
 
 
 class TestLogs:

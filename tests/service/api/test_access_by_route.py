@@ -18,6 +18,7 @@ from service.api.app import PREFIX, create_app
 from service.settings import Settings
 from service.store.database import Database
 from service.store.keys import KeyStore
+from service.trial_checkpoints import TrialCheckpoints
 from tests.service.api.known_routes import SPEC, WEBHOOK_URL, Route, routes_of
 from tests.service.api.stores import on_sqlite
 
@@ -37,7 +38,7 @@ class Place:
     """The application over a store, with a key of every kind and what the owner has in it."""
 
     def __init__(self, database: Database, settings: Settings, life: Life) -> None:
-        self._life = life
+        self._life, self._storage_uri = life, settings.storage_uri
         self.app = create_app(database, settings.model_copy(update={"allow_private_webhooks": True}))
         keys = KeyStore(database)
         self.tokens: dict[str, str | None] = {"anonymous": None}
@@ -64,6 +65,7 @@ class Place:
         study = self._life.finished(ACCURACIES, name=NAME, description=DESCRIPTION, labels={"k": LABEL})
         owner = self.clients["owner"]
         trials = owner.get(f"{PREFIX}/studies/{study.id}/trials").json()["trials"]
+        TrialCheckpoints(self._storage_uri, study.id, trials[0]["id"]).save(3, LABEL.encode())
         webhook = owner.post(f"{PREFIX}/webhooks", json={"url": WEBHOOK_URL}).json()
         return {
             "study_id": study.id,

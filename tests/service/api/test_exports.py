@@ -40,7 +40,9 @@ def test_exports_under_way_leave_the_other_requests_their_threads(
         wait_until(lambda: api.app.state.exports._places._held.total() == 2)
         refused = api.get(path)
         assert (refused.json()["code"], refused.headers["Retry-After"]) == ("too_many_requests", "5")
-        assert "at most 2 exports at a time are answered to one key" in refused.json()["detail"]
+        assert (
+            "at most 2 exports at a time, checkpoints among them, are answered to one key" in refused.json()["detail"]
+        )
         assert api.get("studies").status_code == 200
         goes_on.set()
         assert [answer.result(10).status_code for answer in under_way] == [200, 200]
