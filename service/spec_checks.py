@@ -263,7 +263,7 @@ def _grid_problems(parts: Parts) -> Iterator[FieldProblem]:
         for name in error.names:
             field = "search_space" if parts.space_is_named else f"search_space.{name}.step"
             message = f"a grid needs a step for {name}, or {name} as categorical choices"
-            yield FieldProblem(field, f"{message}; algorithms random and tpe take it as it is")
+            yield FieldProblem(field, f"{message}; algorithms random, qmc and tpe take it as it is")
         return
     if parts.replicates is None or parts.budget is None or parts.budget.max_trials is not None:
         return

@@ -83,7 +83,7 @@ Description = Annotated[Text, Field(max_length=2_000), _where_new(checked_text)]
 Labels = Annotated[dict[str, Text], Field(max_length=32), _where_new(_checked_labels)]
 Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 Seconds = Annotated[Number, Field(gt=0, le=1e9)]
-AlgorithmName = Literal["grid", "random", "tpe"]
+AlgorithmName = Literal["grid", "random", "qmc", "tpe"]
 Keep = Literal["latest", "best", "latest_and_best", "none"]
 """What stays of the checkpoints of a trial that ended: of its last epoch, of its best one by the objective, or both."""
 WhichCheckpoint = Literal["latest", "best"]
@@ -112,8 +112,10 @@ class Algorithm(StrictModel):
 
     name: Annotated[
         AlgorithmName,
-        BeforeValidator(_not_yet("algorithm", ("qmc", "gp", "cmaes", "nsga2"), get_args(AlgorithmName))),
-    ] = Field("grid", description="grid: every point in order; random: independent draws; tpe: learns")
+        BeforeValidator(_not_yet("algorithm", ("gp", "cmaes", "nsga2"), get_args(AlgorithmName))),
+    ] = Field(
+        "grid", description="grid: every point in order; random: independent draws; qmc: a Sobol' sequence; tpe: learns"
+    )
     seed: Seed = Field(0, description="of the choice of configurations")
 
 

@@ -50,7 +50,7 @@ def random_study(seed: int, epochs: int) -> dict[str, Any]:
     }
     if choose.random() < 0.5:
         changes["search_space"] = {"rho": {"type": "float", "low": 0.01, "high": 0.5, "log": True}}
-        changes["algorithm"] = {"name": choose.choice(["tpe", "random"]), "seed": choose.randrange(1_000)}
+        changes["algorithm"] = {"name": choose.choice(["tpe", "random", "qmc"]), "seed": choose.randrange(1_000)}
         changes["budget"] = {"max_trials": 6}
         changes["replicates"] = {"seeds": [0, 1]}
         if choose.random() < 0.5:

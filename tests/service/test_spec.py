@@ -65,7 +65,7 @@ def test_every_problem_comes_in_one_answer() -> None:
         "objective.targt": "unknown key 'targt'; did you mean 'target'?",
         "train.epoch": "unknown field 'epoch'; did you mean 'epochs'?",
         "train.lr": "lr must be a number above 0 or 'theory', got 0",
-        "algorithm.name": "algorithm 'gp' is not there yet; those that are: grid, random, tpe",
+        "algorithm.name": "algorithm 'gp' is not there yet; those that are: grid, random, qmc, tpe",
         "replicates.seeds[2]": "every seed must be there once, and 0 is there before",
         "budget.max_trials": "must be at least 1, got 0",
         "budget.max_gpu_hours": "must be above 0, got -2",

@@ -482,7 +482,7 @@ class TestPatch:
             lifecycle.patch(study.id, StudyChanges(budget={"max_failed_trials": 50}), if_version=None)
         assert stores.studies.get(study.id) == before
 
-    @pytest.mark.parametrize("algorithm", ["grid", "random", "tpe"])
+    @pytest.mark.parametrize("algorithm", ["grid", "random", "qmc", "tpe"])
     @pytest.mark.parametrize("point", [{"rho": 0.1 + 0.2}, {"rho": 0.25}, {"rho": 0.3, "gone": 1}])
     def test_a_point_that_an_older_version_took_beside_the_space_leaves_all_of_it_to_try(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], algorithm: str, point: Any
@@ -1103,7 +1103,7 @@ class TestEnqueue:
         with pytest.raises(ConfigurationExistsError):
             lifecycle.enqueue(study.id, {"rho": 0.2, "lambda": 1.0})
 
-    @pytest.mark.parametrize("algorithm", ["grid", "random", "tpe"])
+    @pytest.mark.parametrize("algorithm", ["grid", "random", "qmc", "tpe"])
     def test_a_point_within_rounding_is_the_one_that_the_search_has(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], algorithm: str
     ) -> None:

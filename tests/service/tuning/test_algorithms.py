@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from statistics import fmean
 from typing import Any
 
@@ -23,7 +25,7 @@ FINITE = {
 }
 
 
-@pytest.fixture(params=["random", "tpe"])
+@pytest.fixture(params=["random", "qmc", "tpe"])
 def sampler(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -107,7 +109,7 @@ def test_points_that_the_study_has_are_not_proposed(spec_of: Callable[..., Study
     assert new == {point_key(point) for point in points[20:]}
 
 
-@pytest.mark.parametrize("name", ["grid", "random", "tpe"])
+@pytest.mark.parametrize("name", ["grid", "random", "qmc", "tpe"])
 def test_a_copy_within_rounding_takes_no_points_place(spec_of: Callable[..., StudySpec], name: str) -> None:
     """Older versions have recorded enqueued points as they were given."""
     spec = spec_of(FINITE, name)
@@ -196,6 +198,64 @@ def test_the_last_step_is_written_as_the_grid_has_it(
     assert again.propose() is None
 
 
+def in_bins(values: Iterable[float], low: float, high: float, bins: int) -> list[int]:
+    """In which of so many equal parts of the range each value lies."""
+    return [min(int((value - low) / (high - low) * bins), bins - 1) for value in values]
+
+
+def test_qmc_fills_a_space_as_a_sobol_sequence_does(spec_of: Callable[..., StudySpec]) -> None:
+    """Of the first 64 points one lies in each of 64 parts of every parameter, and in each of 8 × 8 cells of the first
+    two (Sobol' 1967: a (0, 6, 2)-net), which no scrambling changes."""
+    space = {
+        "lr": {"type": "float", "low": 0.5, "high": 2.0},
+        "rho": {"type": "float", "low": 1e-4, "high": 1.0, "log": True},
+        "batch_size": {"type": "categorical", "choices": [16, 32, 64, 128]},
+        "epochs": {"type": "int", "low": 8, "high": 71},
+    }
+    points = list(proposals(algorithm_for(spec_of(space, "qmc", seed=3), leg=0), 64))
+    rates, radii = ([float(point[name]) for point in points] for name in ("lr", "rho"))
+    logs = [math.log10(radius) for radius in radii]
+    assert sorted(in_bins(rates, 0.5, 2.0, 64)) == list(range(64))
+    assert sorted(in_bins(logs, -4, 0, 64)) == list(range(64))
+    assert Counter(point["batch_size"] for point in points) == dict.fromkeys([16, 32, 64, 128], 16)
+    assert sorted(int(point["epochs"]) for point in points) == list(range(8, 72))
+    assert len(set(zip(in_bins(rates, 0.5, 2.0, 8), in_bins(logs, -4, 0, 8), strict=True))) == 64
+
+
+def test_an_integer_s_logarithm_is_that_of_the_interval_up_to_the_next_one(spec_of: Callable[..., StudySpec]) -> None:
+    conditional = {"rho": RHO, "batch_size": {"type": "int", "low": 1, "high": 7, "log": True}}
+    points = proposals(algorithm_for(spec_of(conditional, "qmc", budget={"max_trials": 4096}), leg=0), 4096)
+    counts = Counter(int(point["batch_size"]) for point in points)
+    for value in range(1, 8):
+        assert counts[value] == pytest.approx(4096 * math.log((value + 1) / value) / math.log(8), abs=2)
+
+
+@pytest.mark.parametrize("space", [CONDITIONAL, FINITE, {"rho": RHO}], ids=["conditional", "finite", "one"])
+@pytest.mark.parametrize("cut", [1, 7, 25])
+def test_qmc_goes_on_where_the_driver_before_was(
+    spec_of: Callable[..., StudySpec], space: dict[str, Any], cut: int
+) -> None:
+    spec = spec_of(space, "qmc")
+    of_the_user = next(iter(proposals(algorithm_for(spec_of(space, "random", seed=9), leg=0))))
+    whole, first, second = (algorithm_for(spec, leg=leg) for leg in (0, 0, cut))
+    for algorithm in (whole, first, second):
+        algorithm.known(of_the_user)
+    before = list(proposals(first, cut))
+    for point in before:
+        second.known(point)
+    after = list(proposals(second, 29 - cut))
+    assert before + after == list(proposals(whole, 29))
+    assert of_the_user not in before + after
+
+
+@pytest.mark.parametrize("high", [1e-300, 1e30])
+def test_qmc_stays_within_a_range_of_any_size(spec_of: Callable[..., StudySpec], high: float) -> None:
+    space = {"rho": {"type": "float", "low": 1e-300, "high": high, "log": True}}
+    points = list(proposals(algorithm_for(spec_of(space, "qmc"), leg=0), 64))
+    assert all(1e-300 <= float(point["rho"]) <= high for point in points)
+    assert len(points) == (1 if high == 1e-300 else 64)
+
+
 def best_of(algorithm: Algorithm, trials: int, mode: str) -> float:
     """How near the search comes to ρ = 0.3, lr = 0.6."""
     losses = []
@@ -228,11 +288,12 @@ def test_tpe_learns_from_what_an_earlier_driver_saw(spec_of: Callable[..., Study
     assert fmean(distances) < 0.15
 
 
+@pytest.mark.parametrize("name", ["random", "tpe"])
 @pytest.mark.parametrize("space", [CONDITIONAL, FINITE], ids=["conditional", "finite"])
 def test_the_next_driver_s_sampler_knows_of_the_same_trials_as_the_one_before(
-    spec_of: Callable[..., StudySpec], sampler: str, space: dict[str, Any]
+    spec_of: Callable[..., StudySpec], name: str, space: dict[str, Any]
 ) -> None:
-    spec = spec_of(space, sampler)
+    spec = spec_of(space, name)
     first, second = algorithm_for(spec, leg=0), algorithm_for(spec, leg=3)
     points = list(proposals(first, 3))
     for algorithm in (first, second):
