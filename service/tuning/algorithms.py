@@ -9,7 +9,6 @@ from typing import Literal, Protocol, assert_never, cast
 
 import optuna
 from optuna.trial import TrialState as OptunaState
-from scipy.stats import qmc
 
 from search_spaces.parameters import (
     CategoricalParameter,
@@ -247,6 +246,8 @@ def _first_unknown(space: SearchSpace, known: Container[str]) -> Point | None:
 
 def _sobol_numbers(dimensions: int, seed: int) -> Iterator[Sequence[float]]:
     """The points of a scrambled Sobol' sequence in [0, 1)^dimensions, without an end that any study comes to."""
+    from scipy.stats import qmc  # takes most of a second, which no other driver needs to wait
+
     engine = qmc.Sobol(dimensions, scramble=True, rng=seed)
     while True:
         yield from engine.random(_BLOCK).tolist()
