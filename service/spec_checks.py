@@ -14,9 +14,10 @@ from service.errors import FieldProblem
 from service.spec_sections import (
     MAX_CONFIRMING_TRIALS,
     Algorithm,
-    AshaScheduler,
     Budget,
     Confirm,
+    EarlyStopping,
+    HyperbandScheduler,
     NoScheduler,
     Objective,
     Replicates,
@@ -50,7 +51,7 @@ class Parts:
     space_is_named: bool
     objective: Objective | None
     algorithm: Algorithm | None
-    scheduler: NoScheduler | AshaScheduler | None
+    scheduler: NoScheduler | EarlyStopping | None
     replicates: Replicates | None
     confirm: Confirm | None
     budget: Budget | None
@@ -218,9 +219,9 @@ def _objective_problems(parts: Parts) -> Iterator[FieldProblem]:
         if objective.at == "best":
             message = f"{objective.metric} is measured once, at a trial's end: at must be last, got 'best'"
             yield FieldProblem("objective.at", message)
-        if isinstance(parts.scheduler, AshaScheduler):
-            message = f"asha compares trials while they train, and {objective.metric} is measured once, at the end"
-            yield FieldProblem(field, message)
+        if isinstance(parts.scheduler, EarlyStopping):
+            compares = f"{parts.scheduler.name} compares trials while they train"
+            yield FieldProblem(field, f"{compares}, and {objective.metric} is measured once, at the end")
     if not objective.metric.startswith("test_"):
         return
     if parts.allow_test_objective is False:
@@ -275,12 +276,12 @@ def _grid_problems(parts: Parts) -> Iterator[FieldProblem]:
 
 
 def _scheduler_problems(parts: Parts) -> Iterator[FieldProblem]:
-    if not isinstance(parts.scheduler, AshaScheduler) or parts.parameters is None:
+    if not isinstance(parts.scheduler, EarlyStopping) or parts.parameters is None:
         return
     searched = [key for key in ("epochs", "report_every_epochs") if key in parts.parameters]
     for key in searched:
-        message = f"asha compares trials at the same epoch of the same run length: fix {key} in train"
-        yield FieldProblem(f"search_space.{key}", message)
+        compares = f"{parts.scheduler.name} compares trials at the same epoch of the same run length"
+        yield FieldProblem(f"search_space.{key}", f"{compares}: fix {key} in train")
     if searched:
         return
     for every in _values_in_play(parts, "report_every_epochs"):
@@ -292,6 +293,13 @@ def _scheduler_problems(parts: Parts) -> Iterator[FieldProblem]:
         if isinstance(epochs, int) and grace > epochs:
             message = f"grace_period must be at most the {epochs} epochs of a trial, got {grace}"
             yield FieldProblem("scheduler.grace_period", message)
+        elif isinstance(epochs, int) and isinstance(parts.scheduler, HyperbandScheduler):
+            factor, brackets = parts.scheduler.reduction_factor, parts.scheduler.brackets
+            first = grace * factor ** (brackets - 1)
+            if first > epochs:
+                rule = f"the last bracket must stop trials within their {epochs} epochs"
+                message = f"{rule}, and with {brackets} brackets it begins to at {grace} · {factor}^{brackets - 1}"
+                yield FieldProblem("scheduler.brackets", f"{message} = {first}")
 
 
 def _confirm_problems(parts: Parts) -> Iterator[FieldProblem]:

@@ -135,16 +135,55 @@ class AshaScheduler(StrictModel):
     )
 
 
+class HyperbandScheduler(StrictModel):
+    """Asynchronous Hyperband (arXiv 1810.05934, section 3.1): ASHA in several brackets, for metrics that mislead early.
+
+    In bracket s = 0, 1, … no trial is stopped before epoch grace_period · reduction_factor^s. A trial stays in one,
+    and is compared with those in it alone; a bracket whose first rung is later has fewer of them.
+    """
+
+    name: Literal["hyperband"] = "hyperband"
+    grace_period: Annotated[Integer, Field(ge=1)] = Field(
+        1, description="epochs before any trial of the first bracket is stopped"
+    )
+    reduction_factor: Annotated[Integer, Field(ge=2, le=100)] = Field(
+        3, description="of the trials that reach a rung, one in this many goes on"
+    )
+    brackets: Annotated[Integer, Field(ge=1, le=10)] = Field(3, description="how many there are")
+
+
+class MedianScheduler(StrictModel):
+    """The median stopping rule (Golovin et al. 2017, Google Vizier, section 3.2.1).
+
+    A trial is stopped after an epoch where its best value so far is worse than the median of the other trials' means up
+    to that epoch.
+    """
+
+    name: Literal["median"] = "median"
+    grace_period: Annotated[Integer, Field(ge=1)] = Field(
+        1, description="the epoch from which on trials are stopped, and over which means are taken"
+    )
+    min_trials: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
+        3, description="other trials that have come as far, before one is stopped"
+    )
+
+
+EarlyStopping = AshaScheduler | HyperbandScheduler | MedianScheduler
+"""The schedulers that compare trials while they train."""
+
+
 def _refuse_planned_scheduler(value: object) -> object:
     name = value.get("name") if isinstance(value, Mapping) else None
-    if name in ("hyperband", "median", "pbt"):
-        message = f"scheduler {name!r} is not there yet; those that are: none, asha"
+    if name == "pbt":
+        message = f"scheduler {name!r} is not there yet; those that are: none, asha, hyperband, median"
         raise rules_error([RuleProblem(("name",), message)])
     return value
 
 
 Scheduler = Annotated[
-    NoScheduler | AshaScheduler, Field(discriminator="name"), BeforeValidator(_refuse_planned_scheduler)
+    NoScheduler | AshaScheduler | HyperbandScheduler | MedianScheduler,
+    Field(discriminator="name"),
+    BeforeValidator(_refuse_planned_scheduler),
 ]
 
 

@@ -54,7 +54,15 @@ def random_study(seed: int, epochs: int) -> dict[str, Any]:
         changes["budget"] = {"max_trials": 6}
         changes["replicates"] = {"seeds": [0, 1]}
         if choose.random() < 0.5:
-            changes["scheduler"] = {"name": "asha", "grace_period": 2 * epochs // 3, "reduction_factor": 2}
+            early = {"grace_period": 2 * epochs // 3}
+            halving = {**early, "reduction_factor": 2}
+            changes["scheduler"] = choose.choice(
+                [
+                    {"name": "asha", **halving},
+                    {"name": "hyperband", "brackets": 1, **halving},
+                    {"name": "median", "min_trials": 2, **early},
+                ]
+            )
     if choose.random() < 0.3:
         changes["confirm"] = {"top_k": 1, "seeds": [7]}
     return changes

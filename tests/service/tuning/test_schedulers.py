@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,18 +52,28 @@ def result(number: int, epoch: int, value: float) -> SimpleNamespace:
     return SimpleNamespace(trial_id=f"s-{number}", epoch=epoch, metrics={"val_accuracy": value})
 
 
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "asha": {"name": "asha", "reduction_factor": 2},
+    "hyperband": {"name": "hyperband", "reduction_factor": 2},
+    "median": {"name": "median", "min_trials": 2},
+}
+
+
 @pytest.fixture(scope="session")
-def asha(make_spec: Callable[..., StudySpec]) -> Callable[..., StudySpec]:
-    def make(mode: str = "max") -> StudySpec:
-        return make_spec(
-            train={"epochs": EPOCHS},
-            objective={"metric": "val_accuracy", "mode": mode},
-            scheduler={"name": "asha", "reduction_factor": 2},
-        )
+def spec_with(make_spec: Callable[..., StudySpec]) -> Callable[..., StudySpec]:
+    def make(scheduler: dict[str, Any], mode: str = "max") -> StudySpec:
+        objective = {"metric": "val_accuracy", "mode": mode}
+        return make_spec(train={"epochs": EPOCHS}, objective=objective, scheduler=scheduler)
 
     return make
 
 
+@pytest.fixture(scope="session")
+def asha(spec_with: Callable[..., StudySpec]) -> Callable[..., StudySpec]:
+    return partial(spec_with, SCHEDULERS["asha"])
+
+
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
 @given(
     order=st.lists(st.tuples(st.integers(0, TRIALS - 1), st.integers(0, 20)), min_size=1, max_size=60),
     cut=st.integers(0, 60),
@@ -70,14 +82,15 @@ def asha(make_spec: Callable[..., StudySpec]) -> Callable[..., StudySpec]:
 )
 @settings(max_examples=60, deadline=None)
 def test_a_new_driver_decides_as_the_old_one_would_have(
-    asha: Callable[..., StudySpec],
+    spec_with: Callable[..., StudySpec],
+    scheduler: str,
     new_recording: Callable[[], Any],
     order: list[tuple[int, int]],
     cut: int,
     redone: int,
     mode: str,
 ) -> None:
-    spec = asha(mode)
+    spec = spec_with(SCHEDULERS[scheduler], mode)
 
     def decisions(cut: int | None) -> list[str]:
         recorded = new_recording()
@@ -179,12 +192,106 @@ def test_cutoffs_between_values_of_any_size_are_numbers(
     assert leg.report(len(others), 1, worst * value) == decision
 
 
+@pytest.mark.parametrize("name", list(SCHEDULERS))
 def test_trials_that_confirm_are_neither_stopped_nor_compared_with(
-    asha: Callable[..., StudySpec], recorded: Any
+    spec_with: Callable[..., StudySpec], name: str, recorded: Any
 ) -> None:
-    scheduler = scheduler_for(asha(), recorded.snapshot(), lambda tune_id: ours(tune_id, Purpose.CONFIRM))
-    for number, value in [(0, 0.9), (1, 0.8), (2, 0.1)]:
+    """The last one searches, and is worse than all of them."""
+    purposes = dict.fromkeys(range(9), Purpose.CONFIRM)
+    scheduler = scheduler_for(
+        spec_with(SCHEDULERS[name]),
+        recorded.snapshot(),
+        lambda tune_id: ours(tune_id, purposes.get(int(tune_id.split("-")[1]), Purpose.SEARCH)),
+    )
+    for number in range(10):
         trial = SimpleNamespace(trial_id=f"first-{number}")
         scheduler.on_trial_add(None, trial)
-        assert scheduler.on_trial_result(None, trial, {"epoch": 1, "val_accuracy": value}) == CONTINUE
-    assert all(rung == {} for _, rung in scheduler._brackets[0]._rungs)
+        for epoch in range(1, EPOCHS):
+            said = scheduler.on_trial_result(None, trial, {"epoch": epoch, "val_accuracy": 0.9 - number / 20})
+            assert said == CONTINUE
+
+
+def test_hyperband_has_each_trial_in_one_bracket_by_its_number_alone(
+    spec_with: Callable[..., StudySpec], recorded: Any
+) -> None:
+    spec = spec_with({"name": "hyperband", "reduction_factor": 2, "brackets": 3})
+    brackets = []
+    for study in ("a", "b"):
+        scheduler: Any = scheduler_for(
+            spec,
+            recorded.snapshot(),
+            lambda tune_id, study=study: SimpleNamespace(trial_id=f"{study}-{tune_id}", purpose=Purpose.SEARCH),
+        )
+        for number in range(1, 2001):
+            scheduler.on_trial_add(None, SimpleNamespace(trial_id=f"{number}-0"))
+        found = scheduler._trial_info
+        brackets.append([scheduler._brackets.index(found[f"{study}-{number}-0"]) for number in range(1, 2001)])
+    assert brackets[0] == brackets[1]
+    shares = [brackets[0].count(bracket) / 2000 for bracket in range(3)]
+    whole = math.exp(2) + math.exp(1) + 1  # rungs at 1, 2, 4, 8; 2, 4, 8; 4, 8
+    assert shares == pytest.approx([math.exp(2) / whole, math.exp(1) / whole, 1 / whole], abs=0.03)
+
+
+def test_hyperband_stops_nobody_before_the_first_rung_of_its_bracket(
+    spec_with: Callable[..., StudySpec], recorded: Any
+) -> None:
+    leg = Leg(spec_with({"name": "hyperband", "reduction_factor": 2, "brackets": 3}), recorded, "first")
+    ends: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}
+    for number in range(60):
+        for epoch in range(1, EPOCHS + 1):
+            if leg.report(number, epoch, -float(number)) == STOP:  # each is worse than all before it
+                said = str(why_stopped(leg.scheduler, f"s-{number}"))
+                bracket = int(said.partition("in bracket ")[2][0])
+                ends[bracket].add(epoch)
+                assert said.startswith(f"hyperband, from epoch {2**bracket} on in bracket {bracket}: val_accuracy")
+                break
+    assert ends == {0: {1}, 1: {2}, 2: {4}}
+
+
+@given(
+    order=st.lists(st.tuples(st.integers(0, TRIALS - 1), st.integers(0, 20)), min_size=1, max_size=80),
+    mode=st.sampled_from(["max", "min"]),
+    grace_period=st.integers(1, 4),
+    min_trials=st.integers(1, 4),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_median_rule_by_hand(
+    spec_with: Callable[..., StudySpec],
+    new_recording: Callable[[], Any],
+    order: list[tuple[int, int]],
+    mode: str,
+    grace_period: int,
+    min_trials: int,
+) -> None:
+    """A trial stops where its best is worse than the median of the others' means up to its epoch."""
+    scheduler = {"name": "median", "grace_period": grace_period, "min_trials": min_trials}
+    leg = Leg(spec_with(scheduler, mode), new_recording(), "first")
+    seen: dict[int, list[float]] = {number: [] for number in range(TRIALS)}
+    stopped = set()
+    for number, value in order:
+        if number in stopped or len(seen[number]) == EPOCHS:
+            continue
+        seen[number].append(float(value))
+        epoch = len(seen[number])
+        means = [
+            statistics.fmean(values[grace_period - 1 : epoch])
+            for other, values in seen.items()
+            if other != number and len(values) >= epoch >= grace_period
+        ]
+        stops = False
+        if len(means) >= min_trials:
+            best, median = (max if mode == "max" else min)(seen[number]), statistics.median(means)
+            stops = best < median if mode == "max" else best > median
+        assert leg.report(number, epoch, float(value)) == (STOP if stops else CONTINUE)
+        if stops:
+            stopped.add(number)
+
+
+def test_a_trial_below_the_median_says_what_it_lost_against(spec_with: Callable[..., StudySpec], recorded: Any) -> None:
+    leg = Leg(spec_with({"name": "median"}), recorded, "first")
+    for number, value in [(0, 0.9), (1, 0.8), (2, 0.6), (3, 0.7), (4, 0.2)]:
+        leg.report(number, 1, value)
+    assert why_stopped(leg.scheduler, "s-4") == (
+        "median, epoch 1: the best val_accuracy so far, 0.2, is below 0.75, the median of the means of 4 other trials "
+        "up to there, one seed each"
+    )
