@@ -25,7 +25,7 @@ from service.spec_sections import (
 )
 from trainers.catalog import DATASETS
 from trainers.config import ConfigProblem, Knob, defaults, knobs
-from trainers.metrics import METRIC_FIELDS, epoch_metrics, reported_metrics
+from trainers.metrics import METRIC_FIELDS, epoch_metrics, is_accuracy, reported_metrics
 from trainers.rules import RULES
 
 MAX_WHOLE_GRID_TRIALS = 10_000
@@ -237,7 +237,7 @@ def _with_defaults_for_unsound(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _target_problems(parts: Parts) -> Iterator[FieldProblem]:
     objective = parts.objective
-    if objective is None or objective.target is None or not objective.metric.endswith("accuracy"):
+    if objective is None or objective.target is None or not is_accuracy(objective.metric):
         return
     if not 0 <= objective.target <= 1:
         message = f"must be between 0 and 1, as an accuracy is (90 % is 0.9), got {shown(objective.target)}"

@@ -30,6 +30,11 @@ METRIC_FIELDS = ("dataset", "validation", "landscape", "lr", "sampling", "batch_
 """The fields of a configuration that decide which metrics its run reports."""
 
 
+def is_accuracy(metric: str) -> bool:
+    """Whether this is the name of an accuracy: a share in [0, 1], which people read in per cent."""
+    return metric.endswith("_accuracy")
+
+
 def has_bound(values: Mapping[str, Any]) -> bool:
     """Whether the theorems bound this run's mean suboptimality: its step sizes and its sampling are theirs.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from service.analysis.aggregation import ConfigurationResult, Summary
 from service.study import Scalar, TrialState
+from trainers.metrics import is_accuracy
 
 _SYMBOLS = {"lambda": "λ", "rho": "ρ"}
 _MAX_DECIMALS = 6
@@ -50,7 +51,7 @@ def unit_of(metric: str, summaries: Iterable[Summary]) -> Unit:
     """Shares such as accuracies in per cent; decimals enough to see what differs, and no more."""
     known = list(summaries)
     means = [summary.mean for summary in known]
-    is_share = "accuracy" in metric and all(0 <= mean <= 1 for mean in means)
+    is_share = is_accuracy(metric)
     factor = 100.0 if is_share else 1.0
     spreads = [summary.std for summary in known if summary.std]
     span = max(means) - min(means) if means else 0.0

@@ -8,8 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from service.analysis.labelling import point_label
 from service.answers import StudyComparison, StudyDifference
-from service.cli.rendering import in_its_unit, plain_table, scale_of, shown_interval, shown_point, shown_summary
+from service.cli.rendering import in_its_unit, plain_table, scale_of, shown_interval, shown_summary
 
 _VALUES = {
     "confirmed": "over the trials that confirm the best configurations on fresh seeds",
@@ -42,7 +43,7 @@ def _studies(comparison: StudyComparison) -> Table:
     metric = in_its_unit(comparison.metric)
     table = plain_table("study", "name", "best configuration", metric, "95 % interval", ids=["study"])
     for side in comparison.studies:
-        point = "none yet" if side.configuration is None else shown_point(side.configuration.configuration.point)
+        point = "none yet" if side.configuration is None else point_label(side.configuration.configuration.point)
         table.add_row(
             side.study_id,
             side.name,

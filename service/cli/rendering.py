@@ -19,10 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from service.analysis.aggregation import ConfigurationResult, Summary
-from service.analysis.labelling import lost_confirmation, missing_seeds
+from service.analysis.labelling import lost_confirmation, missing_seeds, point_label, symbol, value_label
 from service.answers import StudyDetail, StudyOverview
 from service.spec import Objective
-from service.study import Scalar, StudyState, TrialState
+from service.study import StudyState, TrialState
+from trainers.metrics import is_accuracy
 
 _PLAIN_WIDTH = 120
 SHOWN_CONFIGURATIONS = 10
@@ -37,7 +38,6 @@ _STYLES = {
     StudyState.RUNNING: "cyan",
     StudyState.PAUSED: "yellow",
 }
-SYMBOLS = {"lambda": "λ", "rho": "ρ"}
 
 
 def console() -> Console:
@@ -146,14 +146,14 @@ def configurations_table(
         return Text("no results yet")
     names = list(dict.fromkeys(name for result in shown for name in result.configuration.point))
     confirmed = ["confirmed"] if are_confirmed else []
-    symbols = [SYMBOLS.get(name, name) for name in names]
+    symbols = [symbol(name) for name in names]
     table = plain_table("#", *symbols, metric_label(objective), "95 % interval", *confirmed, "")
     for result in shown:
         is_best = best is not None and result.configuration.id == best.configuration.id
         point = result.configuration.point
         table.add_row(
             str(result.configuration.number),
-            *(shown_value(point[name]) if name in point else "" for name in names),
+            *(value_label(point[name]) if name in point else "" for name in names),
             shown_summary(result.objective, objective.metric),
             shown_interval(result.objective, objective.metric),
             *([_confirmed(result, objective.metric)] if are_confirmed else []),
@@ -184,36 +184,22 @@ def shown_interval(summary: Summary | None, metric: str) -> str:
     return f"[{shown_number(summary.low, metric)}, {shown_number(summary.high, metric)}]"
 
 
-def shown_point(point: dict[str, Scalar]) -> str:
-    """`λ=0.5 ρ=0.1 sampling=uniform`"""
-    return " ".join(f"{SYMBOLS.get(name, name)}={shown_value(value)}" for name, value in point.items())
-
-
-def shown_value(value: Scalar) -> str:
-    """A value of a parameter, numbers with four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def shown_mean(summary: Summary, metric: str) -> str:
     """`97.2 ± 0.3`, as `shown_summary` without the count."""
     mean = shown_number(summary.mean, metric)
     if summary.std is None:
         return mean
-    return f"{mean} ± {summary.std * 100:.1f}" if _is_share(metric) else f"{mean} ± {summary.std:.2g}"
+    return f"{mean} ± {summary.std * 100:.1f}" if is_accuracy(metric) else f"{mean} ± {summary.std:.2g}"
 
 
 def shown_number(value: float, metric: str) -> str:
     """A value of the metric: accuracies in percent, everything else with four digits."""
-    return f"{value * 100:.1f}" if _is_share(metric) else f"{value:.4g}"
-
-
-def _is_share(metric: str) -> bool:
-    return metric.endswith("accuracy")
+    return f"{value * 100:.1f}" if is_accuracy(metric) else f"{value:.4g}"
 
 
 def scale_of(metric: str) -> float:
     """By what a value is multiplied to be shown: accuracies are shown in percent."""
-    return 100.0 if _is_share(metric) else 1.0
+    return 100.0 if is_accuracy(metric) else 1.0
 
 
 def metric_label(objective: Objective) -> str:
@@ -223,14 +209,14 @@ def metric_label(objective: Objective) -> str:
 
 def in_its_unit(metric: str) -> str:
     """The metric's name with the unit in which it is shown."""
-    return f"{metric} in %" if _is_share(metric) else metric
+    return f"{metric} in %" if is_accuracy(metric) else metric
 
 
 def _best(study: StudyDetail) -> Iterator[RenderableType]:
     if study.best is not None:
         objective = objective_of(study)
         best = study.best
-        number, point = best.configuration.number, shown_point(best.configuration.point)
+        number, point = best.configuration.number, point_label(best.configuration.point)
         yield Text.assemble(("best: ", "bold"), f"configuration {number}, {point}")
         label, metric, lost = metric_label(objective), objective.metric, lost_confirmation(best)
         if best.confirmed is not None:

@@ -7,8 +7,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from service.analysis.labelling import symbol, value_label
 from service.analysis.surface import Cell, Panel, Surface
-from service.cli.rendering import BEST, SYMBOLS, metric_label, plain_table, shown_mean, shown_value
+from service.cli.rendering import BEST, metric_label, plain_table, shown_mean
 from service.spec import Objective
 
 NOTHING_YET = "…"
@@ -61,38 +62,30 @@ def _arranged(surface: Surface, objective: Objective, seeds: int, width: int) ->
 
 
 def _laid_out(surface: Surface, panel: Panel, objective: Objective, seeds: int, *, x_across: bool) -> Table:
-    x, y = (SYMBOLS.get(name, name) for name in (surface.x, surface.y))
+    x, y = (symbol(name) for name in (surface.x, surface.y))
     across, down = (surface.x_values, surface.y_values) if x_across else (surface.y_values, surface.x_values)
-    title = (
-        None
-        if surface.panel is None
-        else f"{surface.panel} = {'–' if panel.label is None else shown_value(panel.label)}"
-    )
-    table = plain_table(f"{y} \\ {x}" if x_across else f"{x} \\ {y}", *map(shown_value, across))
+    title = None if surface.panel is None else f"{surface.panel} = {value_label(panel.label)}"
+    table = plain_table(f"{y} \\ {x}" if x_across else f"{x} \\ {y}", *map(value_label, across))
     table.title = title
     for value in down:
         cells = [panel.cell(other, value) if x_across else panel.cell(value, other) for other in across]
-        table.add_row(shown_value(value), *(_shown_cell(cell, surface.best, objective, seeds) for cell in cells))
+        table.add_row(value_label(value), *(_shown_cell(cell, surface.best, objective, seeds) for cell in cells))
     return table
 
 
 def _interleaved(surface: Surface, objective: Objective, seeds: int) -> Table:
     """One table in which every row of y has a line for each panel, so that panels are compared line by line."""
-    x, y = (SYMBOLS.get(name, name) for name in (surface.x, surface.y))
-    table = plain_table(f"{y} \\ {x}", surface.panel or "", *map(shown_value, surface.x_values))
+    x, y = (symbol(name) for name in (surface.x, surface.y))
+    table = plain_table(f"{y} \\ {x}", surface.panel or "", *map(value_label, surface.x_values))
     for value in surface.y_values:
         for position, panel in enumerate(surface.panels):
             cells = [panel.cell(other, value) for other in surface.x_values]
             table.add_row(
-                shown_value(value) if position == 0 else "",
-                _panel_label(panel),
+                value_label(value) if position == 0 else "",
+                value_label(panel.label),
                 *(_shown_cell(cell, surface.best, objective, seeds) for cell in cells),
             )
     return table
-
-
-def _panel_label(panel: Panel) -> str:
-    return "–" if panel.label is None else shown_value(panel.label)
 
 
 def _shown_cell(cell: Cell | None, best: Cell | None, objective: Objective, seeds: int) -> Text:

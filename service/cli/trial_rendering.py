@@ -8,8 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from service.analysis.labelling import symbol
 from service.answers import Importances, TrialOverview
-from service.cli.rendering import SYMBOLS, metric_label, plain_table, shown_number
+from service.cli.rendering import metric_label, plain_table, shown_number
 from service.spec import Objective
 from service.study import Purpose, TrialState
 
@@ -37,7 +38,7 @@ def importances_table(found: Importances) -> Iterator[RenderableType]:
     """A bar for each parameter, and what they were told from."""
     table = plain_table("parameter", "importance", "")
     for one in found.importances:
-        name = SYMBOLS.get(one.parameter, one.parameter)
+        name = symbol(one.parameter)
         table.add_row(name, f"{one.importance:.2f}", "█" * round(_BAR_WIDTH * one.importance))
     yield table
     left_out = f"; says nothing of {', '.join(found.left_out)}" if found.left_out else ""
