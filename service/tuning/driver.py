@@ -38,6 +38,7 @@ from service.trial_checkpoints import TrialCheckpoints
 from service.tuning.algorithms import algorithm_for
 from service.tuning.capacity import waiting_reason
 from service.tuning.decisions import IssuedTrial, Leaving
+from service.tuning.idle_workers import IdleWorkers
 from service.tuning.orders import TrialOrder, order_for_trial
 from service.tuning.progress import StudyProgress
 from service.tuning.recorder import Recorder
@@ -87,8 +88,9 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> list[Path]:
             checkpoints = TrialCheckpoints(config.storage_uri, study_id, trial_id)
             checkpoints.tidy(spec.checkpoint.keep, up_to_attempt=attempt)
 
-    searcher = StudySearcher(progress, recorder, order_for)
-    scheduler = scheduler_for(spec, snapshot, searcher.issued)
+    idle_workers = IdleWorkers()
+    searcher = StudySearcher(progress, recorder, order_for, idle_workers)
+    scheduler = scheduler_for(spec, snapshot, searcher.issued, idle_workers)
     callback = StudyCallback(
         searcher,
         progress,

@@ -253,6 +253,11 @@ class StudyProgress:
         """Whether other studies hold all of the cluster."""
         return self._slots == 0 and not self._running
 
+    @property
+    def has_all_of_its_share(self) -> bool:
+        """Whether it has as many trials under way as other studies leave it room for; never without others."""
+        return self._slots is not None and len(self._running) >= self._slots
+
     def _training(self) -> int:
         """How many trials workers train; asked by another thread too."""
         return sum(self._trials[trial_id].state is TrialState.RUNNING for trial_id in list(self._running))

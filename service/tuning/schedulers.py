@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
 from service.spec import StudySpec
 from service.spec_sections import HyperbandScheduler, MedianScheduler, NoScheduler
 from service.store.snapshots import StudySnapshot
 from service.study import Purpose
 from service.tuning.decisions import IssuedTrial
+from service.tuning.idle_workers import IdleWorkers, InOrder, Watched
 from trainers.config import defaults
 
 _LARGEST = 1e300
@@ -30,7 +31,7 @@ class _OurTrial:
     trial_id: str
 
 
-class Replayed(TrialScheduler):
+class Replayed(Watched):
     """A scheduler of Tune's that knows trials by our ids, and whose decisions outlive the driver that made them.
 
     A Tune trial is one attempt; a trial that goes on as another Tune trial keeps its place. Compared are trials of one
@@ -42,9 +43,9 @@ class Replayed(TrialScheduler):
 
     _metric: str
 
-    def __init__(self, ours: Callable[[str], IssuedTrial], **arguments: Any) -> None:
+    def __init__(self, ours: Callable[[str], IssuedTrial], idle_workers: IdleWorkers, **arguments: Any) -> None:
         """ours: the trial of ours behind a Tune trial's id. arguments: of the scheduler of Tune's."""
-        super().__init__(time_attr="epoch", **arguments)
+        super().__init__(idle_workers, time_attr="epoch", **arguments)
         self._ours = ours
         self._known: dict[str, _OurTrial] = {}
         self._behind: dict[str, str] = {}
@@ -58,6 +59,7 @@ class Replayed(TrialScheduler):
         self._decide(self._met(trial_id), {"epoch": epoch, self._metric: value})
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._idle_workers.are_kept_by(tune_controller)
         ours = self._ours(trial.trial_id)
         if ours.purpose is Purpose.SEARCH:
             self._met(ours.trial_id)
@@ -73,7 +75,7 @@ class Replayed(TrialScheduler):
     def _met(self, trial_id: str) -> _OurTrial:
         if trial_id not in self._known:
             self._known[trial_id] = _OurTrial(trial_id)
-            super().on_trial_add(None, self._known[trial_id])
+            super(Watched, self).on_trial_add(None, self._known[trial_id])
         return self._known[trial_id]
 
     def _decide(self, trial: _OurTrial, result: dict[str, Any]) -> None:
@@ -100,10 +102,6 @@ class Replayed(TrialScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Trials stay known: the next attempt goes on in the same place."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its schedulers for a recovery of its own; ours goes through the store."""
-        return {}
-
 
 class ReplayedHalving(Replayed, AsyncHyperBandScheduler):
     """Asynchronous successive halving (arXiv 1810.05934), in one bracket (ASHA) or in several (Hyperband).
@@ -112,9 +110,9 @@ class ReplayedHalving(Replayed, AsyncHyperBandScheduler):
     a clone, put it into the same one.
     """
 
-    def __init__(self, ours: Callable[[str], IssuedTrial], *, name: str, **arguments: Any) -> None:
+    def __init__(self, *of_ours: Any, name: str, **arguments: Any) -> None:
         """name: what the spec calls it."""
-        super().__init__(ours, stop_last_trials=False, **arguments)
+        super().__init__(*of_ours, stop_last_trials=False, **arguments)
         self._name = name
 
     def _met(self, trial_id: str) -> _OurTrial:
@@ -174,9 +172,11 @@ def _others(count: int) -> str:
     return "1 other trial" if count == 1 else f"{count} other trials"
 
 
-def scheduler_for(spec: StudySpec, snapshot: StudySnapshot, ours: Callable[[str], IssuedTrial]) -> TrialScheduler:
+def scheduler_for(
+    spec: StudySpec, snapshot: StudySnapshot, ours: Callable[[str], IssuedTrial], idle_workers: IdleWorkers
+) -> TrialScheduler:
     """The scheduler that the spec names, which knows everything that the study has seen."""
-    scheduler = _new_scheduler(spec, ours)
+    scheduler = _new_scheduler(spec, ours, idle_workers)
     if not isinstance(scheduler, Replayed):
         return scheduler
     confirming = {trial.id for trial in snapshot.trials if trial.purpose is Purpose.CONFIRM}
@@ -191,19 +191,20 @@ def why_stopped(scheduler: TrialScheduler, trial_id: str) -> str | None:
     return scheduler.why_stopped(trial_id) if isinstance(scheduler, Replayed) else None
 
 
-def _new_scheduler(spec: StudySpec, ours: Callable[[str], IssuedTrial]) -> TrialScheduler:
+def _new_scheduler(spec: StudySpec, ours: Callable[[str], IssuedTrial], idle_workers: IdleWorkers) -> TrialScheduler:
     chosen = spec.scheduler
     if isinstance(chosen, NoScheduler):
-        return FIFOScheduler()
+        return InOrder(idle_workers)
     arguments: dict[str, Any] = {
         "metric": spec.objective.metric,
         "mode": spec.objective.mode,
         "grace_period": chosen.grace_period,
     }
     if isinstance(chosen, MedianScheduler):
-        return ReplayedMedian(ours, min_samples_required=chosen.min_trials, **arguments)
+        return ReplayedMedian(ours, idle_workers, min_samples_required=chosen.min_trials, **arguments)
     return ReplayedHalving(
         ours,
+        idle_workers,
         name=chosen.name,
         max_t=spec.train.get("epochs", defaults()["epochs"]),
         reduction_factor=chosen.reduction_factor,

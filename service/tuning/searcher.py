@@ -17,6 +17,7 @@ from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, Ep
 from service.store.snapshots import Instructions
 from service.study import Intent, Reason, StudyState, TrialState
 from service.tuning.decisions import Ending, IssuedTrial, Leaving
+from service.tuning.idle_workers import IdleWorkers
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.progress import StudyProgress
 from service.tuning.recorder import Recorder
@@ -41,12 +42,17 @@ class StudySearcher(_Unsaved, Searcher):
     """
 
     def __init__(
-        self, progress: StudyProgress, recorder: Recorder, order_for: Callable[[IssuedTrial], TrialOrder]
+        self,
+        progress: StudyProgress,
+        recorder: Recorder,
+        order_for: Callable[[IssuedTrial], TrialOrder],
+        idle_workers: IdleWorkers,
     ) -> None:
         super().__init__()
         self._progress = progress
         self._recorder = recorder
         self._order_for = order_for
+        self._idle_workers = idle_workers
         self._issued: dict[str, IssuedTrial] = {}
         self._orders: dict[str, TrialOrder] = {}
         self._paused: set[str] = set()
@@ -70,6 +76,8 @@ class StudySearcher(_Unsaved, Searcher):
             self._decided = issued
             return str(Searcher.FINISHED)
         if issued is None:
+            if self._progress.has_all_of_its_share:
+                self._idle_workers.give_back()
             return None
         order = self._order_for(issued)
         self._issued[trial_id] = issued

@@ -186,6 +186,27 @@ def test_two_studies_share_the_cluster(client: Client) -> None:
     assert {first.wait(60).state, second.wait(60).state} == {StudyState.CANCELLED}
 
 
+def test_studies_whose_share_is_taken_give_their_workers_back(service: Service, client: Client) -> None:
+    """Of one owner's studies the older ones come first: two that are resumed have the two places."""
+    older = [client.submit(spec_for(f"older-{number}", epochs=EPOCHS, search_space={"rho": RHOS})) for number in (1, 2)]
+    for study in older:
+        study.pause()
+    newer = [client.submit(spec_for(f"newer-{number}", epochs=20)) for number in (1, 2)]
+    wait_until(
+        lambda: all(client.trials(study.id, states=[TrialState.SUCCEEDED]) for study in newer), what="both have trained"
+    )
+    for study in older:
+        study.resume()
+    wait_until(lambda: all(running(client, study.id) == 1 for study in older), what="the older ones train")
+    assert [client.study(study.id).slots for study in newer] == [0, 0]
+    for study in older:
+        study.cancel()
+    wait_until(lambda: all(running(client, study.id) == 1 for study in newer), what="the newer ones go on")
+    for study in newer:
+        study.cancel()
+    assert {study.wait(60).state for study in (*older, *newer)} == {StudyState.CANCELLED}
+
+
 @pytest.mark.soak
 def test_a_failed_trial_is_retried_alone(client: Client) -> None:
     rates = {"type": "categorical", "choices": [0.05, 1e18]}

@@ -15,6 +15,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from service.spec import StudySpec
 from service.study import Purpose
+from service.tuning.idle_workers import IdleWorkers
 from service.tuning.schedulers import scheduler_for, why_stopped
 
 EPOCHS, TRIALS = 9, 6
@@ -27,7 +28,7 @@ class Leg:
     def __init__(self, spec: StudySpec, recorded: Any, name: str) -> None:
         self._recorded, self._name = recorded, name
         self._added: set[int] = set()
-        self.scheduler = scheduler_for(spec, recorded.snapshot(), ours)
+        self.scheduler = scheduler_for(spec, recorded.snapshot(), ours, IdleWorkers())
 
     def report(self, number: int, epoch: int, value: float, *, is_new: bool = True) -> str:
         trial = SimpleNamespace(trial_id=f"{self._name}-{number}")
@@ -146,8 +147,8 @@ def test_epochs_without_the_metric_are_passed_over(asha: Callable[..., StudySpec
 
 
 def test_without_a_scheduler_every_trial_goes_on(make_spec: Callable[..., StudySpec], recorded: Any) -> None:
-    scheduler = scheduler_for(make_spec(), recorded.snapshot(), ours)
-    assert type(scheduler) is FIFOScheduler
+    scheduler = scheduler_for(make_spec(), recorded.snapshot(), ours, IdleWorkers())
+    assert isinstance(scheduler, FIFOScheduler)
 
 
 def test_a_stopped_trial_says_against_how_many_others_it_lost(asha: Callable[..., StudySpec], recorded: Any) -> None:
@@ -202,6 +203,7 @@ def test_trials_that_confirm_are_neither_stopped_nor_compared_with(
         spec_with(SCHEDULERS[name]),
         recorded.snapshot(),
         lambda tune_id: ours(tune_id, purposes.get(int(tune_id.split("-")[1]), Purpose.SEARCH)),
+        IdleWorkers(),
     )
     for number in range(10):
         trial = SimpleNamespace(trial_id=f"first-{number}")
@@ -221,6 +223,7 @@ def test_hyperband_has_each_trial_in_one_bracket_by_its_number_alone(
             spec,
             recorded.snapshot(),
             lambda tune_id, study=study: SimpleNamespace(trial_id=f"{study}-{tune_id}", purpose=Purpose.SEARCH),
+            IdleWorkers(),
         )
         for number in range(1, 2001):
             scheduler.on_trial_add(None, SimpleNamespace(trial_id=f"{number}-0"))

@@ -15,6 +15,7 @@ from service.store.reports import AttemptLost, AttemptStarted, EpochReported, Re
 from service.store.snapshots import Instructions
 from service.study import Intent, Reason, StudyState, TrialState
 from service.tuning.decisions import Ending, IssuedTrial, Leaving
+from service.tuning.idle_workers import IdleWorkers
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.progress import StudyProgress
 from service.tuning.recorder import Recorder
@@ -44,12 +45,13 @@ class Tune:
     def __init__(self, spec: StudySpec, recorded: Any) -> None:
         self.recorded = recorded
         self.seconds = 0.0
+        self.idle = SimpleNamespace(given_back=0, give_back=self._give_back)
         self.recorder = KeptReports()
         recorder = cast(Recorder, self.recorder)
         self.progress = StudyProgress(
             spec, recorded.snapshot(), FakeAlgorithm(), recorded, stopwatch=lambda: self.seconds
         )
-        self.searcher = StudySearcher(self.progress, recorder, self._order)
+        self.searcher = StudySearcher(self.progress, recorder, self._order, cast(IdleWorkers, self.idle))
         self.stopper = StudyStopper(self.searcher)
         self.callback = StudyCallback(
             self.searcher,
@@ -61,6 +63,9 @@ class Tune:
             trial_grace_s=5,
         )
         self.trials: list[Any] = []
+
+    def _give_back(self) -> None:
+        self.idle.given_back += 1
 
     def ask(self) -> Any:
         """A Tune trial whose worker has not begun yet, or what the searcher says instead."""
@@ -111,6 +116,23 @@ def test_a_worker_that_dies_of_its_start_has_had_an_attempt(tune: Tune) -> None:
         AttemptStarted("s-1-0", 1, "node-1"),
         AttemptLost("s-1-0", 1, "the worker ended without a word"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("slots", "given_back"),
+    [(None, 0), (3, 0), (2, 1), (0, 1)],
+)
+def test_a_worker_without_a_trial_is_given_back_where_others_have_its_place(
+    slots: int | None, given_back: int, tune: Tune
+) -> None:
+    """Two trials are under way, and the algorithm waits for them."""
+    trials = [tune.ask(), tune.ask()]
+    for trial in trials:
+        tune.start(trial)
+    tune.progress._algorithm.propose = lambda: None
+    tune.want(Intent.RUN, slots=slots)
+    assert tune.ask() is None
+    assert tune.idle.given_back == given_back
 
 
 def test_a_workers_last_words_may_be_no_text(tune: Tune, tmp_path: Path) -> None:
