@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +19,7 @@ from service.store.snapshots import Instructions
 logger = logging.getLogger(__name__)
 
 _BATCH_S = 0.05
+_LARGEST_BATCH = 100  # reports; SQLite takes some 600 a second, and the lease is not renewed meanwhile
 _RETRY_S = 0.5
 _AFTERWARDS_S = 10.0
 
@@ -34,10 +36,12 @@ class _Handed:
 class Recorder:
     """A thread that records what the driver hands it, in order, and never twice.
 
-    While the store does not answer, reports wait here and training goes on. Once the lease is lost nothing is written
-    any more, and `has_lost_lease` says so; the same where recording fails for another reason, for without its reports a
-    driver is of no use. `after_commit` of a report is called once the store has it, in a thread of its own, because a
-    storage that hangs is no reason to lose the lease; an error there is only logged.
+    What comes within 50 ms of a report is written with it, 100 reports at most. While the store does not answer, they
+    wait here and training goes on; once it is back the lease is renewed before they are written, and in between when
+    that is due. Once the lease is lost nothing is written any more, and `has_lost_lease` says so; the same where
+    recording fails for another reason, for without its reports a driver is of no use. `after_commit` of a report is
+    called once the store has it, in a thread of its own, because a storage that hangs is no reason to lose the lease;
+    an error there is only logged.
 
     waiting_reason: asked at every heartbeat why nothing trains; answers None where something does.
     stuck_after_s: how long the driver's loop may go without a `tick` until its lease is no longer renewed, so that
@@ -59,6 +63,7 @@ class Recorder:
         self._waiting_reason = waiting_reason
         self._stuck_after_s = stuck_after_s
         self._ticked_at = time.monotonic()
+        self._heartbeat_at = 0.0
         self._reports: queue.Queue[_Handed] = queue.Queue()
         self._closing = threading.Event()
         self._lost = threading.Event()
@@ -70,7 +75,8 @@ class Recorder:
 
     def start(self) -> None:
         """Takes over the lease at once. Raises LeaseLostError, StoreUnavailableError."""
-        self._instructions = self._store.heartbeat(self._lease_s, self._waiting_reason())
+        self._heartbeat()
+        self._heartbeat_at = time.monotonic() + self._heartbeat_s
         self._thread.start()
         self._follower.start()
 
@@ -122,34 +128,41 @@ class Recorder:
             self._lost.set()
 
     def _record_until_closed(self) -> None:
-        next_heartbeat = time.monotonic() + self._heartbeat_s
-        while True:
+        closing = False
+        while not (closing and self._reports.empty()):
             closing = self._closing.is_set()
             batch = self._next_batch(wait_s=0 if closing else min(_BATCH_S, self._heartbeat_s))
-            if batch:
-                if not self._written(partial(self._record, batch)):
-                    return
-                for handed in batch:
-                    if handed.after_commit is not None:
-                        self._afterwards.put((handed.report.trial_id, handed.after_commit))
-            if time.monotonic() >= next_heartbeat:
-                if not self._is_stuck() and not self._written(self._heartbeat):
-                    return
-                next_heartbeat = time.monotonic() + self._heartbeat_s
-            if closing and self._reports.empty():
+            if not self._written(partial(self._write, batch)):
                 return
-
-    def _record(self, batch: list[_Handed]) -> None:
-        self._store.record([handed.report for handed in batch], happened_at_s=[handed.at_s for handed in batch])
+            for handed in batch:
+                if handed.after_commit is not None:
+                    self._afterwards.put((handed.report.trial_id, handed.after_commit))
 
     def _next_batch(self, *, wait_s: float) -> list[_Handed]:
+        """The next reports, in order; none where none is handed over within this time."""
         batch = []
-        try:
-            batch.append(self._reports.get(timeout=wait_s) if wait_s else self._reports.get_nowait())
-            while True:
+        with suppress(queue.Empty):
+            batch.append(self._reports.get(timeout=wait_s))
+            self._closing.wait(batch[0].at_s + _BATCH_S - time.monotonic())
+            while len(batch) < _LARGEST_BATCH:
                 batch.append(self._reports.get_nowait())
-        except queue.Empty:
-            return batch
+        return batch
+
+    def _write(self, batch: list[_Handed]) -> None:
+        """The heartbeat, where one is due, and then the reports."""
+        if time.monotonic() >= self._heartbeat_at:
+            if not self._is_stuck():
+                self._heartbeat()
+            self._heartbeat_at = time.monotonic() + self._heartbeat_s
+        if batch:
+            self._record(batch)
+
+    def _record(self, batch: list[_Handed]) -> None:
+        try:
+            self._store.record([handed.report for handed in batch], happened_at_s=[handed.at_s for handed in batch])
+        except StoreUnavailableError:
+            self._heartbeat_at = 0.0  # the lease may be running out: it comes first once the store is back
+            raise
 
     def _is_stuck(self) -> bool:
         """Whether the driver's loop stands still; not so once it has ended."""

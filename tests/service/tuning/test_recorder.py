@@ -29,6 +29,8 @@ class FakeStore:
         self.is_asked = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
+        self.record_s = 0.0
+        self.calls: list[str] = []
 
     @property
     def epochs(self) -> list[int]:
@@ -37,11 +39,14 @@ class FakeStore:
     def record(self, reports: Sequence[Report], *, happened_at_s: Sequence[float]) -> None:
         self.is_asked.set()
         self.gate.wait(10)
+        self.calls.append("record")
         self._fail()
+        time.sleep(self.record_s * len(reports))
         self.batches.append(list(reports))
         self.happened_at_s.extend(happened_at_s)
 
     def heartbeat(self, lease_s: float, waiting_reason: str | None) -> Intent:
+        self.calls.append("heartbeat")
         self._fail()
         self.heartbeats.append(lease_s)
         self.waiting_reasons.append(waiting_reason)
@@ -117,6 +122,68 @@ def test_reports_that_wait_are_recorded_together(recorder: Recorder, store: Fake
     recorder.close()
     assert len(store.batches) == 2
     assert store.epochs == list(range(1, 51))
+
+
+def test_reports_that_come_one_after_the_other_are_recorded_together(recorder: Recorder, store: FakeStore) -> None:
+    recorder.start()
+    for number in range(1, 101):
+        recorder.record(epoch(number))
+        time.sleep(0.002)
+    recorder.close()
+    assert len(store.batches) <= 5  # in 0.2 s or more, one in 50 ms
+    assert store.epochs == list(range(1, 101))
+
+
+def test_a_report_waits_for_others_50_ms_at_most(
+    recorder: Recorder, store: FakeStore, wait_until: Callable[..., None]
+) -> None:
+    recorder.start()
+    waited_s = []
+    for number in range(1, 6):
+        recorder.record(epoch(number))
+        handed_s = time.monotonic()
+        wait_until(lambda number=number: number in store.epochs)
+        waited_s.append(time.monotonic() - handed_s)
+    assert min(waited_s) < 0.1
+
+
+def test_closing_waits_for_no_other_report(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.tuning.recorder._BATCH_S", 30)
+    recorder = Recorder(cast(DrivingStore, store), lease_s=10, heartbeat_s=0.01)
+    recorder.start()
+    recorder.record(epoch(1))
+    began_s = time.monotonic()
+    recorder.close()
+    assert time.monotonic() - began_s < 10
+    assert store.epochs == [1]
+
+
+def test_a_backlog_is_recorded_in_parts_between_which_the_lease_is_extended(
+    store: FakeStore, wait_until: Callable[..., None]
+) -> None:
+    recorder = Recorder(cast(DrivingStore, store), lease_s=10, heartbeat_s=0.05)
+    recorder.start()
+    store.gate.clear()
+    recorder.record(epoch(0))
+    assert store.is_asked.wait(10)
+    for number in range(1, 1001):
+        recorder.record(epoch(number))
+    store.record_s = 0.001
+    store.calls.clear()
+    store.gate.set()
+    recorder.close()
+    assert store.epochs == list(range(1001))
+    assert max(len(batch) for batch in store.batches) <= 100
+    assert "record record record" not in " ".join(store.calls)  # each takes 0.1 s
+
+
+def test_after_an_outage_the_lease_is_extended_first(store: FakeStore) -> None:
+    recorder = Recorder(cast(DrivingStore, store), lease_s=10, heartbeat_s=600)
+    recorder.start()
+    store.failures = [StoreUnavailableError("down")]
+    recorder.record(epoch(1))
+    recorder.close()
+    assert store.calls == ["heartbeat", "record", "heartbeat", "record"]
 
 
 def test_the_lease_is_extended_without_any_report(
