@@ -43,7 +43,8 @@ class Recorder:
     called once the store has it, in a thread of its own, because a storage that hangs is no reason to lose the lease;
     an error there is only logged.
 
-    waiting_reason: asked at every heartbeat why nothing trains; answers None where something does.
+    waiting_reason: asked between two heartbeats why nothing trains; answers None where something does. It has a thread
+    of its own too, because it asks the cluster, which may hang: a heartbeat says what was answered last.
     stuck_after_s: how long the driver's loop may go without a `tick` until its lease is no longer renewed, so that
     another driver takes over; None: for ever.
     """
@@ -64,6 +65,7 @@ class Recorder:
         self._stuck_after_s = stuck_after_s
         self._ticked_at = time.monotonic()
         self._heartbeat_at = 0.0
+        self._reason: str | None = None
         self._reports: queue.Queue[_Handed] = queue.Queue()
         self._closing = threading.Event()
         self._lost = threading.Event()
@@ -72,13 +74,15 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._afterwards: queue.SimpleQueue[tuple[str, Callable[[], None]] | None] = queue.SimpleQueue()
         self._follower = threading.Thread(target=self._follow_up, name="afterwards", daemon=True)
+        self._asker = threading.Thread(target=self._keep_asking, name="waiting reason", daemon=True)
 
     def start(self) -> None:
         """Takes over the lease at once. Raises LeaseLostError, StoreUnavailableError."""
+        self._reason = self._waiting_reason()
         self._heartbeat()
         self._heartbeat_at = time.monotonic() + self._heartbeat_s
-        self._thread.start()
-        self._follower.start()
+        for thread in (self._thread, self._follower, self._asker):
+            thread.start()
 
     def tick(self) -> None:
         """The driver's loop goes round."""
@@ -173,7 +177,7 @@ class Recorder:
         return True
 
     def _heartbeat(self) -> None:
-        self._instructions = self._store.heartbeat(self._lease_s, self._waiting_reason())
+        self._instructions = self._store.heartbeat(self._lease_s, self._reason)
 
     def _written(self, write: Callable[[], None]) -> bool:
         """Writes, again and again while the store does not answer; False once the lease is lost."""
@@ -188,6 +192,13 @@ class Recorder:
                 logger.error("%s", error)  # the message says it all
                 self._lost.set()
                 return False
+
+    def _keep_asking(self) -> None:
+        while not self._closing.wait(self._heartbeat_s):
+            try:
+                self._reason = self._waiting_reason()
+            except Exception:  # the outermost runner of this thread: the driver trains without an answer too
+                logger.exception("unexpected, when asked why nothing trains")
 
     def _follow_up(self) -> None:
         while (item := self._afterwards.get()) is not None:

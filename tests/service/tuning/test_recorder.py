@@ -87,14 +87,50 @@ def test_starting_takes_over_the_lease(recorder: Recorder, store: FakeStore) -> 
 
 
 def test_every_heartbeat_says_why_nothing_trains(store: FakeStore, wait_until: Callable[..., None]) -> None:
-    reasons = iter(["its driver is starting", "every place is taken"])
-    recorder = Recorder(
-        cast(DrivingStore, store), lease_s=10, heartbeat_s=0.01, waiting_reason=lambda: next(reasons, None)
-    )
+    reasons: list[str | None] = ["its driver is starting"]
+    recorder = Recorder(cast(DrivingStore, store), lease_s=10, heartbeat_s=0.01, waiting_reason=lambda: reasons[-1])
     recorder.start()
-    wait_until(lambda: len(store.waiting_reasons) >= 3)
+    for reason in ("every place is taken", None):
+        reasons.append(reason)
+        wait_until(lambda reason=reason: store.waiting_reasons[-1] == reason)
     recorder.close()
-    assert store.waiting_reasons[:3] == ["its driver is starting", "every place is taken", None]
+    assert store.waiting_reasons[0] == "its driver is starting"
+
+
+def test_a_cluster_that_hangs_holds_up_neither_reports_nor_heartbeats(
+    store: FakeStore, wait_until: Callable[..., None]
+) -> None:
+    asked: list[int] = []
+    answers = threading.Event()
+
+    def ask() -> str:
+        asked.append(len(store.heartbeats))
+        if len(asked) > 1:
+            answers.wait(30)
+        return "its driver is starting"
+
+    recorder = Recorder(cast(DrivingStore, store), lease_s=10, heartbeat_s=0.01, waiting_reason=ask)
+    recorder.start()
+    wait_until(lambda: len(asked) == 2)
+    beats = len(store.heartbeats)
+    wait_until(lambda: len(store.heartbeats) > beats + 10)
+    assert len(asked) == 2
+    recorder.record(epoch(1))
+    wait_until(lambda: store.epochs == [1])
+    recorder.close()
+    answers.set()
+    assert set(store.waiting_reasons) == {"its driver is starting"}
+
+
+def test_a_question_that_fails_does_not_end_the_driver(
+    store: FakeStore, wait_until: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter(["its driver is starting"])
+    recorder = Recorder(cast(DrivingStore, store), lease_s=10, heartbeat_s=0.01, waiting_reason=lambda: next(answers))
+    recorder.start()
+    wait_until(lambda: "why nothing trains" in caplog.text)
+    recorder.close()
+    assert not recorder.has_lost_lease
 
 
 def test_a_driver_without_a_lease_does_not_start(recorder: Recorder, store: FakeStore) -> None:
