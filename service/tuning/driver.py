@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 # Tune reads these when it is imported: no loggers of its own (they import torch and write files that nobody reads),
@@ -27,19 +28,23 @@ import ray
 from ray import tune
 from ray.train.constants import _get_ray_train_session_dir
 from ray.tune import CheckpointConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.schedulers import TrialScheduler
 
 from service import logs
-from service.errors import LeaseLostError
+from service.errors import LeaseLostError, StoreUnavailableError
 from service.settings import Settings, settings
-from service.spec import accepted_spec
+from service.spec import StudySpec, accepted_spec
 from service.store.database import Database, sqlite_file
 from service.store.driving import DrivingStore
+from service.store.snapshots import Known
+from service.study import StudyState
 from service.trial_checkpoints import TrialCheckpoints
 from service.tuning.algorithms import algorithm_for
 from service.tuning.capacity import waiting_reason
-from service.tuning.decisions import IssuedTrial, Leaving
+from service.tuning.decisions import Ending, IssuedTrial, Leaving
 from service.tuning.idle_workers import IdleWorkers
 from service.tuning.orders import TrialOrder, order_for_trial
+from service.tuning.patience import patiently
 from service.tuning.progress import StudyProgress
 from service.tuning.recorder import Recorder
 from service.tuning.schedulers import scheduler_for, why_stopped
@@ -48,14 +53,17 @@ from service.tuning.trial import StudyTrial
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE_S = 600.0
+"""How long a driver waits for the store where it cannot do without; after that the next one goes on in its place."""
+
 
 def drive(study_id: str, driver_attempt: int, config: Settings) -> list[Path]:
     """Runs the study to its end, or until it leaves it; answers the folders that nobody needs any more.
 
-    Raises LeaseLostError where another driver takes it over.
+    Raises LeaseLostError where another driver takes it over, StoreUnavailableError where the store is away for long.
     """
     store = DrivingStore(Database(config.store_url), study_id, driver_attempt)
-    snapshot = store.snapshot()
+    snapshot = patiently(store.snapshot, patience_s=_PATIENCE_S)
     spec = accepted_spec(snapshot.study.spec)
     progress = StudyProgress(spec, snapshot, algorithm_for(spec, leg=len(snapshot.configurations)), store)
 
@@ -73,7 +81,7 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> list[Path]:
         waiting_reason=why_nothing_trains,
         stuck_after_s=config.startup_lease_s,
     )
-    recorder.start()
+    patiently(recorder.start, patience_s=_PATIENCE_S)
 
     last_attempts = {trial.id: trial.attempt for trial in snapshot.trials}
 
@@ -101,9 +109,35 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> list[Path]:
         trial_grace_s=config.trial_grace_s,
     )
     ray.init(address="auto", log_to_driver=False, configure_logging=False)
-    with _handing_over(recorder, store), tempfile.TemporaryDirectory(prefix="samstudy-") as scratch:
+    with _handing_over(recorder, store):
+        _run_tuner(spec, study_id, searcher, scheduler, callback)
+    recorder.close()
+    ending = searcher.ending
+    if ending is None:
+        raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
+    leftovers = _leftovers(study_id)  # while the study is still this driver's: the next one has folders of its own
+    state = patiently(partial(_end, store, ending, progress.known), patience_s=_PATIENCE_S)
+    recorder.settle()  # now that no lease is needed any more
+    if isinstance(ending, Leaving):
+        logger.info("driver %d leaves study %s: %s", driver_attempt, study_id, state)
+        return leftovers
+    if state is not ending.state:
+        logger.info("study %s was to end as %s; its user wants it %s", study_id, ending, state)
+    if not state.is_final:
+        return leftovers
+    for trial_id in progress.open_trials():  # the study's end has cancelled them
+        tidy_checkpoints(trial_id)
+    logger.info("study %s ended: %s", study_id, ending)
+    return leftovers
+
+
+def _run_tuner(
+    spec: StudySpec, study_id: str, searcher: StudySearcher, scheduler: TrialScheduler, callback: StudyCallback
+) -> None:
+    needed = {"cpu": spec.resources_per_trial.cpu, "gpu": spec.resources_per_trial.gpu}
+    with tempfile.TemporaryDirectory(prefix="samstudy-") as scratch:
         Tuner(
-            tune.with_resources(StudyTrial, {"cpu": spec.resources_per_trial.cpu, "gpu": spec.resources_per_trial.gpu}),
+            tune.with_resources(StudyTrial, needed),
             tune_config=TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True),
             run_config=RunConfig(
                 name=study_id,
@@ -114,25 +148,13 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> list[Path]:
                 verbose=0,
             ),
         ).fit()
-    recorder.close()
-    ending = searcher.ending
-    if ending is None:
-        raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
-    leftovers = _leftovers(study_id)  # while the study is still this driver's: the next one has folders of its own
+
+
+def _end(store: DrivingStore, ending: Ending | Leaving, known: Known) -> StudyState:
+    """Ends the study, or leaves it; answers what has become of it."""
     if isinstance(ending, Leaving):
-        logger.info("driver %d leaves study %s: %s", driver_attempt, study_id, store.leave())
-        recorder.settle()
-        return leftovers
-    state = store.finish(ending.state, ending.reason, ending.error, known=progress.known)
-    recorder.settle()  # now that no lease is needed any more
-    if state is not ending.state:
-        logger.info("study %s was to end as %s; its user wants it %s", study_id, ending, state)
-    if not state.is_final:
-        return leftovers
-    for trial_id in progress.open_trials():  # the study's end has cancelled them
-        tidy_checkpoints(trial_id)
-    logger.info("study %s ended: %s", study_id, ending)
-    return leftovers
+        return store.leave()
+    return store.finish(ending.state, ending.reason, ending.error, known=known)
 
 
 @contextmanager
@@ -146,7 +168,7 @@ def _handing_over(recorder: Recorder, store: DrivingStore) -> Iterator[None]:
     except SystemExit:
         logger.warning("asked to end: another driver goes on with the study")
         recorder.close()
-        store.give_up_lease()
+        patiently(store.give_up_lease, patience_s=_PATIENCE_S)
         raise
 
 
@@ -172,7 +194,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         for folder in drive(study_id, int(driver_attempt), config):  # when nobody waits for this driver any more
             shutil.rmtree(folder, ignore_errors=True)
-    except LeaseLostError as error:
+    except (LeaseLostError, StoreUnavailableError) as error:
         logger.error("%s", error)  # the message says it all
         return 1
     return 0

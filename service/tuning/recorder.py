@@ -15,12 +15,12 @@ from service.errors import LeaseLostError, StoreUnavailableError
 from service.store.driving import DrivingStore
 from service.store.reports import Report
 from service.store.snapshots import Instructions
+from service.tuning.patience import patiently
 
 logger = logging.getLogger(__name__)
 
 _BATCH_S = 0.05
 _LARGEST_BATCH = 100  # reports; SQLite takes some 600 a second, and the lease is not renewed meanwhile
-_RETRY_S = 0.5
 _AFTERWARDS_S = 10.0
 
 
@@ -77,10 +77,11 @@ class Recorder:
         self._asker = threading.Thread(target=self._keep_asking, name="waiting reason", daemon=True)
 
     def start(self) -> None:
-        """Takes over the lease at once. Raises LeaseLostError, StoreUnavailableError."""
+        """Takes over the lease at once. Raises LeaseLostError, StoreUnavailableError; may be tried again."""
         self._reason = self._waiting_reason()
         self._heartbeat()
         self._heartbeat_at = time.monotonic() + self._heartbeat_s
+        self.tick()
         for thread in (self._thread, self._follower, self._asker):
             thread.start()
 
@@ -181,17 +182,13 @@ class Recorder:
 
     def _written(self, write: Callable[[], None]) -> bool:
         """Writes, again and again while the store does not answer; False once the lease is lost."""
-        while True:
-            try:
-                write()
-                return True
-            except StoreUnavailableError as error:
-                logger.warning("waiting for the store: %s", error)
-                time.sleep(_RETRY_S)
-            except LeaseLostError as error:
-                logger.error("%s", error)  # the message says it all
-                self._lost.set()
-                return False
+        try:
+            patiently(write)
+        except LeaseLostError as error:
+            logger.error("%s", error)  # the message says it all
+            self._lost.set()
+            return False
+        return True
 
     def _keep_asking(self) -> None:
         while not self._closing.wait(self._heartbeat_s):

@@ -1,0 +1,106 @@
+"""The driver's own dealings with the store and with SIGTERM; Ray and Tune are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import LeaseLostError, StoreUnavailableError
+from service.settings import Settings
+from service.store.database import Database
+from service.store.driving import DrivingStore
+from service.store.reconciling import DriverClaim, ReconcilingStore
+from service.study import StudyState
+from service.tuning import driver
+from service.tuning.searcher import StudySearcher
+from tests.service.conftest import Life
+
+
+@pytest.fixture
+def config(tmp_path: Path, store_url: str) -> Settings:
+    return Settings(home=tmp_path / "home", database_url=store_url, heartbeat_s=0.1)
+
+
+@pytest.fixture
+def study_id(life: Life) -> str:
+    """Of a RUNNING study whose driver has the number 1; its budget is used up."""
+    study = life.create(budget={"max_trials": 2})
+    store = life.start(study)
+    life.run(store, life.propose(store, {"lambda": 0.5, "rho": 0.1}), [0.9, 0.8])
+    return study.id
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_tuner(_spec: object, _study_id: str, searcher: StudySearcher, *_: object) -> None:
+        assert searcher.suggest("t1") == StudySearcher.FINISHED
+
+    monkeypatch.setattr(driver.ray, "init", lambda **_: None)
+    monkeypatch.setattr(driver, "_run_tuner", run_tuner)
+    monkeypatch.setattr(driver, "_leftovers", lambda _: [])
+
+
+@pytest.fixture
+def away_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Has the store be away at the first of these calls, while something happens; answers those that were made."""
+
+    def be_away(call: str, meanwhile: Callable[[DrivingStore], object] = lambda _: None) -> list[str]:
+        calls: list[str] = []
+        answer = getattr(DrivingStore, call)
+
+        def ask(store: DrivingStore, *args: Any, **kwargs: Any) -> Any:
+            calls.append(call)
+            if len(calls) == 1:
+                meanwhile(store)
+                raise StoreUnavailableError("one moment")
+            return answer(store, *args, **kwargs)
+
+        monkeypatch.setattr(DrivingStore, call, ask)
+        return calls
+
+    return be_away
+
+
+@pytest.mark.parametrize("call", ["snapshot", "heartbeat", "finish"])
+def test_a_store_that_is_away_for_a_moment_does_not_end_the_driver(
+    call: str, study_id: str, config: Settings, life: Life, away_at: Callable[..., list[str]]
+) -> None:
+    calls = away_at(call)
+    driver.drive(study_id, 1, config)
+    assert len(calls) >= 2
+    assert life.studies.get(study_id).state is StudyState.SUCCEEDED
+
+
+def test_a_driver_that_leaves_waits_for_the_store(
+    study_id: str, config: Settings, life: Life, away_at: Callable[..., list[str]]
+) -> None:
+    life.lifecycle.pause(study_id)
+    calls = away_at("leave")
+    driver.drive(study_id, 1, config)
+    assert len(calls) == 2
+    assert life.studies.get(study_id).state is StudyState.PAUSED
+
+
+def test_a_store_that_stays_away_ends_the_driver(
+    study_id: str, config: Settings, away_at: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_PATIENCE_S", 0.0)
+    away_at("finish")
+    with pytest.raises(StoreUnavailableError):
+        driver.drive(study_id, 1, config)
+
+
+def test_a_driver_that_is_replaced_while_the_store_is_away_ends_nothing(
+    study_id: str, config: Settings, life: Life, database: Database, away_at: Callable[..., list[str]]
+) -> None:
+    def replace(store: DrivingStore) -> None:
+        store.give_up_lease()
+        ReconcilingStore(database).lose_driver(DriverClaim(study_id, 1), max_losses=5)
+
+    away_at("finish", meanwhile=replace)
+    with pytest.raises(LeaseLostError):
+        driver.drive(study_id, 1, config)
+    assert life.studies.get(study_id).state is StudyState.QUEUED
