@@ -1,7 +1,7 @@
 """The driver: the process that runs one study's Tuner, as a Ray Job: `python -m service.tuning.driver STUDY ATTEMPT`.
 
 It begins by reading everything that the store knows of the study, so starting a study, going on after a crash and
-extending a study are the same thing. It writes only under its lease.
+extending a study are the same thing. It writes only while the study is its own.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -81,8 +82,6 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> list[Path]:
         waiting_reason=why_nothing_trains,
         stuck_after_s=config.startup_lease_s,
     )
-    patiently(recorder.start, patience_s=_PATIENCE_S)
-
     last_attempts = {trial.id: trial.attempt for trial in snapshot.trials}
 
     def order_for(issued: IssuedTrial) -> TrialOrder:
@@ -108,15 +107,16 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> list[Path]:
         tidy_checkpoints=tidy_checkpoints,
         trial_grace_s=config.trial_grace_s,
     )
-    ray.init(address="auto", log_to_driver=False, configure_logging=False)
+    patiently(recorder.start, patience_s=_PATIENCE_S)
     with _handing_over(recorder, store):
+        ray.init(address="auto", log_to_driver=False, configure_logging=False)
         _run_tuner(spec, study_id, searcher, scheduler, callback)
-    recorder.close()
-    ending = searcher.ending
-    if ending is None:
-        raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
-    leftovers = _leftovers(study_id)  # while the study is still this driver's: the next one has folders of its own
-    state = patiently(partial(_end, store, ending, progress.known), patience_s=_PATIENCE_S)
+        recorder.close()
+        ending = searcher.ending
+        if ending is None:
+            raise RuntimeError(f"Tune stopped study {study_id} although there was more to run")
+        leftovers = _leftovers(study_id)  # while the study is still this driver's: the next one has folders of its own
+        state = patiently(partial(_end, store, ending, progress.known), patience_s=_PATIENCE_S)
     recorder.settle()  # now that no lease is needed any more
     if isinstance(ending, Leaving):
         logger.info("driver %d leaves study %s: %s", driver_attempt, study_id, state)
@@ -161,14 +161,17 @@ def _end(store: DrivingStore, ending: Ending | Leaving, known: Known) -> StudySt
 def _handing_over(recorder: Recorder, store: DrivingStore) -> Iterator[None]:
     """Where SIGTERM ends the process, as when Ray stops the job, the next driver can go on at once.
 
-    Ray's handler makes a SystemExit of it. What was reported until then is recorded before the lease is given up.
+    What was reported until then is recorded before the lease is given up. The handler makes a SystemExit of it, as does
+    Ray's own, which `ray.init` puts in its place.
     """
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(number))
     try:
         yield
     except SystemExit:
         logger.warning("asked to end: another driver goes on with the study")
         recorder.close()
-        patiently(store.give_up_lease, patience_s=_PATIENCE_S)
+        with suppress(LeaseLostError):  # it had just ended the study, or left it
+            patiently(store.give_up_lease, patience_s=_PATIENCE_S)
         raise
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,58 @@ def test_a_driver_that_is_replaced_while_the_store_is_away_ends_nothing(
     with pytest.raises(LeaseLostError):
         driver.drive(study_id, 1, config)
     assert life.studies.get(study_id).state is StudyState.QUEUED
+
+
+@pytest.fixture
+def is_given_up(database: Database, study_id: str) -> Iterator[Callable[[], bool]]:
+    """Whether the driver has given its lease up; what it does with SIGTERM is undone afterwards."""
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM would end the process at once"))
+    yield lambda: [claim.study_id for claim in ReconcilingStore(database).overdue_drivers(given_up=True)] == [study_id]
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("place", ["ray.init", "_run_tuner", "_leftovers"])
+def test_a_driver_that_is_asked_to_end_gives_its_lease_up_wherever_it_is(
+    place: str,
+    study_id: str,
+    config: Settings,
+    life: Life,
+    is_given_up: Callable[[], bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(f"service.tuning.driver.{place}", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        driver.drive(study_id, 1, config)
+    assert is_given_up()
+    assert life.studies.get(study_id).state is StudyState.RUNNING
+
+
+def test_a_driver_that_is_asked_to_end_gives_its_lease_up_though_the_store_is_away(
+    study_id: str,
+    config: Settings,
+    is_given_up: Callable[[], bool],
+    away_at: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "_run_tuner", lambda *_: signal.raise_signal(signal.SIGTERM))
+    away_at("give_up_lease")
+    with pytest.raises(SystemExit):
+        driver.drive(study_id, 1, config)
+    assert is_given_up()
+
+
+def test_a_driver_that_is_asked_to_end_as_it_has_ended_its_study_leaves_it_so(
+    study_id: str, config: Settings, life: Life, is_given_up: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = DrivingStore.finish
+
+    def finish_and_be_asked(*args: Any, **kwargs: Any) -> StudyState:
+        state = finish(*args, **kwargs)
+        signal.raise_signal(signal.SIGTERM)
+        return state
+
+    monkeypatch.setattr(DrivingStore, "finish", finish_and_be_asked)
+    with pytest.raises(SystemExit):
+        driver.drive(study_id, 1, config)
+    assert life.studies.get(study_id).state is StudyState.SUCCEEDED
