@@ -82,6 +82,7 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> list[Path]:
         waiting_reason=why_nothing_trains,
         stuck_after_s=config.startup_lease_s,
     )
+
     last_attempts = {trial.id: trial.attempt for trial in snapshot.trials}
 
     def order_for(issued: IssuedTrial) -> TrialOrder:
@@ -95,20 +96,20 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> list[Path]:
             checkpoints = TrialCheckpoints(config.storage_uri, study_id, trial_id)
             checkpoints.tidy(spec.checkpoint.keep, up_to_attempt=attempt)
 
-    idle_workers = IdleWorkers()
-    searcher = StudySearcher(progress, recorder, order_for, idle_workers)
-    scheduler = scheduler_for(spec, snapshot, searcher.issued, idle_workers)
-    callback = StudyCallback(
-        searcher,
-        progress,
-        recorder,
-        metric=spec.objective.metric,
-        why_stopped=lambda trial_id: why_stopped(scheduler, trial_id),
-        tidy_checkpoints=tidy_checkpoints,
-        trial_grace_s=config.trial_grace_s,
-    )
     patiently(recorder.start, patience_s=_PATIENCE_S)
     with _handing_over(recorder, store):
+        idle_workers = IdleWorkers()
+        searcher = StudySearcher(progress, recorder, order_for, idle_workers)
+        scheduler = scheduler_for(spec, snapshot, searcher.issued, idle_workers)
+        callback = StudyCallback(
+            searcher,
+            progress,
+            recorder,
+            metric=spec.objective.metric,
+            why_stopped=lambda trial_id: why_stopped(scheduler, trial_id),
+            tidy_checkpoints=tidy_checkpoints,
+            trial_grace_s=config.trial_grace_s,
+        )
         ray.init(address="auto", log_to_driver=False, configure_logging=False)
         _run_tuner(spec, study_id, searcher, scheduler, callback)
         recorder.close()
