@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Update, case, select, tuple_, update
 
 from service.store import records, tables
 from service.store.database import Database
-from service.study import Configuration, Result, Study, Trial
+from service.study import OPEN_TRIAL_STATES, Configuration, Result, Study, Trial
 
 _AT_A_TIME = 500  # results of one query
 
@@ -19,7 +19,8 @@ _AT_A_TIME = 500  # results of one query
 class StudyBacklog:
     """A study whose runs in MLflow are behind.
 
-    revision: what the study stands at now. trials: those behind, in order of their numbers.
+    revision: what the study stands at now. trials: those behind; those that have ended come first, then those that have
+    no run yet, each in order of their numbers.
     """
 
     study: Study
@@ -84,8 +85,12 @@ class ExportStore:
             return list(connection.execute(query).scalars())
 
     def backlog(self, study_id: str, *, max_trials: int) -> StudyBacklog | None:
-        """What MLflow lacks of this study, at most `max_trials` trials of it; None where the study is gone."""
+        """What MLflow lacks of this study, at most `max_trials` trials of it; None where the study is gone.
+
+        What runs is behind again after each epoch: in the order of numbers alone it would hide what is due at once.
+        """
         trials = tables.trials
+        due_at_once_first = (trials.c.state.in_(OPEN_TRIAL_STATES), trials.c.mlflow_run_id.is_not(None))
         with self._database.reading() as connection:
             study = connection.execute(select(tables.studies).where(tables.studies.c.id == study_id)).one_or_none()
             if study is None:
@@ -93,7 +98,7 @@ class ExportStore:
             behind = connection.execute(
                 select(trials)
                 .where(trials.c.study_id == study_id, trials.c.revision != trials.c.exported_revision)
-                .order_by(trials.c.number)
+                .order_by(*due_at_once_first, trials.c.number)
                 .limit(max_trials)
             ).all()
             configurations = {

@@ -115,6 +115,21 @@ def test_a_backlog_may_come_in_parts(stores: Any) -> None:
     assert [behind.trial.id for behind in backlog.trials] == [trial.id for trial in trials[:2]]
 
 
+def test_trials_that_run_hide_none_that_is_due_at_once(stores: Any) -> None:
+    study = stores.create()
+    driver = stores.drive(study)
+    running = [stores.begin(driver) for _ in range(2)]
+    exported(stores, study.id)
+    new, ended = stores.begin(driver), stores.begin(driver)
+    stores.succeed(driver, ended)
+    for trial in running:
+        stores.report(driver, trial, 1)
+    backlog = stores.exporting.backlog(study.id, max_trials=2)
+    assert [behind.trial.id for behind in backlog.trials] == [ended.id, new.id]
+    whole = stores.exporting.backlog(study.id, max_trials=5)
+    assert [behind.trial.id for behind in whole.trials] == [trial.id for trial in (ended, new, *running)]
+
+
 def test_writing_a_run_down_puts_nothing_behind(stores: Any) -> None:
     study = stores.create()
     driver = stores.drive(study)
