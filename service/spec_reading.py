@@ -218,7 +218,7 @@ def read_spec_file(path: Path) -> object:
     try:
         text = content.decode("utf-8-sig")
         if path.suffix == ".json":
-            return json.loads(text, object_pairs_hook=_unique_pairs)
+            return json.loads(text, object_pairs_hook=unique_pairs)
         return yaml.load(text, Loader=_SpecLoader)  # noqa: S506 (derives from SafeLoader)
     except UnicodeDecodeError as error:
         problem = FieldProblem(WHOLE_SPEC, f"the file must be UTF-8, and byte {error.start:,} is not")
@@ -237,11 +237,12 @@ def read_spec_file(path: Path) -> object:
     raise InvalidSpecError([problem])
 
 
-def _unique_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def unique_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The mapping of these pairs, which are of one JSON object. Raises ValueError where a key is there twice."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {shown(twice)} is there twice")
     return mapping
 

@@ -8,13 +8,12 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, ValidationError
 
-from search_spaces.checking import shown
 from service.access import Principal, Role
 from service.api.access import PRINCIPAL
 from service.api.problems import MalformedBodyError, UnsupportedMediaTypeError
 from service.errors import MAX_PROBLEMS, FieldProblem, ForbiddenError, InvalidRequestError, InvalidSpecError
 from service.settings import Settings
-from service.spec_reading import WHOLE_SPEC, plain_data, problems_of
+from service.spec_reading import WHOLE_SPEC, plain_data, problems_of, unique_pairs
 from service.store.database import Database
 from service.store.lifecycle import LifecycleStore
 from service.store.paging import MAX_TOKEN_LENGTH
@@ -91,7 +90,7 @@ async def json_body(request: Request) -> object:
         raise UnsupportedMediaTypeError(f"Content-Type must be application/json, {given}")
     content = await request.body()
     try:
-        return json.loads(content.decode(), object_pairs_hook=_unique_pairs)
+        return json.loads(content.decode(), object_pairs_hook=unique_pairs)
     except UnicodeDecodeError as error:
         raise MalformedBodyError(f"the body must be UTF-8, and byte {error.start:,} is not") from error
     except json.JSONDecodeError as error:
@@ -125,12 +124,3 @@ def read_as(model: type[Model], body: object) -> Model:
     problems = [FieldProblem(p.field if p.field != WHOLE_SPEC else "body", p.message) for p in problems]
     said = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
     raise InvalidRequestError(said, problems=problems)
-
-
-def _unique_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} is there twice")
-    return mapping

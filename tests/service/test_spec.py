@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -440,6 +441,15 @@ def test_a_file_that_is_no_json_says_where(tmp_path: Path, text: str, field: str
         load_spec(write(tmp_path, text, "spec.json"))
     found = {problem.field: problem.message for problem in caught.value.problems}
     assert words in found[field]
+
+
+def test_the_key_that_is_there_twice_is_found_at_once_among_many(tmp_path: Path) -> None:
+    keys = [*(f"k{number}" for number in range(40_000)), "k39999"]
+    text = "{" + ",".join(f'"{key}":0' for key in keys) + "}"
+    started = time.monotonic()
+    with pytest.raises(InvalidSpecError, match="the key 'k39999' is there twice"):
+        load_spec(write(tmp_path, text, "spec.json"))
+    assert time.monotonic() - started < 3  # it took half a minute while each key was counted
 
 
 def test_a_json_file_is_read_too(tmp_path: Path) -> None:
