@@ -157,7 +157,8 @@ class LifecycleStore:
                 cancelled = records.trials_in(
                     connection, study_id, [TrialState.CANCELLED], begun=by_user, ended_at=study.finished_at
                 )
-                cut_off = [trial_id for trial_id in cancelled if trial_id not in set(trials)]
+                known = set(trials)
+                cut_off = [trial_id for trial_id in cancelled if trial_id not in known]
             if not (trials or cut_off) and (by_user or study.reason != Reason.DRIVER_FAILED):
                 raise InvalidTransitionError(f"study {study_id!r} has no trial that failed or was lost")
             self._reopen_trials(connection, study_id, trials, now, retried_after=tables.trials.c.attempt)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from search_spaces.parameters import point_key
 from service.errors import (
@@ -19,7 +19,7 @@ from service.errors import (
 )
 from service.spec import accepted_spec, parse_spec
 from service.spec_sections import Confirm
-from service.store import tables
+from service.store import records, tables
 from service.store.driving import DrivingStore
 from service.store.inserting import insert_configuration
 from service.store.lifecycle import LifecycleStore, StudyChanges
@@ -256,6 +256,31 @@ class TestRetry:
         assert (retried.state, retried.intent, retried.error) == (QUEUED, Intent.RUN, None)
         assert {trial.state for trial in stores.studies.trials(study.id)} == {TrialState.PENDING}
         assert waiting.attempt == 0
+
+    def test_what_failed_is_gone_through_once_and_not_for_each_trial_that_was_cut_off(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looks: list[str] = []
+
+        class Failed(list[str]):
+            def __iter__(self) -> Iterator[str]:
+                looks.append("at all of them")
+                return super().__iter__()
+
+        def trials_in(connection: Connection, study_id: str, states: list[TrialState], **which: Any) -> list[str]:
+            found = found_in_store(connection, study_id, states, **which)
+            return Failed(found) if states == [TrialState.FAILED] else found
+
+        study = create()
+        driver = stores.drive(study)
+        bad, *waiting = stores.propose(driver, seeds=range(9))
+        end(driver, bad, TrialState.FAILED)
+        driver.finish(FAILED, Reason.TOO_MANY_FAILURES, "1 trial failed", known=driver.snapshot().known)
+        found_in_store = records.trials_in
+        monkeypatch.setattr(records, "trials_in", trials_in)
+        lifecycle.retry(study.id)
+        assert len(looks) < len(waiting)
+        assert {trial.state for trial in stores.studies.trials(study.id)} == {TrialState.PENDING}
 
     def test_a_study_that_has_reached_its_target_ends_for_that_reason_again(
         self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
