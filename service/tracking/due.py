@@ -27,6 +27,7 @@ def due(
     *,
     max_trials: int,
     study_age_s: float | None,
+    study_interval_s: float,
     trial_ages_s: dict[str, float],
     min_interval_s: float,
 ) -> Due:
@@ -34,7 +35,8 @@ def due(
 
     max_trials: how many trials the backlog was read with; one that has as many may not be all of it.
     study_age_s, trial_ages_s: seconds since this process last wrote the parent run, and each trial's run; None, and
-    no entry, where it has not. What has ended and what is new is due at once, the rest every `min_interval_s`.
+    no entry, where it has not. What has ended and what is new is due at once, the rest every `min_interval_s`, the
+    parent run every `study_interval_s`.
     """
     unseen = [item for item in backlog.trials if not has_run(item.trial)]
     seen = [item for item in backlog.trials if has_run(item.trial)]
@@ -44,7 +46,7 @@ def due(
         if item.trial.state.is_final or trial_ages_s.get(item.trial.id, min_interval_s) >= min_interval_s
     ]
     whole = len(ready) == len(seen) and len(backlog.trials) < max_trials
-    aged = study_age_s is None or study_age_s >= min_interval_s
+    aged = study_age_s is None or study_age_s >= study_interval_s
     study = whole if backlog.study.state.is_final else aged
     return Due(trials=ready, unseen=unseen, study=study, catches_up=whole and study)
 

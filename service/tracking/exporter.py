@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service import logs
-from service.analysis.aggregation import aggregate
+from service.analysis.aggregation import ConfigurationResult, aggregate
 from service.errors import InvalidSpecError, StoreUnavailableError, StudyNotFoundError
 from service.spec import accepted_spec
 from service.store.exporting import ExportStore, LeadLostError, StudyBacklog, StudyGoneError
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_TRIALS = 500  # read of one study at a time
 _REFUSED_PAUSE_S = 60.0
+_REST = 10.0
+"""How much longer than the work for the parent run of a study that runs is the time until it is done again."""
 _LATE_S = 60.0  # so long after it was given up MLflow may still carry out a request
 
 
@@ -48,12 +50,13 @@ class _Progress:
 
     about: the fields of the study and of the trial that is being written, for log lines. cut_off: since MLflow showed
     all of the study last, a call for these of its trials has failed, or for its parent run (None), which MLflow may
-    carry out yet.
+    carry out yet. aggregating_s: CPU time that it took to put the study's trials together last.
     """
 
     about: dict[str, str] = field(default_factory=dict)
     runs: StudyRuns | None = None
     study_written_at: float | None = None
+    aggregating_s: float = 0.0
     trials_written_at: dict[str, float] = field(default_factory=dict)
     refused_until: float = float("-inf")
     cut_off: set[str | None] = field(default_factory=set)
@@ -83,14 +86,19 @@ class Exporter:
         *,
         min_interval_s: float,
         clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """min_interval_s: least time between two exports of what still runs. clock: seconds, monotonic."""
+        """min_interval_s: least time between two exports of what still runs; of a large study's parent run it is more.
+
+        clock: seconds, monotonic. cpu_clock: seconds of CPU that the calling thread has had.
+        """
         self._store = store
         self._studies = studies
         self._server = TrackingServer(tracking_url)
         self._left_runs = LeftRuns(tracking_url)
         self._min_interval_s = min_interval_s
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._progress: dict[str, _Progress] = {}
         self._second_looks: dict[str, _SecondLook] = {}
 
@@ -209,6 +217,7 @@ class Exporter:
             backlog,
             max_trials=_MAX_TRIALS,
             study_age_s=None if written_at is None else now - written_at,
+            study_interval_s=max(self._min_interval_s, _REST * progress.aggregating_s),
             trial_ages_s={trial_id: now - then for trial_id, then in progress.trials_written_at.items()},
             min_interval_s=self._min_interval_s,
         )
@@ -240,11 +249,17 @@ class Exporter:
             else:
                 progress.trials_written_at[item.trial.id] = self._clock()
         if now.study:
-            results = aggregate(self._studies.configurations(study.id), self._studies.trials(study.id))
-            progress.runs.write_study(study, results)
+            progress.runs.write_study(study, self._results(study.id, progress))
             if study.state.is_final:
                 progress.runs.delete_surplus(study)
             self._store.check_lead(study.id)
             progress.study_written_at = self._clock()
             report.studies += 1
         return True
+
+    def _results(self, study_id: str, progress: _Progress) -> list[ConfigurationResult]:
+        """What each configuration has come to, from all trials of the study."""
+        began_s = self._cpu_clock()
+        results = aggregate(self._studies.configurations(study_id), self._studies.trials(study_id))
+        progress.aggregating_s = self._cpu_clock() - began_s
+        return results

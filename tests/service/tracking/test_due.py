@@ -39,6 +39,7 @@ def decide(
         StudyBacklog(study=study(state), revision=1, trials=list(trials)),
         max_trials=max_trials,
         study_age_s=age_s,
+        study_interval_s=4.0,
         trial_ages_s=ages_s or {},
         min_interval_s=2.0,
     )
@@ -78,8 +79,8 @@ def test_mlflow_has_not_caught_up_while_a_trial_waits_for_its_interval() -> None
 
 
 def test_the_parent_run_of_a_running_study_waits_for_its_interval() -> None:
-    assert not decide(StudyState.RUNNING, age_s=1.0).study
-    assert decide(StudyState.RUNNING, age_s=2.0).study
+    assert not decide(StudyState.RUNNING, age_s=3.9).study
+    assert decide(StudyState.RUNNING, age_s=4.0).study
 
 
 def test_the_parent_run_of_a_study_that_has_ended_is_written_after_all_trials() -> None:

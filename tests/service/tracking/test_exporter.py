@@ -23,7 +23,7 @@ from service.store.lifecycle import StudyChanges
 from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported, TrialEnded
 from service.store.studies import NewStudy, StudyStore
-from service.study import Configuration, Reason, StudyState, TrialState
+from service.study import Configuration, Reason, StudyState, Trial, TrialState
 from service.tracking.exporter import Exporter, TrackingUnavailableError
 from tests.service.conftest import Life
 from tests.service.mlflow_server import MlflowServer
@@ -295,6 +295,39 @@ def test_what_runs_is_written_now_and_then_and_what_ends_at_once(
     clock.now = 10.0
     exporter.export_pending()
     assert children_of(client, study)[second.id].info.status == "SCHEDULED"
+
+
+def test_a_parent_run_that_is_much_work_is_written_less_often_until_its_study_ends(
+    life: Life, store: ExportStore, database: Database, client: MlflowClient, clock: Clock, mlflow_server: MlflowServer
+) -> None:
+    cpu = Clock()
+
+    class Studies(StudyStore):
+        def trials(self, study_id: str, **which: Any) -> list[Trial]:
+            cpu.now += 0.5
+            return super().trials(study_id, **which)
+
+    def shown() -> str:
+        exporter.export_pending()
+        return parent_of(client, study).data.tags["samstudy.configurations"]
+
+    exporter = Exporter(store, Studies(database), mlflow_server.url, min_interval_s=2.0, clock=clock, cpu_clock=cpu)
+    study = life.create()
+    driver = life.start(study)
+    assert shown() == "0"
+    (first,) = life.propose(driver, {"lambda": 0.5, "rho": 0.1}, (0,))
+    life.begin(driver, first)
+    clock.now = 4.9
+    assert shown() == "0"
+    assert list(children_of(client, study)) == [first.id]
+    assert store.behind() == [study.id]
+    clock.now = 5.0
+    assert shown() == "1"
+    life.propose(driver, {"lambda": 1.0, "rho": 0.1}, (0,))
+    life.succeed(driver)
+    assert shown() == "2"
+    assert parent_of(client, study).info.status == "FINISHED"
+    assert store.behind() == []
 
 
 def test_of_a_study_whose_driver_is_being_started_mlflow_is_asked_nothing(
