@@ -39,21 +39,15 @@ class Tidier:
         self._again_at: dict[str, float] = {}
 
     def tidy(self, must_stop: Callable[[], bool] = lambda: False) -> None:
-        """One look at the store. must_stop: asked before each study. Raises StoreUnavailableError."""
-        for study in self._store.untidy():
+        """One look at the store. must_stop: asked before each trial. Raises StoreUnavailableError."""
+        for study in self._store.untidy(ended_for_s=self._settling_s):
             if must_stop():
                 return
-            again_at = self._again_at.get(study.study_id, float("-inf"))
-            if study.age_s < self._settling_s or self._clock() < again_at:
-                continue
-            if not self._tidied(study):
-                self._again_at[study.study_id] = self._clock() + _PAUSE_S
-                continue
-            self._store.done(study)
-            self._again_at.pop(study.study_id, None)
+            if self._clock() >= self._again_at.get(study.study_id, float("-inf")) and self._tidied(study, must_stop):
+                self._store.done(study)
 
-    def _tidied(self, study: UntidyStudy) -> bool:
-        """Tidies up, unless the study goes on by now; False where the storage did not do its part.
+    def _tidied(self, study: UntidyStudy, must_stop: Callable[[], bool]) -> bool:
+        """Tidies up, unless the study goes on by now; False where it was stopped, or the storage did not do its part.
 
         Only what was there before the study was seen at this same end once more is removed: with many trials that
         takes minutes, in which it may be reopened and its trials save anew.
@@ -62,15 +56,21 @@ class Tidier:
         surplus: dict[str, list[str]] = {}
         try:
             checkpoint = Checkpoint.model_validate(study.spec["checkpoint"])
-            for said["trial_id"] in study.trial_ids if checkpoint.every_epochs else ():
+            for said["trial_id"] in self._store.trial_ids(study) if checkpoint.every_epochs else ():
+                if must_stop():
+                    return False
                 surplus[said["trial_id"]] = self._checkpoints(**said).surplus(checkpoint.keep)
             if self._store.is_at_that_end(study):
                 for said["trial_id"], paths in surplus.items():
+                    if must_stop():
+                        return False
                     if paths:
                         self._checkpoints(**said).remove(paths)
         except (OSError, ValueError) as error:
             logger.warning("study %s is tidied up later: %s", study.study_id, error, extra=said)
+            self._again_at[study.study_id] = self._clock() + _PAUSE_S
             return False
+        self._again_at.pop(study.study_id, None)
         return True
 
     def _checkpoints(self, study_id: str, trial_id: str) -> TrialCheckpoints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, select, update
@@ -15,13 +15,11 @@ from service.store.database import Database
 
 @dataclass(frozen=True, slots=True)
 class UntidyStudy:
-    """A study that has ended, `age_s` seconds ago. spec: as it is stored."""
+    """A study that has ended. spec: as it is stored."""
 
     study_id: str
     spec: Mapping[str, Any]
-    trial_ids: list[str]
     finished_at: datetime
-    age_s: float
 
 
 class TidyingStore:
@@ -30,23 +28,21 @@ class TidyingStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def untidy(self) -> list[UntidyStudy]:
-        """The one that ended first comes first."""
-        table, trials = tables.studies, tables.trials
+    def untidy(self, *, ended_for_s: float = 0.0) -> list[UntidyStudy]:
+        """Those that ended at least so long ago; the one that ended first comes first."""
+        table = tables.studies
+        query = select(table.c.id, table.c.spec, table.c.finished_at).order_by(table.c.finished_at, table.c.id)
         with self._database.reading() as connection:
-            now = self._database.now(connection)
-            rows = connection.execute(
-                select(table.c.id, table.c.spec, table.c.finished_at)
-                .where(table.c.untidy)
-                .order_by(table.c.finished_at, table.c.id)
-            ).all()
-            found: dict[str, list[str]] = {row.id: [] for row in rows}
-            for trial in connection.execute(select(trials.c.study_id, trials.c.id).where(trials.c.study_id.in_(found))):
-                found[trial.study_id].append(trial.id)
-        return [
-            UntidyStudy(row.id, row.spec, found[row.id], row.finished_at, (now - row.finished_at).total_seconds())
-            for row in rows
-        ]
+            until = self._database.now(connection) - timedelta(seconds=ended_for_s)
+            rows = connection.execute(query.where(table.c.untidy, table.c.finished_at <= until))
+            return [UntidyStudy(*row) for row in rows]
+
+    def trial_ids(self, study: UntidyStudy) -> list[str]:
+        """Ids of the study's trials, in the order of their numbers."""
+        table = tables.trials
+        query = select(table.c.id).where(table.c.study_id == study.study_id).order_by(table.c.number)
+        with self._database.reading() as connection:
+            return list(connection.execute(query).scalars())
 
     def is_at_that_end(self, study: UntidyStudy) -> bool:
         """Whether the study is there and has not gone on since."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from service.store.database import Database
 from service.store.lifecycle import StudyChanges
@@ -104,8 +105,8 @@ def test_a_study_that_is_reopened_while_it_is_tidied_up_keeps_what_its_next_atte
     class Reopening(TidyingStore):
         looks = 0
 
-        def untidy(self) -> list[UntidyStudy]:
-            return self._seen(super().untidy())
+        def untidy(self, *, ended_for_s: float = 0.0) -> list[UntidyStudy]:
+            return self._seen(super().untidy(ended_for_s=ended_for_s))
 
         def is_at_that_end(self, study: UntidyStudy) -> bool:
             return self._seen(super().is_at_that_end(study))
@@ -163,3 +164,48 @@ def test_storage_that_fails_is_tried_again_later(
     assert len(store.untidy()) == 1
     (line,) = caplog.records
     assert (line.__dict__["study_id"], line.__dict__["trial_id"]) == (study.id, trial.id)
+
+
+@pytest.mark.parametrize(("settling_s", "uri"), [(60, "file:///unused"), (0, "no URI")], ids=["fresh", "paused"])
+def test_of_a_study_whose_time_has_not_come_no_trial_is_read(
+    settling_s: float, uri: str, cut_off: Callable[..., Any], database: Database
+) -> None:
+    statements: list[str] = []
+
+    def executed(*call: Any) -> None:
+        statements.append(call[2])
+
+    cut_off()
+    tidier = Tidier(TidyingStore(database), uri, settling_s=settling_s)
+    tidier.tidy()
+    event.listen(Engine, "before_cursor_execute", executed)
+    try:
+        tidier.tidy()
+    finally:
+        event.remove(Engine, "before_cursor_execute", executed)
+    assert any("FROM studies" in statement for statement in statements)
+    assert not any("FROM trials" in statement for statement in statements)
+
+
+@pytest.mark.parametrize("trials_before", [0, 1, 2, 3])
+def test_tidying_up_can_be_stopped_before_each_trial_and_goes_on_later(
+    trials_before: int, life: Life, storage: str, database: Database
+) -> None:
+    study = life.create(checkpoint={"keep": "none"})
+    driver = life.start(study)
+    trials = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    for trial in trials:
+        life.begin(driver, trial)
+        TrialCheckpoints(storage, study.id, trial.id).save(1, b"weights")
+    life.succeed(driver)
+    tidier, store = Tidier(TidyingStore(database), storage, settling_s=0), TidyingStore(database)
+
+    def left() -> int:
+        return sum(len(TrialCheckpoints(storage, study.id, trial.id).epochs()) for trial in trials)
+
+    answers = iter([False] * (1 + trials_before))  # once for the study, then for each trial: listing, and removing
+    tidier.tidy(lambda: next(answers, True))
+    assert left() == min(2, 4 - trials_before)
+    assert [untidy.study_id for untidy in store.untidy()] == [study.id]
+    tidier.tidy()
+    assert (left(), store.untidy()) == (0, [])
