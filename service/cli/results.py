@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -117,12 +120,39 @@ def _best_trial(service: Client, study_id: str) -> str:
 
 
 def _write(output: Path, content: Iterable[bytes]) -> None:
-    """Writes the file once all of it has come: what breaks off leaves one that is there already as it was."""
+    """Writes the file whole or not at all: what breaks off or has no room leaves one that is there as it was.
+
+    What cannot be replaced, such as a pipe, is written once all of it has come.
+    """
+    if _can_be_replaced(output):
+        _replace(output.resolve(), content)
+        return
     with tempfile.TemporaryFile() as whole:
         whole.writelines(content)
         whole.seek(0)
         with output.open("wb") as file:
             shutil.copyfileobj(whole, file)
+
+
+def _can_be_replaced(path: Path) -> bool:
+    """Whether a new file may take its place; /dev/stdout may be a file, which whoever has opened it keeps."""
+    if path.absolute().is_relative_to("/dev") or path.absolute().is_relative_to("/proc"):
+        return False
+    is_ours = not path.exists() or (path.is_file() and os.access(path, os.W_OK))
+    return is_ours and os.access(path.resolve().parent, os.W_OK)
+
+
+def _replace(path: Path, content: Iterable[bytes]) -> None:
+    """Puts a new file where one may be, whose mode it keeps."""
+    new = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with new.open("xb") as file:
+            file.writelines(content)
+        if path.exists():
+            new.chmod(stat.S_IMODE(path.stat().st_mode))
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def importances(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import resource
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -367,6 +370,55 @@ class TestExport:
         assert command.refused("export", life.finished(ACCURACIES).id, "-o", str(path))[0] == 1
         assert path.read_text() == "kept"
         assert not list(tmp_path.glob("*.part"))
+
+    def test_a_full_disk_leaves_the_file_as_it_was(
+        self, command: Command, life: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        def large(*_: object, **__: object) -> Iterator[bytes]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+            yield 100_000 * b"x"
+
+        monkeypatch.setattr("service.client.Client.export", large)
+        monkeypatch.setattr("tempfile.TemporaryFile", io.BytesIO)  # on another disk, which has room
+        path = tmp_path / "there" / "trials.csv"
+        path.parent.mkdir()
+        path.write_text("kept")
+        try:
+            status = command.refused("export", life.finished(ACCURACIES).id, "-o", str(path))[0]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert (status, path.read_text()) == (1, "kept")
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_a_file_keeps_its_mode_and_a_link_its_file(self, command: Command, life: Life, tmp_path: Path) -> None:
+        study = life.finished(ACCURACIES)
+        before, link = os.umask(0o027), tmp_path / "link.csv"
+        try:
+            command("export", study.id, "-o", str(tmp_path / "new.csv"))
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "new.csv").stat().st_mode) == 0o640
+        (tmp_path / "new.csv").chmod(0o604)
+        link.symlink_to("new.csv")
+        command("export", study.id, "-o", str(link))
+        assert link.is_symlink()
+        assert stat.S_IMODE((tmp_path / "new.csv").stat().st_mode) == 0o604
+
+    def test_what_is_no_file_is_written_to(self, served: RunningApi, life: Life, tmp_path: Path) -> None:
+        study = life.finished(ACCURACIES)
+        export = [sys.executable, "-m", "service.cli", "export", study.id, "-o"]
+        printed = subprocess.run([*export, "/dev/stdout"], capture_output=True, check=True, timeout=30).stdout
+        assert len(printed.splitlines()) == 5
+        with (tmp_path / "redirected").open("wb") as file:
+            subprocess.run([*export, "/dev/stdout"], stdout=file, check=True, timeout=30)
+            assert os.fstat(file.fileno()).st_size == len(printed)
+        os.mkfifo(tmp_path / "pipe")
+        with subprocess.Popen([*export, str(tmp_path / "pipe")]) as running:
+            assert (tmp_path / "pipe").read_bytes() == printed
+            assert running.wait(30) == 0
+        assert (tmp_path / "pipe").is_fifo()
 
     def test_runs_in_mlflow_are_written_anew(self, command: Command, life: Life) -> None:
         study = life.finished(ACCURACIES)
