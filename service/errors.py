@@ -56,6 +56,38 @@ class InvalidRequestError(SamstudyError):
     title = "The request is not valid"
 
 
+class MalformedBodyError(SamstudyError):
+    """The body is not JSON."""
+
+    status = 400
+    code = "malformed_json"
+    title = "The body is not JSON"
+
+
+class BodyTooLargeError(SamstudyError):
+    """The body is larger than any spec."""
+
+    status = 413
+    code = "body_too_large"
+    title = "The body is too large"
+
+
+class BodyTooSlowError(SamstudyError):
+    """The rest of the body did not come."""
+
+    status = 408
+    code = "body_too_slow"
+    title = "The body did not come in time"
+
+
+class UnsupportedMediaTypeError(SamstudyError):
+    """The body is declared as something else than JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "The body must be JSON"
+
+
 class StudyNotFoundError(SamstudyError):
     """No study has this id."""
 

@@ -11,10 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import problems
 from service.api.places import Places
-from service.api.problems import BodyTooLargeError, BodyTooSlowError
 from service.api.rate_limit import asker_of
 from service.api.requests import MAX_BODY_BYTES
-from service.errors import SamstudyError, TooManyRequestsError
+from service.errors import BodyTooLargeError, BodyTooSlowError, SamstudyError, TooManyRequestsError
 
 BODY_S = 30.0
 """How long a body may take from the moment at which it is read."""

@@ -10,16 +10,19 @@ from service.analysis.aggregation import ConfigurationResult, aggregate
 from service.answers import ConfigurationList, ConfigurationOrder
 from service.api import reading
 from service.api.bodies import NewPoint, body_of
-from service.api.problems import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError, documented
+from service.api.problems import documented
 from service.api.requests import ConfigurationId, JsonBody, Lifecycle, PageToken, Studies, StudyId, read_as
 from service.errors import (
+    BodyTooLargeError,
     ConfigurationExistsError,
     ConfigurationNotFoundError,
     InvalidPointError,
     InvalidRequestError,
     InvalidSpecError,
     InvalidTransitionError,
+    MalformedBodyError,
     StudyNotFoundError,
+    UnsupportedMediaTypeError,
 )
 from service.store.filters import ConfigurationFilter
 from service.study import Origin

@@ -8,9 +8,16 @@ from fastapi import APIRouter, Path
 
 from service.access import ApiKey, NewKey
 from service.answers import CreatedKey, KeyList
-from service.api.problems import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError, documented
+from service.api.problems import documented
 from service.api.requests import NO_NUL, AnAdmin, JsonBody, TheDatabase, read_as
-from service.errors import ForbiddenError, InvalidRequestError, KeyNotFoundError
+from service.errors import (
+    BodyTooLargeError,
+    ForbiddenError,
+    InvalidRequestError,
+    KeyNotFoundError,
+    MalformedBodyError,
+    UnsupportedMediaTypeError,
+)
 from service.store.keys import KeyStore
 
 router = APIRouter(prefix="/keys", tags=["keys"])

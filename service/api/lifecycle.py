@@ -7,16 +7,19 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 
 from service.api.bodies import StudyPatch, body_of
-from service.api.problems import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError, documented
+from service.api.problems import documented
 from service.api.requests import JsonBody, Lifecycle, StudyId, read_as
 from service.api.versions import ETAG, ExpectedVersion, etag
 from service.errors import (
+    BodyTooLargeError,
     FieldProblem,
     InvalidRequestError,
     InvalidSpecError,
     InvalidTransitionError,
+    MalformedBodyError,
     PreconditionRequiredError,
     StudyNotFoundError,
+    UnsupportedMediaTypeError,
     VersionConflictError,
 )
 from service.study import Study, StudyState

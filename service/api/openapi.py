@@ -11,8 +11,10 @@ from service.access import NewKey
 from service.answers import Problem
 from service.api.access import METRICS, PROBES
 from service.api.bodies import NewPoint, StudyPatch
-from service.api.problems import MEDIA_TYPE, BodyTooLargeError, BodyTooSlowError, documented
+from service.api.problems import MEDIA_TYPE, documented
 from service.errors import (
+    BodyTooLargeError,
+    BodyTooSlowError,
     ForbiddenError,
     SamstudyError,
     StoreUnavailableError,

@@ -32,38 +32,6 @@ logger = logging.getLogger(__name__)
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-class MalformedBodyError(SamstudyError):
-    """The body is not JSON."""
-
-    status = 400
-    code = "malformed_json"
-    title = "The body is not JSON"
-
-
-class BodyTooLargeError(SamstudyError):
-    """The body is larger than any spec."""
-
-    status = 413
-    code = "body_too_large"
-    title = "The body is too large"
-
-
-class BodyTooSlowError(SamstudyError):
-    """The rest of the body did not come."""
-
-    status = 408
-    code = "body_too_slow"
-    title = "The body did not come in time"
-
-
-class UnsupportedMediaTypeError(SamstudyError):
-    """The body is declared as something else than JSON."""
-
-    status = 415
-    code = "unsupported_media_type"
-    title = "The body must be JSON"
-
-
 def install(app: FastAPI) -> None:
     """Makes the application answer every error with a problem document."""
     app.add_exception_handler(SamstudyError, _render)

@@ -10,8 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 from service.access import Principal, Role
 from service.api.access import PRINCIPAL
-from service.api.problems import MalformedBodyError, UnsupportedMediaTypeError
-from service.errors import MAX_PROBLEMS, FieldProblem, ForbiddenError, InvalidRequestError, InvalidSpecError
+from service.errors import (
+    MAX_PROBLEMS,
+    FieldProblem,
+    ForbiddenError,
+    InvalidRequestError,
+    InvalidSpecError,
+    MalformedBodyError,
+    UnsupportedMediaTypeError,
+)
 from service.settings import Settings
 from service.spec_reading import WHOLE_SPEC, plain_data, problems_of, unique_pairs
 from service.store.database import Database

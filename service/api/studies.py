@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from service.answers import StudyDetail, StudyList, StudyOrder
 from service.api import reading
 from service.api.bodies import body_of
-from service.api.problems import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError, documented
+from service.api.problems import documented
 from service.api.requests import (
     NO_NUL,
     JsonBody,
@@ -29,10 +29,13 @@ from service.api.requests import (
 )
 from service.api.versions import ETAG, etag
 from service.errors import (
+    BodyTooLargeError,
     IdempotencyConflictError,
     InvalidRequestError,
     InvalidSpecError,
+    MalformedBodyError,
     StudyNotFoundError,
+    UnsupportedMediaTypeError,
 )
 from service.spec import Plan, StudySpec, parse_spec, plan
 from service.store.filters import StudyFilter

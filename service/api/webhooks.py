@@ -9,13 +9,16 @@ from starlette.concurrency import run_in_threadpool
 
 from service.answers import CreatedWebhook, WebhookDetail, WebhookList
 from service.api.lookups import Lookups
-from service.api.problems import BodyTooLargeError, MalformedBodyError, UnsupportedMediaTypeError, documented
+from service.api.problems import documented
 from service.api.requests import NO_NUL, JsonBody, ThePrincipal, TheSettings, read_as
 from service.errors import (
+    BodyTooLargeError,
     FieldProblem,
     InvalidRequestError,
+    MalformedBodyError,
     TooManyRequestsError,
     TooManyWebhooksError,
+    UnsupportedMediaTypeError,
     WebhookNotFoundError,
 )
 from service.receivers import RefusedReceiverError, parse_receiver

@@ -6,7 +6,10 @@ import contextlib
 import json
 import math
 import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +22,7 @@ import pytest
 import yaml
 
 from service.addresses import Addresses, holding, publish
+from service.api.app import create_app
 from service.client import Client
 from service.errors import (
     AttemptNotFoundError,
@@ -331,10 +335,30 @@ def test_errors_come_back_as_what_they_were(client: Client, a_spec: dict[str, An
         list(client.events("nowhere"))
 
 
-def test_an_error_of_an_unknown_code_keeps_its_code_and_status(client: Client) -> None:
-    with pytest.raises(SamstudyError) as error:
-        client.plan({"description": "x" * 2**21})
-    assert (error.value.status, error.value.code) == (413, "body_too_large")
+def test_every_documented_code_has_its_class_in_a_process_that_has_only_the_client(
+    database: Database, api_settings: Settings
+) -> None:
+    document = json.dumps(create_app(database, api_settings).openapi())
+    codes = sorted(set(re.findall(r"\(`([a-z_]+)`\)", document)))
+    code = """
+import sys
+import httpx
+from service.client import connection
+for code in sys.argv[1:]:
+    problem = {"type": "", "title": "", "status": 400, "detail": "", "code": code, "errors": [], "request_id": None}
+    print(type(connection._error_of(httpx.Response(400, json=problem), "")).__name__)
+"""
+    named = subprocess.run([sys.executable, "-c", code, *codes], capture_output=True, text=True, check=True).stdout
+    classes = dict(zip(codes, named.split(), strict=True))
+    assert classes["body_too_large"] == "BodyTooLargeError"
+    assert [code for code, name in classes.items() if name == "SamstudyError"] == []
+
+
+def test_an_error_of_an_unknown_code_keeps_its_code_and_status(running_api: RunningApi) -> None:
+    with Client(f"{running_api.url}/nowhere") as client, pytest.raises(SamstudyError) as error:
+        client.study("x")
+    assert type(error.value) is SamstudyError
+    assert (error.value.status, error.value.code) == (404, "not_found")
 
 
 def test_a_spec_of_numbers_that_are_none_is_the_services_to_refuse(client: Client, a_spec: dict[str, Any]) -> None:
