@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import stdtrit
 
+from service.analysis.counting import counted_value, is_whole
 from service.analysis.moments import exponent_of, mean_and_std, scaled, unscaled
 from service.study import Configuration, Purpose, Trial, TrialState
 
@@ -169,7 +170,7 @@ def _result(configuration: Configuration, trials: Sequence[Trial]) -> Configurat
         configuration=configuration,
         objective=summarise(list(by_seed.values())) if by_seed else None,
         confirmed=summarise(list(confirmed_by_seed.values())) if confirmed_by_seed else None,
-        complete=bool(search) and len(by_seed) == len(search),
+        complete=is_whole(search),
         metrics=_metrics(search),
         confirmed_metrics=_metrics(confirming),
         trial_states=dict(Counter(trial.state for trial in trials)),
@@ -193,12 +194,9 @@ def _metrics(trials: Sequence[Trial]) -> dict[str, Summary]:
 
 
 def _by_seed(trials: Sequence[Trial]) -> dict[int, float]:
-    """The objective of each trial that succeeded with one, in the order of the seeds."""
-    return {
-        trial.seed: trial.objective
-        for trial in sorted(trials, key=lambda trial: trial.seed)
-        if trial.state is TrialState.SUCCEEDED and trial.objective is not None and math.isfinite(trial.objective)
-    }
+    """The objective of each trial that counts, in the order of the seeds."""
+    values = {trial.seed: counted_value(trial) for trial in sorted(trials, key=lambda trial: trial.seed)}
+    return {seed: value for seed, value in values.items() if value is not None}
 
 
 def _missing_by_seed(trials: Sequence[Trial], known: Container[int]) -> dict[int, TrialState]:

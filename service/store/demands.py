@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
+from service.analysis.counting import reaches
 from service.shares import Demand
 from service.spec import stored_plan
 from service.store import tables
@@ -103,7 +104,7 @@ def _recorded(connection: Connection, studies: Sequence[Row[Any]]) -> dict[str, 
 
 
 def at_target(connection: Connection, studies: Sequence[Row[Any]]) -> set[str]:
-    """Ids of those of which a whole configuration has reached the target, as their drivers judge it."""
+    """Ids of those of which a whole configuration has reached the target, by the rule of their drivers."""
     table = tables.configurations
     objectives = {study.id: study.spec["objective"] for study in studies}
     with_target = {study_id: of for study_id, of in objectives.items() if of.get("target") is not None}
@@ -119,5 +120,5 @@ def at_target(connection: Connection, studies: Sequence[Row[Any]]) -> set[str]:
         row.study_id
         for row in bests
         if (of := with_target[row.study_id])
-        if (row.most >= of["target"] if of["mode"] == "max" else row.least <= of["target"])
+        if reaches(row.most if of["mode"] == "max" else row.least, of["target"], of["mode"])
     }

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
 from service.analysis.aggregation import summarise
+from service.analysis.counting import counted, is_whole
 from service.store import tables
 from service.store.records import in_parts
-from service.study import Purpose, TrialState
+from service.study import Purpose
 
 
 def summarise_configurations(connection: Connection, configuration_ids: Collection[str]) -> None:
@@ -32,20 +32,11 @@ def summarise_configurations(connection: Connection, configuration_ids: Collecti
 
 def _summary(trials: Collection[Any]) -> dict[str, Any]:
     search = [row for row in trials if row.purpose == Purpose.SEARCH]
-    values = _objectives(search)
     return {
-        "complete": bool(search) and len(values) == len(search),
-        **_columns("objective", values),
-        **_columns("confirmed", _objectives([row for row in trials if row.purpose == Purpose.CONFIRM])),
+        "complete": is_whole(search),
+        **_columns("objective", counted(search)),
+        **_columns("confirmed", counted(row for row in trials if row.purpose == Purpose.CONFIRM)),
     }
-
-
-def _objectives(trials: Collection[Any]) -> list[float]:
-    return [
-        row.objective
-        for row in trials
-        if row.state == TrialState.SUCCEEDED and row.objective is not None and math.isfinite(row.objective)
-    ]
 
 
 def _columns(name: str, values: list[float]) -> dict[str, float | None]:

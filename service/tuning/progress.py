@@ -11,12 +11,13 @@ from typing import Protocol
 
 from search_spaces.parameters import Point, point_key
 from service.analysis.aggregation import most_seeds_first, summarise
+from service.analysis.counting import counted, is_whole, reaches
 from service.analysis.moments import mean_of
 from service.spec import StudySpec
 from service.store.driving import NewConfigurationsError
 from service.store.snapshots import Instructions, Known, StudySnapshot, stored_budget
 from service.study import Configuration, Intent, Purpose, Reason, StudyState, Trial, TrialState
-from service.tuning.algorithms import Algorithm, Outcome
+from service.tuning.algorithms import Algorithm
 from service.tuning.decisions import Ending, IssuedTrial, Leaving
 
 _LEAST_TRIAL_S = 0.001
@@ -379,12 +380,10 @@ class StudyProgress:
 
     def _rank(self, configuration_id: str) -> tuple[int, float, float, int] | None:
         """A sort key, the best configuration first, as the API has it; None where no seed counts."""
-        trials = self._search_trials(configuration_id)
-        values = [trial.objective for trial in trials if trial.state is TrialState.SUCCEEDED]
-        known = [value for value in values if value is not None and math.isfinite(value)]
-        if not known:
+        values = counted(self._search_trials(configuration_id))
+        if not values:
             return None
-        return most_seeds_first(summarise(known), self._numbers[configuration_id], self._spec.objective.mode)
+        return most_seeds_first(summarise(values), self._numbers[configuration_id], self._spec.objective.mode)
 
     def _search_trials(self, configuration_id: str) -> list[_TrialProgress]:
         return [trial for trial in self._trials_of[configuration_id] if trial.purpose is Purpose.SEARCH]
@@ -429,22 +428,22 @@ class StudyProgress:
         return self._spec.resources_per_trial.gpu * (self._attempts_s + running_s) / 3600
 
     def _learn(self, configuration_id: str) -> None:
-        """Tells the algorithm what a configuration is worth once all trials of the search on it have ended."""
+        """Tells the algorithm what a configuration is worth once all trials of the search on it have ended.
+
+        That is the mean over all that have an objective, those that were stopped early too. What lacks a seed is never
+        complete and reaches no target: the lacking one may be the one that diverged.
+        """
         trials = self._search_trials(configuration_id)
         if not trials or not all(trial.state.is_final for trial in trials):
             return
-        states = {trial.state for trial in trials}
-        values = [trial.objective for trial in trials if trial.objective is not None]
-        value = mean_of(values) if values else None
-        # What lacks a seed must not look as good as what has all: the lacking one may be the one that diverged.
-        outcome: Outcome = "complete" if states == {TrialState.SUCCEEDED} else "pruned"
-        if value is None:
-            outcome = "failed"
-        self._algorithm.learn(self._points[configuration_id], outcome, value)
-        target = self._spec.objective.target
-        if target is not None and value is not None and states == {TrialState.SUCCEEDED}:
-            better = value >= target if self._spec.objective.mode == "max" else value <= target
-            self._target_reached = self._target_reached or better
+        values = [one.objective for one in trials if one.objective is not None and math.isfinite(one.objective)]
+        if not values:
+            self._algorithm.learn(self._points[configuration_id], "failed", None)
+            return
+        mean, whole = mean_of(values), is_whole(trials)
+        self._algorithm.learn(self._points[configuration_id], "complete" if whole else "pruned", mean)
+        objective = self._spec.objective
+        self._target_reached |= whole and reaches(mean, objective.target, objective.mode)
 
     def _objective_of(self, values: list[float]) -> float:
         if self._spec.objective.at == "last":

@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from service.placement import Node
 from service.shares import fair_shares
 from service.spec import parse_spec
+from service.store import tables
+from service.store.demands import at_target
 from service.store.driving import DrivingStore
 from service.store.lifecycle import StudyChanges
 from service.store.reports import AttemptPaused, AttemptStarted, TrialEnded
-from service.study import Purpose, Study, Trial, TrialState
+from service.study import Purpose, Reason, Study, StudyState, Trial, TrialState
+from service.tuning.algorithms import algorithm_for
+from service.tuning.decisions import Ending
+from service.tuning.progress import StudyProgress
 
 RANDOM: dict[str, Any] = {
     "name": "s",
@@ -175,3 +181,29 @@ def test_at_its_target_a_study_wants_what_confirms_it_too(stores: Any) -> None:
     assert wanted(stores, study) == 1
     confirm(stores, driver, 1, end=False)
     assert wanted(stores, study) == 3
+
+
+@pytest.mark.parametrize(
+    ("state", "objective", "is_reached"),
+    [
+        (TrialState.SUCCEEDED, 0.9, True),
+        (TrialState.SUCCEEDED, 0.8, False),
+        (TrialState.SUCCEEDED, None, False),
+        (TrialState.EARLY_STOPPED, 0.9, False),
+        (TrialState.FAILED, None, False),
+    ],
+)
+def test_the_driver_and_the_store_agree_on_the_target(
+    stores: Any, state: TrialState, objective: float | None, is_reached: bool
+) -> None:
+    target = {"metric": "val_accuracy", "mode": "max", "target": 0.9}
+    spec = parse_spec({**GRID, "objective": target, "replicates": {"seeds": [0, 1]}})
+    driver = stores.drive(stores.create(spec=spec.to_mapping()))
+    first, second = stores.propose(driver, seeds=(0, 1))
+    driver.record([AttemptStarted(trial.id, 1, "node-1") for trial in (first, second)])
+    driver.record([TrialEnded(first.id, 1, TrialState.SUCCEEDED, 0.9), TrialEnded(second.id, 1, state, objective)])
+    progress = StudyProgress(spec, driver.snapshot(), algorithm_for(spec, leg=1), driver)
+    ends = progress.next_trial() == Ending(StudyState.SUCCEEDED, Reason.TARGET_REACHED)
+    with stores.database.reading() as connection:
+        study = connection.execute(select(tables.studies).where(tables.studies.c.id == driver.study_id)).one()
+        assert (bool(at_target(connection, [study])), ends) == (is_reached, is_reached)

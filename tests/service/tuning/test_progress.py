@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -367,6 +368,18 @@ def test_the_algorithm_learns_how_a_configuration_ended(
     for state in states:
         driver.end(driver.issue(), 0.5, state=state)
     assert driver.algorithm.learned == [({"rho": 1.0}, *learned)]
+
+
+@pytest.mark.parametrize("lacking", [None, math.inf])
+def test_a_success_without_an_objective_leaves_the_mean_incomplete(
+    drive: Callable[..., Driver], recorded: Any, lacking: float | None
+) -> None:
+    for trial, value in zip(recorded.add_configuration({"rho": 1.0}, "", (0, 1))[1], (0.95, lacking), strict=True):
+        recorded.end(trial.id, value)
+    objective = {"metric": "val_accuracy", "mode": "max", "target": 0.9}
+    driver = drive(objective=objective, replicates={"seeds": [0, 1]})
+    assert driver.algorithm.learned == [({"rho": 1.0}, "pruned", 0.95)]
+    assert driver.issue().point == {"rho": 2.0}
 
 
 def test_a_new_driver_runs_exactly_what_did_not_end(drive: Callable[..., Driver], recorded: Any) -> None:
