@@ -96,6 +96,7 @@ class StudyProgress:
         self._unrecorded: Point | None = None
         self._target_reached = False
         self._has_decided = False
+        self._to_confirm: list[str] | None = None  # chosen once, until the search has something new after all
         self._replay(snapshot)
 
     def follow(self, instructions: Instructions) -> None:
@@ -213,6 +214,7 @@ class StudyProgress:
         if state in (TrialState.SUCCEEDED, TrialState.EARLY_STOPPED) and trial.values:
             trial.objective = self._objective_of([trial.values[epoch] for epoch in sorted(trial.values)])
         if trial.purpose is Purpose.SEARCH:
+            self._to_confirm = None
             self._learn(trial.configuration_id)
         return trial.objective
 
@@ -369,14 +371,20 @@ class StudyProgress:
         confirm = self._spec.confirm
         if confirm is None:
             return
-        keys = {name: self._rank(name) for name in self._points}
-        ranked = sorted((key, name) for name, key in keys.items() if key is not None)
-        for _, configuration_id in ranked[: confirm.top_k]:
+        if self._to_confirm is None:
+            self._to_confirm = self._best_ones(confirm.top_k)
+        for configuration_id in self._to_confirm:
             known = {one.seed for one in self._trials_of[configuration_id] if one.purpose is Purpose.CONFIRM}
             missing = [seed for seed in confirm.seeds if seed not in known]
             if missing:
                 for trial in self._log.add_confirming_trials(configuration_id, missing):
                     self._add(trial)
+
+    def _best_ones(self, number: int) -> list[str]:
+        """Ids of so many configurations, the best first; it looks at all trials, which may be ten thousand."""
+        keys = {name: self._rank(name) for name in self._points}
+        ranked = sorted((key, name) for name, key in keys.items() if key is not None)
+        return [name for _, name in ranked[:number]]
 
     def _rank(self, configuration_id: str) -> tuple[int, float, float, int] | None:
         """A sort key, the best configuration first, as the API has it; None where no seed counts."""
@@ -389,6 +397,7 @@ class StudyProgress:
         return [trial for trial in self._trials_of[configuration_id] if trial.purpose is Purpose.SEARCH]
 
     def _add_point(self, configuration: Configuration) -> None:
+        self._to_confirm = None
         self._points[configuration.id] = dict(configuration.point)
         self._numbers[configuration.id] = configuration.number
         self._last_configuration = max(self._last_configuration, configuration.number)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from search_spaces.parameters import Point
+from service.analysis.aggregation import aggregate, most_seeds_first
 from service.errors import StoreUnavailableError
 from service.spec import StudySpec
 from service.store.snapshots import Instructions
@@ -762,6 +766,62 @@ def test_of_equal_means_the_steadier_and_then_the_earlier_configuration_is_confi
         for value in (0.75, 0.75) if number in (2, 10) else (0.5, 1.0):
             driver.end(driver.issue(), value)
     assert driver.issue().point == {"rho": 2.0}
+
+
+def best_by_hand(recorded: Any, number: int) -> list[str]:
+    """Ids of the configurations that are to be confirmed, from everything that is recorded."""
+    results = aggregate(recorded.configurations, recorded.trials.values())
+    ranked = sorted(
+        (most_seeds_first(one.objective, one.configuration.number, "max"), one.configuration.id)
+        for one in results
+        if one.objective is not None
+    )
+    return [name for _, name in ranked[:number]]
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_whatever_comes_later_the_best_of_all_that_has_ended_is_confirmed(
+    make_spec: Callable[..., StudySpec], new_recording: Callable[[], Any], seed: int
+) -> None:
+    budget = {"max_trials": 8, "max_failed_trials": None, "max_concurrent_trials": 3}
+    chance, recorded = random.Random(seed), new_recording()
+    driver, running = Driver(make_spec(**{**CONFIRM, "budget": budget}), recorded), []
+    for step in range(60):
+        if chance.random() < 0.1:
+            recorded.add_configuration({"rho": 100.0 + step}, "", (0, 1))  # by its user
+            wanted(driver, **budget)
+        best, before = best_by_hand(recorded, 2), set(recorded.trials)
+        issued = driver.progress.next_trial()
+        confirming = {
+            one.id: one.configuration_id for one in recorded.trials.values() if one.purpose is Purpose.CONFIRM
+        }
+        assert {confirming[new] for new in confirming.keys() - before} <= set(best)
+        if isinstance(issued, IssuedTrial):
+            driver.progress.attempt_started(issued.trial_id, issued.attempt)
+            running.append(issued)
+        elif running:
+            ended = running.pop(chance.randrange(len(running)))
+            state = chance.choice([TrialState.SUCCEEDED] * 3 + [TrialState.EARLY_STOPPED, TrialState.FAILED])
+            recorded.end(ended.trial_id, driver.end(ended, chance.choice([0.1, 0.5, 0.9]), state=state), state)
+        else:
+            assert isinstance(issued, Ending)
+            assert set(best) <= set(confirming.values())
+
+
+def test_what_to_confirm_is_chosen_once(drive: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked = []
+    monkeypatch.setattr(
+        "service.tuning.progress.most_seeds_first",
+        lambda summary, number, mode: ranked.append(number) or most_seeds_first(summary, number, mode),
+    )
+    driver = drive(**CONFIRM)
+    for _ in range(6):
+        driver.end(driver.issue(), 0.5)
+    for _ in range(4):
+        driver.end(driver.issue(), 0.5)
+    assert driver.progress.next_trial() == succeeded(Reason.MAX_TRIALS)
+    assert ranked == [1, 2, 3]
 
 
 def test_a_new_driver_goes_on_with_the_confirmation_and_adds_none(drive: Callable[..., Driver], recorded: Any) -> None:
