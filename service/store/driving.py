@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from sys import intern
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, insert, select
@@ -17,7 +18,7 @@ from service.store.database import Database
 from service.store.inserting import insert_configuration, insert_trials, last_number
 from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, EpochReported, Report, TrialEnded
 from service.store.sleeping import DRIVER_SLEPT, Sign, SleepWatch
-from service.store.snapshots import Instructions, Known, StudySnapshot
+from service.store.snapshots import EpochValue, Instructions, Known, StudySnapshot
 from service.store.spending import spent_on_attempts
 from service.store.summaries import summarise_configurations
 from service.study import (
@@ -27,7 +28,6 @@ from service.study import (
     Origin,
     Purpose,
     Reason,
-    Result,
     Scalar,
     Study,
     StudyState,
@@ -38,6 +38,8 @@ from service.study import (
 
 _WAITED_S = 1.0
 """How old a report is that had to wait for the store: what is recorded at once keeps the order of the events' times."""
+
+_RESULTS_AT_A_TIME = 5_000
 
 
 class NewConfigurationsError(SamstudyError):
@@ -89,7 +91,11 @@ class DrivingStore:
             )
 
     def snapshot(self) -> StudySnapshot:
-        """The whole study as it stands."""
+        """The whole study as it stands.
+
+        Records are made once the transaction is over: of a large study that takes a while, in which PostgreSQL hears
+        nothing.
+        """
         of_study = tables.trials.c.study_id == self.study_id
         with self._database.reading() as connection:
             study = connection.execute(select(tables.studies).where(tables.studies.c.id == self.study_id)).one_or_none()
@@ -100,23 +106,19 @@ class DrivingStore:
                 .order_by(tables.configurations.c.number)
             ).all()
             trials = connection.execute(select(tables.trials).where(of_study).order_by(tables.trials.c.number)).all()
-            results = connection.execute(
-                select(tables.results)
-                .join(tables.trials, tables.trials.c.id == tables.results.c.trial_id)
-                .where(of_study)
-                .order_by(tables.results.c.id)
-            ).all()
+            epoch_values = self._epoch_values(connection, study.spec["objective"]["metric"])
             spent = spent_on_attempts(connection, self.study_id)
-            return StudySnapshot(
-                study=records.as_record(Study, study),
-                configurations=[records.as_record(Configuration, row) for row in configurations],
-                trials=[records.as_record(Trial, row) for row in trials],
-                results=[records.as_record(Result, row) for row in results],
-                lost_attempts=spent.lost_attempts,
-                trained_s=spent.trained_s,
-                attempts_s=spent.attempts_s,
-                read_at=self._database.now(connection),
-            )
+            read_at = self._database.now(connection)
+        return StudySnapshot(
+            study=records.as_record(Study, study),
+            configurations=[records.as_record(Configuration, row) for row in configurations],
+            trials=[records.as_record(Trial, row) for row in trials],
+            epoch_values=epoch_values,
+            lost_attempts=spent.lost_attempts,
+            trained_s=spent.trained_s,
+            attempts_s=spent.attempts_s,
+            read_at=read_at,
+        )
 
     def configurations_after(self, number: int) -> list[tuple[Configuration, list[Trial]]]:
         """The configurations with higher numbers, in order, with their trials."""
@@ -237,6 +239,25 @@ class DrivingStore:
             study, now = self._lock_once_more(connection)
             self._go_as_intended(connection, study, now)
             return StudyState(records.locked_study(connection, self.study_id).state)
+
+    def _epoch_values(self, connection: Connection, metric: str) -> list[EpochValue]:
+        """This metric of every epoch that reported it, in the order of their recording.
+
+        It is picked here, from some thousand rows at a time: SQLite finds nothing in JSON that has a NaN.
+        """
+        table = tables.results
+        query = (
+            select(table.c.trial_id, table.c.epoch, table.c.metrics)
+            .join(tables.trials, tables.trials.c.id == table.c.trial_id)
+            .where(tables.trials.c.study_id == self.study_id)
+            .order_by(table.c.id)
+            .execution_options(yield_per=_RESULTS_AT_A_TIME)
+        )
+        return [
+            EpochValue(intern(trial_id), epoch, metrics[metric])
+            for trial_id, epoch, metrics in connection.execute(query)
+            if metric in metrics
+        ]
 
     def _go_as_intended(self, connection: Connection, study: Row[Any], now: datetime) -> None:
         """Its driver leaves it; the next one finishes what has begun of a study that is being stopped."""

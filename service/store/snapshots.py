@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from service.spec_sections import Budget
-from service.study import Configuration, Intent, Result, Study, Trial
+from service.study import Configuration, Intent, Study, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,26 @@ def stored_budget(stored: Mapping[str, Any]) -> Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochValue:
+    """The objective's metric, as one epoch of a trial reported it. A large study has a million of them."""
+
+    trial_id: str
+    epoch: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class StudySnapshot:
     """All that a driver needs to go on where the one before stopped.
 
-    results: in the order in which they were recorded. lost_attempts, trained_s, attempts_s: as in `Spent`. read_at: by
-    the store's clock, whatever this machine's says.
+    epoch_values: of the epochs that have one, in the order in which they were recorded. lost_attempts, trained_s,
+    attempts_s: as in `Spent`. read_at: by the store's clock, whatever this machine's says.
     """
 
     study: Study
     configurations: list[Configuration]
     trials: list[Trial]
-    results: list[Result]
+    epoch_values: list[EpochValue]
     lost_attempts: dict[str, int]
     trained_s: dict[str, float]
     attempts_s: float

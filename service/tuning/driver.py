@@ -101,6 +101,7 @@ def drive(study_id: str, driver_attempt: int, config: Settings) -> list[Path]:
         idle_workers = IdleWorkers()
         searcher = StudySearcher(progress, recorder, order_for, idle_workers)
         scheduler = scheduler_for(spec, snapshot, searcher.issued, idle_workers)
+        del snapshot  # nobody reads it any more, and a large study's takes much memory
         callback = StudyCallback(
             searcher,
             progress,

@@ -213,6 +213,7 @@ class StudyProgress:
         self._failures += state is TrialState.FAILED
         if state in (TrialState.SUCCEEDED, TrialState.EARLY_STOPPED) and trial.values:
             trial.objective = self._objective_of([trial.values[epoch] for epoch in sorted(trial.values)])
+        trial.values.clear()  # nobody asks for them any more
         if trial.purpose is Purpose.SEARCH:
             self._to_confirm = None
             self._learn(trial.configuration_id)
@@ -280,8 +281,9 @@ class StudyProgress:
         for trial in snapshot.trials:
             losses = snapshot.lost_attempts.get(trial.id, 0)
             self._add(trial, losses=losses, trained_s=snapshot.trained_s.get(trial.id, 0.0))
-        for result in snapshot.results:
-            self.epoch_reported(result.trial_id, result.epoch, result.metrics.get(self._spec.objective.metric))
+        for seen in snapshot.epoch_values:
+            if not self._trials[seen.trial_id].state.is_final:
+                self.epoch_reported(seen.trial_id, seen.epoch, seen.value)
         for configuration_id, point in self._points.items():
             self._algorithm.known(point)
             self._learn(configuration_id)
@@ -412,6 +414,7 @@ class StudyProgress:
             attempt=trial.attempt,
             losses=losses,
             trained_s=trained_s,
+            epochs_done=trial.epochs_done,
             objective=trial.objective,
         )
         self._trials[trial.id] = progress

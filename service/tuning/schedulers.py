@@ -180,9 +180,9 @@ def scheduler_for(
     if not isinstance(scheduler, Replayed):
         return scheduler
     confirming = {trial.id for trial in snapshot.trials if trial.purpose is Purpose.CONFIRM}
-    for result in snapshot.results:
-        if result.trial_id not in confirming and spec.objective.metric in result.metrics:
-            scheduler.replay(result.trial_id, result.epoch, result.metrics[spec.objective.metric])
+    for seen in snapshot.epoch_values:
+        if seen.trial_id not in confirming:
+            scheduler.replay(seen.trial_id, seen.epoch, seen.value)
     return scheduler
 
 

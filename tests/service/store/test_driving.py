@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import math
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import InvalidTransitionError, LeaseLostError
 from service.spec_sections import Budget
-from service.store import tables
+from service.store import driving, records, tables
 from service.store.driving import DrivingStore
 from service.store.reports import AttemptLost, AttemptStarted, EpochReported, TrialEnded
-from service.store.snapshots import Known
+from service.store.snapshots import EpochValue, Known
 from service.study import AttemptState, Intent, Purpose, Reason, StudyState, TrialState
 
 
@@ -307,16 +312,63 @@ def test_the_end_of_a_study_cancels_what_is_open(stores: Any) -> None:
 def test_a_snapshot_has_the_whole_study_and_nothing_else(stores: Any) -> None:
     study, other = stores.create(), stores.create()
     driver, another = stores.drive(study), stores.drive(other)
-    stores.report(another, stores.begin(another), 1)
+    another.record([EpochReported(stores.begin(another).id, 1, 1, {"val_accuracy": 0.5})])
     first, second = stores.begin(driver), stores.begin(driver)
-    for trial, epoch in [(second, 1), (first, 1), (first, 2), (second, 2)]:
-        stores.report(driver, trial, epoch)
+    seen = [(second, 1, 0.25), (first, 1, 0.5), (first, 2, 1e308), (second, 2, 5e-324)]
+    for trial, epoch, value in seen:
+        driver.record([EpochReported(trial.id, 1, epoch, {"val_loss": 9.0, "val_accuracy": value})])
     snapshot = driver.snapshot()
     assert snapshot.study == stores.studies.get(study.id)
     assert snapshot.configurations == stores.studies.configurations(study.id)
     assert snapshot.trials == stores.studies.trials(study.id)
-    in_order = [(result.trial_id, result.epoch) for result in snapshot.results]
-    assert in_order == [(second.id, 1), (first.id, 1), (first.id, 2), (second.id, 2)]
+    assert snapshot.epoch_values == [EpochValue(trial.id, epoch, value) for trial, epoch, value in seen]
+
+
+def test_a_snapshot_leaves_out_epochs_without_the_objectives_metric(stores: Any) -> None:
+    driver = stores.drive(stores.create())
+    trial = stores.begin(driver)
+    driver.record([EpochReported(trial.id, 1, 1, {"val_accuracy": 0.5}), EpochReported(trial.id, 1, 2, {"loss": 0.1})])
+    snapshot = driver.snapshot()
+    assert snapshot.epoch_values == [EpochValue(trial.id, 1, 0.5)]
+    assert snapshot.trials[0].epochs_done == 2
+
+
+def test_a_value_beside_what_is_no_number_is_in_the_snapshot(timed_stores: Any) -> None:
+    driver = timed_stores.drive(timed_stores.create())
+    trial = timed_stores.begin(driver)
+    driver.record([EpochReported(trial.id, 1, 1, {"val_accuracy": 0.5, "val_loss": math.nan})])  # as SQLite takes it
+    assert driver.snapshot().epoch_values == [EpochValue(trial.id, 1, 0.5)]
+
+
+def test_a_snapshot_takes_little_memory_for_an_epoch(stores: Any) -> None:
+    epochs, metrics = 12_000, {"val_accuracy": 0.5} | {f"metric_{number}": 0.5 for number in range(15)}
+    driver = stores.drive(stores.create())
+    trial, now = stores.begin(driver), datetime.now(UTC)
+    row = {"trial_id": trial.id, "attempt": 1, "metrics": metrics, "recorded_at": now}
+    with stores.database.writing() as connection:
+        connection.execute(insert(tables.results), [{**row, "epoch": number} for number in range(1, epochs + 1)])
+    tracemalloc.start()
+    snapshot = driver.snapshot()
+    size_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [one.epoch for one in snapshot.epoch_values] == list(range(1, epochs + 1))
+    assert size_bytes < 200 * epochs
+
+
+def test_a_snapshot_makes_its_records_once_its_transaction_is_over(
+    stores: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = stores.drive(stores.create())
+    stores.begin(driver)
+    open_connections: list[int] = []
+
+    def as_record(*arguments: Any) -> Any:
+        open_connections.append(stores.database._engine.pool.checkedout())
+        return records.as_record(*arguments)
+
+    monkeypatch.setattr(driving, "records", SimpleNamespace(as_record=as_record))
+    assert len(driver.snapshot().trials) == 1
+    assert open_connections == [0, 0, 0]
 
 
 def test_only_losses_of_workers_are_counted(stores: Any) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from service.spec import StudySpec, parse_spec
 from service.store.driving import NewConfigurationsError
-from service.store.snapshots import StudySnapshot
-from service.study import Configuration, Intent, Origin, Purpose, Result, Study, StudyState, Trial, TrialState
+from service.store.snapshots import EpochValue, StudySnapshot
+from service.study import Configuration, Intent, Origin, Purpose, Study, StudyState, Trial, TrialState
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -22,7 +22,7 @@ class RecordedStudy:
     def __init__(self) -> None:
         self.configurations: list[Configuration] = []
         self.trials: dict[str, Trial] = {}
-        self.results: list[Result] = []
+        self.epoch_values: list[EpochValue] = []
         self.lost_attempts: dict[str, int] = {}
         self.trained_s: dict[str, float] = {}
         self.attempts_s = 0.0
@@ -68,11 +68,9 @@ class RecordedStudy:
     def end(self, trial_id: str, objective: float | None, state: TrialState = TrialState.SUCCEEDED) -> None:
         self.change(trial_id, state=state, objective=objective, attempt=self.trials[trial_id].attempt or 1)
 
-    def report(self, trial_id: str, epoch: int, value: float, metric: str = "val_accuracy") -> None:
-        self.change(trial_id, epochs_done=epoch, metrics={metric: value})
-        self.results.append(
-            Result(trial_id=trial_id, epoch=epoch, attempt=1, metrics={metric: value}, recorded_at=START)
-        )
+    def report(self, trial_id: str, epoch: int, value: float) -> None:
+        self.change(trial_id, epochs_done=epoch, metrics={"val_accuracy": value})
+        self.epoch_values.append(EpochValue(trial_id, epoch, value))
 
     def snapshot(self) -> StudySnapshot:
         study = Study(
@@ -107,7 +105,7 @@ class RecordedStudy:
             study,
             list(self.configurations),
             trials,
-            list(self.results),
+            list(self.epoch_values),
             dict(self.lost_attempts),
             dict(self.trained_s),
             self.attempts_s,

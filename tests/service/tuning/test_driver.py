@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from service.settings import Settings
 from service.store.database import Database
 from service.store.driving import DrivingStore
 from service.store.reconciling import DriverClaim, ReconcilingStore
+from service.store.snapshots import StudySnapshot
 from service.study import StudyState
 from service.tuning import driver
 from service.tuning.searcher import StudySearcher
@@ -160,3 +162,16 @@ def test_a_driver_that_is_asked_to_end_as_it_has_ended_its_study_leaves_it_so(
     with pytest.raises(SystemExit):
         driver.drive(study_id, 1, config)
     assert life.studies.get(study_id).state is StudyState.SUCCEEDED
+
+
+def test_a_driver_does_not_keep_the_snapshot_that_it_begins_with(
+    study_id: str, config: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[StudySnapshot] = []
+
+    def begin(**_: object) -> None:
+        kept.extend(one for one in gc.get_objects() if type(one) is StudySnapshot and one.study.id == study_id)
+
+    monkeypatch.setattr(driver.ray, "init", begin)
+    driver.drive(study_id, 1, config)
+    assert kept == []

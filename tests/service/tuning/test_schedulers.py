@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from service.spec import StudySpec
+from service.store.snapshots import EpochValue
 from service.study import Purpose
 from service.tuning.idle_workers import IdleWorkers
 from service.tuning.schedulers import scheduler_for, why_stopped
@@ -37,7 +38,7 @@ class Leg:
             self._added.add(number)
         decision = self.scheduler.on_trial_result(None, trial, {"epoch": epoch, "val_accuracy": value})
         if is_new:
-            self._recorded.results.append(result(number, epoch, value))
+            self._recorded.epoch_values.append(EpochValue(f"s-{number}", epoch, value))
         if decision == STOP:
             self.scheduler.on_trial_remove(None, trial)
         elif epoch == EPOCHS:
@@ -47,10 +48,6 @@ class Leg:
 
 def ours(tune_id: str, purpose: Purpose = Purpose.SEARCH) -> Any:
     return SimpleNamespace(trial_id=f"s-{tune_id.split('-')[1]}", purpose=purpose)
-
-
-def result(number: int, epoch: int, value: float) -> SimpleNamespace:
-    return SimpleNamespace(trial_id=f"s-{number}", epoch=epoch, metrics={"val_accuracy": value})
 
 
 SCHEDULERS: dict[str, dict[str, Any]] = {
@@ -139,7 +136,6 @@ def test_a_decision_to_stop_survives_its_driver(asha: Callable[..., StudySpec], 
 
 
 def test_epochs_without_the_metric_are_passed_over(asha: Callable[..., StudySpec], recorded: Any) -> None:
-    recorded.results.append(SimpleNamespace(trial_id="s-0", epoch=1, metrics={"val_loss": 0.1}))
     leg = Leg(asha(), recorded, "first")
     trial = SimpleNamespace(trial_id="first-0")
     leg.scheduler.on_trial_add(None, trial)
