@@ -181,7 +181,11 @@ def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | Non
             if {**saved, "device": config.device} != config.to_mapping():  # which says "cpu" for what has no GPU
                 print(f"{program}: {path} is of another configuration", file=sys.stderr)
                 return 2
-            training.load_state_dict(state["training"])
+            try:
+                training.load_state_dict(state["training"])
+            except ValueError as error:
+                print(f"{program}: {path}: {error}", file=sys.stderr)
+                return 2
         if not as_json and training.epochs_done < config.epochs:
             print(_header(config), flush=True)
         while training.epochs_done < config.epochs:

@@ -94,11 +94,12 @@ def save(state: dict[str, Any], path: Path) -> None:
         os.close(directory)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path | str) -> dict[str, Any]:
     """The state that was saved last to `path`; where that file is damaged, the one before, with a warning in the log.
 
     Raises FileNotFoundError, and DamagedCheckpointError where neither file is whole.
     """
+    path = Path(path)
     try:
         return _load_one(path)
     except DamagedCheckpointError as error:

@@ -150,6 +150,7 @@ class Training:
             {
                 "epochs_done": self.epochs_done,
                 "sampling": self.config.sampling,
+                "device": self._device.type,
                 "model": self._model.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
                 "sampler": self._sampler.state_dict(),
@@ -161,14 +162,18 @@ class Training:
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from the state of a run with the same dataset, model, optimizer and sampling.
+        """Continues from the state of a run with the same dataset, model, optimizer and sampling, on such a device.
 
         The settings stay those of this run's configuration, so that a run can go on from another one's state.
-        Raises ValueError for the state of another sampling; nothing has changed then.
+        Raises ValueError for the state of another sampling, or of another kind of device, whose generators draw other
+        numbers; nothing has changed then.
         """
         sampling = state.get("sampling", self.config.sampling)  # earlier versions did not say
         if sampling != self.config.sampling:
             raise ValueError(f"the state is of {sampling!r} sampling, this run's is {self.config.sampling!r}")
+        device = state.get("device", self._device.type)  # neither
+        if device != self._device.type:
+            raise ValueError(f"the state is of a run on {device!r}, and this one is on {self._device.type!r}")
         state = copy.deepcopy(state)
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
         limits = (self._optimizer.max_perturbation, self._optimizer.clip_norm)
@@ -315,7 +320,7 @@ class Training:
         as a CUDA graph.
         """
         numbers = len(indices) * self._dataset.train.inputs.shape[1:].numel()
-        is_small = numbers <= _SMALL and self.config.compile == "none"
+        is_small = numbers <= _SMALL and self._forward is self._model
         self._model.eval()
         scores = []
         for piece in torch.split(indices, len(indices) if is_small else self.config.batch_size):

@@ -19,7 +19,7 @@ from service.trial_logs import TrialLog
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.time_limit import OutOfTimeError, time_limit
 from service.tuning.trial_output import TrialOutput
-from trainers.checkpoint import DamagedCheckpointError, dumps, loads
+from trainers.checkpoint import dumps, loads
 from trainers.config import InvalidTrainConfigError, TrainConfig, defaults
 from trainers.loop import EpochResult, Training
 
@@ -148,7 +148,7 @@ class TrialExecution:
                 lost = f"the checkpoint of epoch {checkpoint.epoch} cannot be read: {error}"
                 self._lost = self._lost or lost
                 self._output.say(lost)
-            except (DamagedCheckpointError, _OtherConfigurationError, _MissingResultsError) as error:
+            except (ValueError, _OtherConfigurationError, _MissingResultsError) as error:  # such as a damaged one
                 self._output.say(f"the checkpoint of epoch {checkpoint.epoch} is of no use: {error}")
                 with suppress(OSError):  # it is not to be kept in place of a better one
                     self._checkpoints().discard(checkpoint)

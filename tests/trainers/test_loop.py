@@ -176,6 +176,46 @@ def test_a_state_is_a_copy_that_training_on_does_not_change() -> None:
     assert checkpoint.dumps(state) == before
 
 
+@pytest.mark.parametrize("model", ["mlp", "small_cnn"])
+def test_small_candidates_are_scored_at_once_as_in_pieces(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(a_config(sampling="gradient_norm", batch_size=32, model=model))
+    pieces: list[int] = []
+    training._model.register_forward_hook(lambda _, inputs, __: pieces.append(len(inputs[0])))
+    at_once = training._scores(torch.arange(96))
+    monkeypatch.setattr("trainers.loop._SMALL", 95 * 64)
+    torch.testing.assert_close(training._scores(torch.arange(96)), at_once)
+    assert pieces == [96, 32, 32, 32]
+
+
+def test_a_state_of_another_kind_of_device_is_refused_before_anything_changes() -> None:
+    training = Training(a_config())
+    before = checkpoint.dumps(training.state_dict())
+    other = Training(a_config())
+    other.next_result()
+    with pytest.raises(ValueError, match="the state is of a run on 'cuda', and this one is on 'cpu'"):
+        training.load_state_dict({**other.state_dict(), "device": "cuda"})
+    assert checkpoint.dumps(training.state_dict()) == before
+
+
+def test_a_mean_over_epochs_has_the_largest_weight_of_all_of_them() -> None:
+    choice = {"sampling": "loss", "epochs": 4}
+    each = [result.metrics["largest_weight"] for result in train(a_config(**choice))]
+    (both, _) = [result.metrics["largest_weight"] for result in train(a_config(**choice, report_every_epochs=3))]
+    assert both == max(each[:3])
+    assert len(set(each[:3])) > 1
+
+
+def test_dropout_goes_on_in_its_stream_from_one_result_to_the_next() -> None:
+    training = Training(a_config(model="squeezenet1_1", train_examples=40, batch_size=40, epochs=2))
+    before = training.state_dict()["layers"]
+    states = [before]
+    for _ in range(2):
+        training.next_result()
+        states.append(training.state_dict()["layers"])
+    assert not torch.equal(states[0], states[1])
+    assert not torch.equal(states[1], states[2])
+
+
 def test_scores_do_not_depend_on_outputs_that_the_next_forward_call_overwrites() -> None:
     """As where the model runs as a CUDA graph, whose outputs are always in the same memory."""
     training = Training(a_config(sampling="gradient_norm", batch_size=32))

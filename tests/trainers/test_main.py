@@ -111,6 +111,17 @@ def test_a_checkpoint_that_cannot_be_kept_is_refused_before_training(
     assert main([*QUICK, "--checkpoint", str(tmp_path / "new" / "run.ckpt")]) == 0
 
 
+def test_a_checkpoint_of_another_kind_of_device_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trainers import checkpoint
+
+    path = tmp_path / "run.ckpt"
+    assert main([*QUICK, "--checkpoint", str(path)]) == 0
+    state = checkpoint.load(str(path))
+    checkpoint.save({**state, "training": {**state["training"], "device": "cuda"}}, path)
+    assert main([*QUICK, "--checkpoint", str(path)]) == 2
+    assert "the state is of a run on 'cuda', and this one is on 'cpu'" in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from trainers import checkpoint
 

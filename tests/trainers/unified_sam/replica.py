@@ -128,6 +128,16 @@ def outcome_with_a_scaler(rank: int) -> dict[str, Any]:
     return {"weights": [weights_of(model)], "scale": scaler.get_scale(), "skipped_steps": skipped_steps}
 
 
+def outcome_in_groups_of_their_own(rank: int) -> dict[str, Any]:
+    """Each replica is the only one of its process group; in one step replica 1 has a gradient that is not finite."""
+    groups = [torch.distributed.new_group([member]) for member in range(torch.distributed.get_world_size())]
+    model = DistributedDataParallel(a_model(), process_group=groups[rank])
+    optimizer = UnifiedSAM(model.parameters(), torch.optim.SGD, synchronise=False, **SETTINGS)
+    for number in range(STEPS):
+        spoilt_on_one_replica(optimizer, model, rank, number)
+    return {"weights": [weights_of(model)], "skipped_steps": int(optimizer.skipped_steps)}
+
+
 def outcome_with_batch_normalisation(rank: int, *, synchronise: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3)).double())
@@ -154,6 +164,7 @@ def train(rank: int, world_size: int, folder: Path) -> None:
     )
     outcomes = {scenario: outcome_of(scenario, rank) for scenario in SCENARIOS}
     outcomes["scaler"] = outcome_with_a_scaler(rank)
+    outcomes["groups of their own"] = outcome_in_groups_of_their_own(rank)
     for synchronise in (False, True):
         name = f"batch normalisation, {'synchronised' if synchronise else 'per replica'}"
         outcomes[name] = outcome_with_batch_normalisation(rank, synchronise=synchronise)

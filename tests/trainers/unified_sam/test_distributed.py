@@ -112,6 +112,31 @@ def test_a_gradient_that_is_not_finite_on_one_replica_skips_the_step_on_all(outc
     assert [outcome[scenario]["t"] for outcome in outcomes] == [STEPS, STEPS]
 
 
+def test_replicas_of_other_process_groups_have_no_part_in_a_step(outcomes: Outcomes) -> None:
+    for rank, outcome in enumerate(outcomes):
+        expected = reference()
+        for number in range(STEPS):
+            if not (rank == 1 and number == SPOILT_STEP):
+                expected.step(a_batch(10 * number + rank))
+        assert outcome["groups of their own"]["skipped_steps"] == rank
+        assert_agrees(outcome["groups of their own"], -1, expected)
+
+
+def test_the_norms_of_replicas_that_ascend_each_on_its_own_are_their_mean(outcomes: Outcomes) -> None:
+    outcome = outcomes[0]["per replica"]
+    model = a_model()
+    for parameter, weight in zip(model.parameters(), outcome["weights"][STEPS - 2], strict=True):
+        parameter.data.copy_(weight)
+    norms = []
+    for rank in (0, 1):
+        inputs, targets = a_batch(10 * (STEPS - 1) + rank)
+        gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(model(inputs), targets), model.parameters())
+        norms.append(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()))
+    rho, lam = SETTINGS["rho"], SETTINGS["lam"]
+    radii = [rho * (1 - lam) * norm + rho * lam for norm in norms]
+    assert outcome["norms"] == pytest.approx([sum(norms) / 2, sum(radii) / 2], rel=1e-9)
+
+
 def test_an_overflow_on_one_replica_halves_the_scale_on_all(outcomes: Outcomes) -> None:
     assert [outcome["scaler"]["scale"] for outcome in outcomes] == [2.0**9, 2.0**9]
     assert [outcome["scaler"]["skipped_steps"] for outcome in outcomes] == [1, 1]
