@@ -204,6 +204,8 @@ events = Table(
     Column("data", JSON, nullable=False),
     Column("at", UTCDateTime, nullable=False),
     Index("ix_events_study_id_id", "study_id", "id"),
+    # most are of trials, and what is asked for is the last of another kind
+    Index("ix_events_study_id_kind_id", "study_id", "kind", "id"),
 )
 
 leases = Table(

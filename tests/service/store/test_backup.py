@@ -315,7 +315,8 @@ def test_what_a_release_has_backed_up_is_restored_up_to_date(
         assert Stores(new_store).create().version == 1
         file.unlink()
         with new_store.writing() as connection:
-            connection.execute(tables.studies.delete())
+            for table in reversed(tables.metadata.sorted_tables):
+                connection.execute(table.delete())
 
 
 def test_a_backup_is_one_moment_however_long_it_takes(stores: Stores, new_store: Database, file: Path) -> None:
