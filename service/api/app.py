@@ -38,11 +38,13 @@ from service.api.farewell import Farewell
 from service.api.lookups import Lookups
 from service.api.metrics import Metrics
 from service.api.observing import Observation
+from service.api.parameters import KnownParameters
+from service.api.problems import documented
 from service.api.rate_limit import RateLimit
 from service.api.readiness import Readiness
 from service.api.storage_reads import StorageReads
 from service.api.streams import OpenStreams
-from service.errors import SamstudyError, StoreUnavailableError
+from service.errors import InvalidRequestError, SamstudyError, StoreUnavailableError
 from service.memory import keep_what_is_there
 from service.settings import Settings
 from service.store.database import MAX_CONNECTIONS, Database
@@ -73,7 +75,9 @@ def _routes() -> list[BaseRoute]:
         keys,
         webhooks,
     ):
-        router.include_router(module.router, prefix=PREFIX)
+        router.include_router(
+            module.router, prefix=PREFIX, dependencies=[KnownParameters], responses=documented(InvalidRequestError)
+        )
     router.include_router(health.router)
     router.include_router(health.router, prefix=PREFIX, include_in_schema=False)  # behind a proxy of the prefix alone
     return router.routes

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from service.api.bodies import StudyPatch, body_of
 from service.api.problems import documented
 from service.api.requests import JsonBody, Lifecycle, StudyId, read_as
-from service.api.versions import ETAG, ExpectedVersion, etag
+from service.api.versions import ETAG, AnyGivenVersion, ExpectedVersion, GivenVersion, etag
 from service.errors import (
     BodyTooLargeError,
     FieldProblem,
@@ -24,9 +24,9 @@ from service.errors import (
 )
 from service.study import Study, StudyState
 
-router = APIRouter(prefix="/studies/{study_id}", tags=["lifecycle"])
+router = APIRouter(prefix="/studies/{study_id}", tags=["lifecycle"], dependencies=[AnyGivenVersion])
 
-_REFUSED = documented(StudyNotFoundError, InvalidTransitionError)
+_REFUSED = documented(StudyNotFoundError, InvalidTransitionError, VersionConflictError)
 _DONE: dict[int | str, dict[str, Any]] = {200: {"headers": ETAG}, **_REFUSED}
 
 
@@ -113,9 +113,12 @@ def change_study(
     return _answer(response, lifecycle.patch(study_id, patch.changes(), if_version=if_version), done=True)
 
 
-@router.delete("", status_code=204, responses=documented(StudyNotFoundError, InvalidTransitionError))
+@router.delete(
+    "", status_code=204, responses=documented(StudyNotFoundError, InvalidTransitionError, VersionConflictError)
+)
 def delete_study(
     study_id: StudyId,
+    if_version: GivenVersion,
     lifecycle: Lifecycle,
     runs: Annotated[
         Literal["keep", "delete"],
@@ -123,7 +126,7 @@ def delete_study(
     ] = "keep",
 ) -> None:
     """Forgets a finished study with all of its results and checkpoints."""
-    lifecycle.delete(study_id, delete_runs=runs == "delete")
+    lifecycle.delete(study_id, delete_runs=runs == "delete", if_version=if_version)
 
 
 def _answer(response: Response, study: Study, *, done: bool) -> Study:

@@ -27,28 +27,23 @@ def etag(study: Study) -> str:
     return f'"{study.version}"'
 
 
-def expected_version(
-    study_id: StudyId,
-    studies: Studies,
-    request: Request,
-    if_match: Annotated[
-        str | None,
-        Header(
-            max_length=1_000,
-            description="ETag of the study as it was read, or several of which one must match, or * for whatever it is "
-            "by now",
-        ),
-    ] = None,
-) -> int | None:
-    """The version that the caller has seen, which is the study's now; None for any.
+IfMatch = Annotated[
+    str | None,
+    Header(
+        max_length=1_000,
+        description="ETag of the study as it was read, or several of which one must match, or * for whatever it is "
+        "by now",
+    ),
+]
 
-    Raises PreconditionRequiredError, InvalidRequestError, StudyNotFoundError, VersionConflictError.
+
+def given_version(study_id: StudyId, studies: Studies, request: Request, if_match: IfMatch = None) -> int | None:
+    """The version that the caller has seen, which is the study's now; None for any, or where none is given.
+
+    Raises InvalidRequestError, StudyNotFoundError, VersionConflictError.
     """
     if if_match is None:
-        raise PreconditionRequiredError(
-            'send If-Match with the ETag that the study was read with, such as If-Match: "3", or * to change it as '
-            "it is by then"
-        )
+        return None
     if_match = ", ".join(request.headers.getlist("If-Match"))  # which may be split over lines (RFC 9110, 5.3)
     if if_match.strip() == "*":
         return None
@@ -61,6 +56,21 @@ def expected_version(
             f"study {study_id!r} has the ETag {etag(study)} by now, and If-Match has {shown(if_match)}: read it again"
         )
     return study.version
+
+
+GivenVersion = Annotated[int | None, Depends(given_version)]
+AnyGivenVersion = Depends(given_version)
+"""Of a route that looks at the version only where the caller gives one."""
+
+
+def expected_version(version: GivenVersion, if_match: IfMatch = None) -> int | None:
+    """`given_version`, of a change that must say which. Raises PreconditionRequiredError too."""
+    if if_match is None:
+        raise PreconditionRequiredError(
+            'send If-Match with the ETag that the study was read with, such as If-Match: "3", or * to change it as '
+            "it is by then"
+        )
+    return version
 
 
 ExpectedVersion = Annotated[int | None, Depends(expected_version)]

@@ -221,8 +221,7 @@ def _best(study: StudyDetail) -> Iterator[RenderableType]:
         label, metric, lost = metric_label(objective), objective.metric, lost_confirmation(best)
         if best.confirmed is not None:
             shown = _with_interval(best.confirmed, metric, of=best.confirming_trials)
-            is_whole = best.confirmed.n == best.confirming_trials
-            yield Text(f"      {label}: {shown}, on fresh seeds{': the honest number' if is_whole else ''}")
+            yield Text(f"      {label}: {shown}, on fresh seeds{_how_honest(study, best)}")
         searched = " in the search" if best.confirmed or lost else ""
         of = len(best.by_seed) + len(best.missing_by_seed)
         yield Text(f"      {label}{searched}: {_with_interval(best.objective, metric, of=of)}")
@@ -232,6 +231,14 @@ def _best(study: StudyDetail) -> Iterator[RenderableType]:
             yield Text(f"      confirmation: {lost}", style="yellow")
         at = ", last epoch" if objective.at == "best" else ""
         yield from _beside(best, _SHOWN_BESIDE - {metric}, at=at, searched=searched)
+
+
+def _how_honest(study: StudyDetail, best: ConfigurationResult) -> str:
+    """What the mean on fresh seeds is worth: of several that are confirmed, these have chosen the best one."""
+    confirm = study.spec.get("confirm") or {}
+    if confirm.get("top_k", 1) > 1:
+        return f": the best of {confirm['top_k']} by these, so still a little too good"
+    return ": the honest number" if best.confirmed and best.confirmed.n == best.confirming_trials else ""
 
 
 def _beside(best: ConfigurationResult, metrics: Set[str], *, at: str, searched: str) -> Iterator[RenderableType]:

@@ -71,6 +71,8 @@ def export(
         typer.echo(f"the runs of study {study_id} in MLflow are being written anew")
         return
     ending = "" if output is None else output.suffix.removeprefix(".")
+    if table_format is None and ending and ending not in _FORMATS:
+        raise typer.BadParameter(f"{output} must end with .csv, .json or .parquet, or --format say what it is to be")
     chosen: Literal["csv", "json", "parquet"] = table_format or _FORMATS.get(ending, "csv")
     if chosen == "parquet" and output is None and sys.stdout.isatty():
         raise typer.BadParameter("Parquet is no text: name a file with --output")

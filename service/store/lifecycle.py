@@ -180,10 +180,7 @@ class LifecycleStore:
         """
         with self._database.writing() as connection:
             study, state, now = self._locked(connection, study_id)
-            if if_version is not None and if_version != study.version:
-                raise VersionConflictError(
-                    f"study {study_id!r} is at version {study.version} by now, not at {if_version}: read it again"
-                )
+            _check_version(study, if_version)
             spec = _changed(study.spec, changes)
             budget = spec.budget.model_dump(mode="json")
             raised = raised_limits(study.spec["budget"], budget)
@@ -263,14 +260,15 @@ class LifecycleStore:
                 records.add_event(connection, study_id, "study.changed", {"archived": archived}, at=now)
             return self._study(connection, study_id)
 
-    def delete(self, study_id: str, *, delete_runs: bool) -> None:
+    def delete(self, study_id: str, *, delete_runs: bool, if_version: int | None = None) -> None:
         """Forgets a finished study and all of its results; the controller then removes its files.
 
         delete_runs: its runs in MLflow too. Runs that stay have to show what the study found: InvalidTransitionError is
-        raised where MLflow lacks some of it.
+        raised where MLflow lacks some of it. if_version: as of `patch`. Raises VersionConflictError.
         """
         with self._database.writing() as connection:
             study, state, now = self._locked(connection, study_id)
+            _check_version(study, if_version)
             if not state.is_final:
                 raise InvalidTransitionError(f"study {study_id!r} is {state}: cancel it before you delete it")
             if not delete_runs and study.revision != study.exported_revision:
@@ -336,6 +334,14 @@ class LifecycleStore:
     def _study(connection: Connection, study_id: str) -> Study:
         row = connection.execute(select(tables.studies).where(tables.studies.c.id == study_id)).one()
         return records.as_record(Study, row)
+
+
+def _check_version(study: Row[Any], if_version: int | None) -> None:
+    """Raises VersionConflictError where the user has seen another version than this one; None: any will do."""
+    if if_version is not None and if_version != study.version:
+        raise VersionConflictError(
+            f"study {study.id!r} is at version {study.version} by now, not at {if_version}: read it again"
+        )
 
 
 def _goes_on(study: Row[Any]) -> bool:

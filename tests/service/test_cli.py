@@ -589,6 +589,20 @@ def _command(*arguments: str, url: str, **environment: str) -> subprocess.Popen[
     )
 
 
+class TestExport:
+    @pytest.mark.parametrize("name", ["a.xlsx", "b.csv.gz", "c.tsv"])
+    def test_another_ending_is_refused_unless_the_format_is_said(
+        self, name: str, served: RunningApi, life: Life, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        study, path = life.finished(ACCURACIES), tmp_path / name
+        assert main(["export", study.id, "-o", str(path)]) == 2
+        said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+        assert "must end with .csv, .json or .parquet" in said
+        assert not path.exists()
+        assert main(["export", study.id, "-o", str(path), "--format", "csv"]) == 0
+        assert path.read_text().startswith("trial")
+
+
 class TestCheckpoint:
     @pytest.mark.parametrize("mode", ["max", "min"])
     def test_the_best_trial_of_the_best_configuration_is_the_default(

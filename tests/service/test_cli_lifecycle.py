@@ -463,6 +463,21 @@ class TestShow:
         assert f"val_accuracy in %: {shown}, 95 % interval" in said
         assert "no value for seed 1: its trial failed" in said
 
+    def test_of_several_that_are_confirmed_the_best_ones_number_is_said_to_be_too_good(
+        self, command: Command, life: Life
+    ) -> None:
+        study = life.create(
+            search_space={"lr": {"type": "categorical", "choices": [0.01, 0.02]}},
+            confirm={"top_k": 2, "seeds": [7, 8]},
+        )
+        driver = life.start(study)
+        for trial in life.propose(driver, {"lr": 0.01}):
+            life.train(driver, trial, 0.7)
+        for trial in driver.add_confirming_trials(f"{study.id}-1", [7, 8]):
+            life.train(driver, trial, 0.6)
+        said = command("show", study.id)
+        assert "[60.0, 60.0], on fresh seeds: the best of 2 by these, so still a little too good" in said
+
     def test_confirmed_numbers_stand_beside_those_of_the_search(self, command: Command, life: Life) -> None:
         study = life.create(
             search_space={"lr": {"type": "float", "low": 0.01, "high": 0.1, "step": 0.01}},

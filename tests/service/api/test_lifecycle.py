@@ -377,6 +377,21 @@ class TestDelete:
         ExportStore(database).study_exported(study.id, revision=study.revision)
         assert api.delete(f"studies/{study.id}").status_code == 204
 
+    @pytest.mark.parametrize(("method", "verb"), [("DELETE", ""), ("POST", "/archive"), ("POST", "/retry")])
+    def test_a_study_that_has_changed_since_it_was_read_is_left_alone(
+        self, method: str, verb: str, api: TestClient, life: Life
+    ) -> None:
+        study = life.finished({(0.0, 0.1): (0.9, None)})
+        path = f"studies/{study.id}"
+        read = api.get(path)
+        api.patch(path, json={"description": "changed"}, headers={"If-Match": "*"})
+        refused = api.request(method, path + verb, headers={"If-Match": read.headers["ETag"]})
+        assert problem(refused) == (412, "version_conflict")
+        assert api.get(path).json()["archived_at"] is None
+        params = {"runs": "delete"} if method == "DELETE" else {}
+        done = api.request(method, path + verb, params=params, headers={"If-Match": api.get(path).headers["ETag"]})
+        assert done.is_success, done.text
+
     def test_what_becomes_of_its_runs_is_one_of_two_words(self, api: TestClient, life: Life) -> None:
         answer = api.delete(f"studies/{life.finished(ACCURACIES).id}", params={"runs": "burn"})
         assert (*problem(answer), fields(answer)) == (422, "invalid_request", ["runs"])
