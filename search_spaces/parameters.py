@@ -24,6 +24,7 @@ Point = dict[str, Scalar]
 """One value for each active parameter, by name."""
 
 MAX_CHOICES = 1_000
+_MOST_SHOWN = 10
 MAX_STEPS = 1_000_000
 MAX_TEXT = 255
 MAX_INT = 2**53
@@ -125,6 +126,12 @@ class FloatParameter(_Conditional):
         """The smallest and the largest value."""
         return (self.low,) if self.low == self.high else (self.low, self.high)
 
+    @property
+    def rule(self) -> str:
+        """What its values must be, in words."""
+        steps = "" if self.step is None else f" in steps of {self.step:g}"
+        return f"must be a number from {self.low:g} to {self.high:g}{steps}"
+
     def takes(self, value: object) -> bool:
         """Whether it can have this value; on a step within rounding."""
         if not _is_number(value) or not self.low <= value <= self.high:
@@ -169,6 +176,12 @@ class IntParameter(_Conditional):
         """The smallest and the largest value."""
         return (self.low,) if self.low == self.high else (self.low, self.high)
 
+    @property
+    def rule(self) -> str:
+        """What its values must be, in words."""
+        steps = "" if self.step == 1 else f" in steps of {self.step}"
+        return f"must be an integer from {self.low} to {self.high}{steps}"
+
     def takes(self, value: object) -> bool:
         """Whether it can have this value."""
         if not isinstance(value, int) or isinstance(value, bool):
@@ -208,6 +221,12 @@ class CategoricalParameter(_Conditional):
     def ends(self) -> tuple[Scalar, ...]:
         """Every value: choices have no order."""
         return self.choices
+
+    @property
+    def rule(self) -> str:
+        """What its values must be, in words; of many the first ones."""
+        more = f", … ({len(self.choices)} in all)" if len(self.choices) > _MOST_SHOWN else ""
+        return f"must be one of {', '.join(map(shown, self.choices[:_MOST_SHOWN]))}{more}"
 
     def takes(self, value: object) -> bool:
         """Whether it can have this value; 1 and 1.0 are the same, True is another."""

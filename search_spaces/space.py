@@ -78,7 +78,7 @@ class SearchSpace(RootModel[Annotated[dict[str, Parameter], Field(min_length=1)]
             if name not in self.root:
                 problems.append(RuleProblem((name,), f"the space has no such parameter{near_miss(name, self.root)}"))
             elif not self.root[name].takes(value):
-                problems.append(RuleProblem((name,), f"{name} never has the value {shown(value)}"))
+                problems.append(RuleProblem((name,), f"{name} {self.root[name].rule}, got {shown(value)}"))
             elif name not in active:
                 problems.append(RuleProblem((name,), f"{name} is no part of this point: its condition does not hold"))
         missing = [name for name in active if name not in point]

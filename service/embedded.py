@@ -49,6 +49,7 @@ def run_embedded(config: Settings, *, on_ready: Callable[[Addresses], None], log
                 on_ready(addresses)
             while not stopping.wait(0.2):
                 watch()
+            log("stopping: what trains goes on from its checkpoints at the next start")
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -184,7 +184,8 @@ def parse_spec(raw: object) -> StudySpec:
     """The spec in a request's body. Raises InvalidSpecError with every problem in it."""
     plain, problems = plain_data(raw)
     if not isinstance(plain, dict):
-        message = f"a spec must be a mapping of names to values, got {shown(plain)}"
+        got = "nothing" if plain is None else shown(plain)
+        message = f"a spec must be a mapping of names to values, got {got}"
         raise InvalidSpecError([FieldProblem(WHOLE_SPEC, message)])
     if not problems:
         try:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,10 @@ _COLUMNS = (
     "samples_per_s",
 )
 """Of the metrics of an epoch those that a line has room for; --json prints all of them."""
+
+
+_MOST_NAMED = 3
+"""Of the settings that a checkpoint has otherwise."""
 
 
 def main(argv: Sequence[str] | None = None, *, program: str = "python -m trainers") -> int:
@@ -178,15 +182,17 @@ def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | Non
         if path is not None and path.exists():
             state = checkpoint.load(path)
             saved = state.get("config") or state.get("configuration") or {}  # the latter where the service has saved it
-            if {**saved, "device": config.device} != config.to_mapping():  # which says "cpu" for what has no GPU
-                print(f"{program}: {path} is of another configuration", file=sys.stderr)
+            if others := _other_settings(saved, config):
+                print(f"{program}: {path} is of another configuration: {others}", file=sys.stderr)
                 return 2
             try:
                 training.load_state_dict(state["training"])
             except ValueError as error:
                 print(f"{program}: {path}: {error}", file=sys.stderr)
                 return 2
-        if not as_json and training.epochs_done < config.epochs:
+        if training.epochs_done >= config.epochs:
+            print(f"{program}: {path}: all {config.epochs} epochs are done", file=sys.stderr)
+        elif not as_json:
             print(_header(config), flush=True)
         while training.epochs_done < config.epochs:
             result = training.next_result()
@@ -206,6 +212,15 @@ def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | Non
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _other_settings(saved: Mapping[str, object], config: TrainConfig) -> str:
+    """What a checkpoint's configuration has otherwise, but for the device: the service says "cpu" without a GPU."""
+    own = {name: value for name, value in config.to_mapping().items() if name != "device"}
+    others = [name for name in own if saved.get(name) != own[name]]
+    more = f"; and {len(others) - _MOST_NAMED} others" if len(others) > _MOST_NAMED else ""
+    said = (f"{name} is {saved.get(name)!r} there and {own[name]!r} here" for name in others[:_MOST_NAMED])
+    return "; ".join(said) + more
 
 
 def _json_line(result: EpochResult) -> str:

@@ -7,6 +7,7 @@ parameters and the documentation. It imports no torch, so that none of them has 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
@@ -270,11 +271,7 @@ def problems_with(values: Mapping[str, object]) -> list[ConfigProblem]:
 
     Fields that are wrong by themselves are left out of the rules between fields.
     """
-    problems = [
-        ConfigProblem(name, f"unknown field; the fields are {', '.join(_KNOBS)}")
-        for name in values
-        if name not in _KNOBS
-    ]
+    problems = [ConfigProblem(name, f"unknown field{_meant(name)}") for name in values if name not in _KNOBS]
     complete: dict[str, Any] = {name: values.get(name, default) for name, default in _DEFAULTS.items()}
     for name, knob in _KNOBS.items():
         message = knob.problem_with(name, complete[name])
@@ -287,6 +284,12 @@ def problems_with(values: Mapping[str, object]) -> list[ConfigProblem]:
         if unsound.isdisjoint(rule.fields):
             problems += rule.problems(complete)
     return list(dict.fromkeys(problems))
+
+
+def _meant(name: str) -> str:
+    """The field that is spelt nearly so, or all of them."""
+    close = difflib.get_close_matches(name, _KNOBS, n=1) if len(name) <= 64 else []
+    return f"; did you mean {close[0]!r}?" if close else f"; the fields are {', '.join(_KNOBS)}"
 
 
 _KNOBS: dict[str, Knob] = {

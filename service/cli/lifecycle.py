@@ -164,7 +164,8 @@ def confirm(
         changed = service.update(study_id, confirm={"top_k": of_them, "seeds": all_seeds}, version=study.version)
     which = "its best" if of_them == 1 else f"its {of_them} best"
     then = "it has done so already" if changed.state.is_final else f"next: samstudy watch {changed.id}"
-    _say(changed, f"confirms {which} on the seeds {', '.join(map(str, all_seeds))}; {then}")
+    on = f"seed{'s' * (len(all_seeds) > 1)} {', '.join(map(str, all_seeds))}"
+    _say(changed, f"confirms {which} on {on}; {then}")
 
 
 def label(

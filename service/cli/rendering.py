@@ -71,7 +71,9 @@ def objective_of(study: StudyDetail) -> Objective:
 def studies_table(studies: Sequence[StudyOverview]) -> Table:
     """Studies, one a line; with their owners where they have several."""
     owners = len({study.owner for study in studies}) > 1
-    table = plain_table("id", "name", *["owner"] * owners, "state", "trials done", "created", "labels", ids=["id"])
+    table = plain_table(
+        "id", "name", *["owner"] * owners, "state", "trials done", "created", "labels", ids=["id", "state"]
+    )
     for study in studies:
         done = sum(count for state, count in study.trial_counts.items() if state.is_final)
         table.add_row(
@@ -94,13 +96,13 @@ def study_facts(study: StudyDetail, *, api_url: str) -> Iterator[RenderableType]
     yield progress_line(study, now=datetime.now(study.created_at.tzinfo))
     yield from _waiting(study)
     yield from _troubles(study)
-    yield from _best(study)
+    yield from best_facts(study)
     yield from _addresses(study, api_url)
 
 
 def study_end(study: StudyDetail, *, api_url: str) -> Iterator[RenderableType]:
     """What there is to say once the study has ended, below its results."""
-    yield from _best(study)
+    yield from best_facts(study)
     yield Text.assemble(f"study {study.id} ended: ", _state(study))
     yield from _troubles(study)
     yield from _addresses(study, api_url)
@@ -212,7 +214,8 @@ def in_its_unit(metric: str) -> str:
     return f"{metric} in %" if is_accuracy(metric) else metric
 
 
-def _best(study: StudyDetail) -> Iterator[RenderableType]:
+def best_facts(study: StudyDetail) -> Iterator[RenderableType]:
+    """Its best configuration and what that was worth; nothing where there is none."""
     if study.best is not None:
         objective = objective_of(study)
         best = study.best

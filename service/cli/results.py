@@ -1,10 +1,12 @@
-"""Commands about what a study has found: trials, export, checkpoint, importances."""
+"""Commands about what a study has found: trials, the best one, export, checkpoint, importances."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
+import shlex
 import shutil
 import stat
 import sys
@@ -16,22 +18,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from service.cli.studies import Json, StudyArgument, client
-from service.errors import CheckpointNotFoundError
+from service.errors import NotEnoughResultsError
 from service.study import TrialState
 
 if TYPE_CHECKING:
+    from service.answers import StudyDetail, TrialOverview
     from service.client import Client
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (trials, export, checkpoint, importances):
+    for command in (trials, best, export, checkpoint, importances):
         app.command()(command)
 
 
 def trials(
     study_id: StudyArgument,
-    state: Annotated[list[TrialState] | None, typer.Option(help="Only these; can be repeated.")] = None,
+    state: Annotated[
+        list[TrialState] | None, typer.Option(case_sensitive=False, help="Only these; can be repeated.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
     as_json: Json = False,
 ) -> None:
@@ -47,10 +52,38 @@ def trials(
     if not found:
         typer.echo("no trials")
         return
-    rendering.console().print(trial_rendering.trials_table(found, objective=rendering.objective_of(study)))
+    console = rendering.console()
+    for part in trial_rendering.trials_table(found, objective=rendering.objective_of(study)):
+        console.print(part)
     there = sum(count for known, count in study.trial_counts.items() if not state or known in state)
     if there > len(found):
         typer.echo(f"the first {len(found)} of {there}; --limit {there} shows all")
+
+
+def best(
+    study_id: StudyArgument,
+    command: Annotated[
+        bool, typer.Option("--command", help="Only the command that trains its best trial once more.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the best configuration of a study, and the command that trains it once more, without the service."""
+    from service.cli import rendering
+
+    with client() as service:
+        study = service.study(study_id)
+        if study.best is None:
+            raise NotEnoughResultsError(f"study {study_id!r} has no configuration with a result yet")
+        again = _training_command(study, _best_trial(service, study_id))
+    if as_json:
+        typer.echo(study.best.model_dump_json(indent=2))
+    elif command:
+        typer.echo(again)
+    else:
+        console = rendering.console()
+        for part in rendering.best_facts(study):
+            console.print(part)
+        typer.echo(f"again: {again}")
 
 
 def export(
@@ -103,22 +136,31 @@ def checkpoint(
 ) -> None:
     """Take home a trial's checkpoint: its weights, and all that a training goes on from."""
     with client() as service:
-        trial_id = _best_trial(service, study_id) if trial_id is None else trial_id
+        trial_id = _best_trial(service, study_id).id if trial_id is None else trial_id
         output = Path(f"{trial_id}.ckpt") if output is None else output
         _write(output, service.checkpoint(study_id, trial_id, which="best" if best else "latest"))
     typer.echo(f"{output}: of trial {trial_id}; samstudy train … --checkpoint FILE goes on from it", err=True)
     typer.echo(f'the weights: trainers.checkpoint.load("{output}")["training"]["model"]', err=True)
 
 
-def _best_trial(service: Client, study_id: str) -> str:
-    """Id of the best trial of the best configuration, whether it searched or confirmed."""
+def _best_trial(service: Client, study_id: str) -> TrialOverview:
+    """The best trial of the best configuration, whether it searched or confirmed."""
     study, best = service.study(study_id), service.best(study_id)
     if best is None:
-        raise CheckpointNotFoundError(f"study {study_id!r} has no trial that has succeeded yet: name one of its others")
+        raise NotEnoughResultsError(f"study {study_id!r} has no configuration with a result yet: name a trial")
     trials = service.trials(study_id, configuration_id=best.configuration.id, states=[TrialState.SUCCEEDED])
     sign = 1 if study.spec["objective"]["mode"] == "max" else -1
-    values = {trial.id: sign * trial.objective for trial in trials if trial.objective is not None}
-    return max(values, key=lambda trial_id: values[trial_id])
+    return max(trials, key=lambda trial: -math.inf if trial.objective is None else sign * trial.objective)
+
+
+def _training_command(study: StudyDetail, trial: TrialOverview) -> str:
+    """The command that trains once more as this trial of the best configuration has, with as many threads."""
+    best = study.best
+    point = {} if best is None else best.configuration.point
+    settings = {**study.spec["train"], **point, "seed": trial.seed}
+    threads = max(1, int(study.spec["resources_per_trial"]["cpu"]))
+    words = [f"{name}={value}" for name, value in settings.items()]
+    return shlex.join(["samstudy", "train", *words, "--threads", str(threads)])
 
 
 def _write(output: Path, content: Iterable[bytes]) -> None:

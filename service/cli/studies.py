@@ -174,7 +174,8 @@ def watched(service: Client, study_id: str) -> int:
     try:
         study = watch_study(service, study_id, rendering.console())
     except KeyboardInterrupt:
-        typer.echo(f"\nstudy {study_id} goes on; `samstudy watch {study_id}` shows it, `samstudy cancel` ends it")
+        again = f"`samstudy watch {study_id}` shows it, `samstudy cancel {study_id}` ends it"
+        typer.echo(f"\nstudy {study_id} goes on; {again}")
         return 130
     return 0 if study.state is StudyState.SUCCEEDED else 1
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from service.analysis.labelling import symbol
@@ -16,12 +16,18 @@ from service.study import Purpose, TrialState
 
 _STYLES = {TrialState.SUCCEEDED: "green", TrialState.FAILED: "red", TrialState.RUNNING: "cyan"}
 _BAR_WIDTH = 30
+_MOST_NAMED = 3
+"""Of the trials of which the same is said."""
 
 
-def trials_table(trials: Sequence[TrialOverview], *, objective: Objective) -> Table:
-    """Trials, one a line; what confirms is marked."""
-    table = plain_table("trial", "seed", "state", "attempts", "epochs", metric_label(objective), "", ids=["trial"])
+def trials_table(trials: Sequence[TrialOverview], *, objective: Objective) -> Iterator[RenderableType]:
+    """Trials, one a line, what confirms is marked; below them what is to be said of some, each thing once."""
+    columns = ("trial", "seed", "state", "attempts", "epochs", metric_label(objective))
+    table = plain_table(*columns, ids=["trial", "state"])
+    said: defaultdict[str, list[str]] = defaultdict(list)
     for trial in trials:
+        if words := trial.pending_reason or trial.note or _last_line(trial.error):
+            said[words].append(trial.id)
         table.add_row(
             trial.id,
             f"{trial.seed}{' (confirms)' * (trial.purpose is Purpose.CONFIRM)}",
@@ -29,9 +35,11 @@ def trials_table(trials: Sequence[TrialOverview], *, objective: Objective) -> Ta
             str(trial.attempt),
             str(trial.epochs_done),
             "" if trial.objective is None else shown_number(trial.objective, objective.metric),
-            trial.pending_reason or trial.note or _last_line(trial.error),
         )
-    return table
+    yield table
+    for words, ids in said.items():
+        others = f" and {len(ids) - _MOST_NAMED} more" if len(ids) > _MOST_NAMED else ""
+        yield Text.assemble((f"{', '.join(ids[:_MOST_NAMED])}{others}: ", "bold"), words)
 
 
 def importances_table(found: Importances) -> Iterator[RenderableType]:

@@ -61,8 +61,12 @@ class Connection:
         timeout_s: float = 30.0,
         patience_s: float = 2.0,
     ) -> None:
-        given = (url or _default_url()).rstrip("/")
+        given = (url or _default_url()).rstrip("/").removesuffix(_PREFIX)
         self.url = without_user(given)
+        if "://" not in given:
+            raise ServiceUnavailableError(
+                f"{self.url!r} is no address of a service: it must begin with http:// or https://"
+            )
         headers = _key_header(settings().api_key.get_secret_value() if api_key is None else api_key)
         try:
             httpx.URL(given).host.encode("idna")  # else it is looked at only when it is asked

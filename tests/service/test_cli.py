@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,11 +25,12 @@ from service.cli import main, rendering, surface_rendering
 from service.cli.watching import watch_study
 from service.client import Client
 from service.settings import Settings, settings
-from service.spec import Objective
+from service.spec import Objective, accepted_spec
 from service.study import Reason, Study, StudyState
 from service.trial_checkpoints import TrialCheckpoints
 from service.trial_logs import TrialLog
 from tests.service.processes import DEADLINE_S
+from trainers.__main__ import parse_config
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi
@@ -146,7 +148,18 @@ class TestSubmit:
         assert main(["submit", str(environment)]) == 2
         assert "directory" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("url", ["http://[bad", "http://a..b", "http://..", "http://xn--a", f"http://{300 * 'a'}"])
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "127.0.0.1:8321",
+            "localhost",
+            "http://[bad",
+            "http://a..b",
+            "http://..",
+            "http://xn--a",
+            f"http://{300 * 'a'}",
+        ],
+    )
     def test_an_address_that_is_none_is_said_so(
         self, environment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
     ) -> None:
@@ -589,6 +602,27 @@ def _command(*arguments: str, url: str, **environment: str) -> subprocess.Popen[
     )
 
 
+class TestBest:
+    def test_it_says_how_to_train_it_once_more(
+        self, served: RunningApi, life: Life, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        study = life.finished(ACCURACIES)
+        assert main(["best", study.id, "--command"]) == 0
+        command = capsys.readouterr().out
+        train = " ".join(f"{name}={value}" for name, value in study.spec["train"].items())
+        assert command == f"samstudy train {train} lambda=1/t rho=0.1 seed=1 --threads 1\n"
+        config = parse_config(shlex.split(command)[2:-2])
+        assert config == accepted_spec(study.spec).train_config({"lambda": "1/t", "rho": 0.1}, 1)
+        assert main(["best", study.id]) == 0
+        said = capsys.readouterr().out
+        assert "best: configuration 3, λ=1/t ρ=0.1" in said
+        assert f"again: {command}" in said
+        assert main(["best", study.id, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["configuration"]["number"] == 3
+        assert main(["best", life.create().id]) == 1
+        assert "has no configuration with a result yet" in capsys.readouterr().err
+
+
 class TestExport:
     @pytest.mark.parametrize("name", ["a.xlsx", "b.csv.gz", "c.tsv"])
     def test_another_ending_is_refused_unless_the_format_is_said(
@@ -639,8 +673,8 @@ class TestCheckpoint:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         empty, study = life.create(), life.finished(ACCURACIES)
-        assert main(["checkpoint", empty.id]) == 2
-        assert "has no trial that has succeeded yet" in capsys.readouterr().err
+        assert main(["checkpoint", empty.id]) == 1
+        assert "has no configuration with a result yet" in capsys.readouterr().err
         Path("there.ckpt").write_text("already")
         assert main(["checkpoint", study.id, "-o", "there.ckpt"]) == 2
         assert "has no such checkpoint" in capsys.readouterr().err

@@ -191,9 +191,9 @@ class TestConfirm:
     def test_the_best_runs_again_on_the_seeds_and_later_on_more(self, command: Command, life: Life) -> None:
         study = life.finished(ACCURACIES, budget={"max_trials": 4})
         said = command("confirm", study.id, "10", "11", "--top-k", "2")
-        assert said.startswith(f"study {study.id} confirms its 2 best on the seeds 10, 11; next: samstudy watch")
+        assert said.startswith(f"study {study.id} confirms its 2 best on seeds 10, 11; next: samstudy watch")
         life.lifecycle.cancel(study.id)
-        assert "its 2 best on the seeds 10, 11, 12;" in command("confirm", study.id, "11", "12")
+        assert "its 2 best on seeds 10, 11, 12;" in command("confirm", study.id, "11", "12")
         assert life.studies.get(study.id).spec["confirm"] == {"top_k": 2, "seeds": [10, 11, 12]}
 
     def test_a_spec_that_knows_no_confirm_yet_is_as_one_without(
@@ -203,7 +203,7 @@ class TestConfirm:
         older = {name: section for name, section in study.spec.items() if name != "confirm"}
         with database.writing() as connection:
             connection.execute(update(tables.studies).values(spec=older))
-        assert "confirms its best on the seeds 10;" in command("confirm", study.id, "10")
+        assert "confirms its best on seed 10;" in command("confirm", study.id, "10")
 
     @pytest.mark.parametrize("seeds", [[], ["0"], ["ten"], ["-1"]])
     def test_what_is_no_fresh_seed_is_refused(self, command: Command, life: Life, seeds: list[str]) -> None:
@@ -308,14 +308,28 @@ class TestTrials:
         driver.heartbeat(60)
         said = command("trials", study.id)
         assert f"{first.id} 0 SUCCEEDED 1 3 90.0" in said
-        assert f"{second.id} 1 FAILED 1 0 ValueError: no" in said
-        assert f"{third.id} 0 EARLY_STOPPED 1 1 50.0 behind 3 others" in said
-        assert "7 (confirms) PENDING 0 0 budget.max_concurrent_trials is 1, and 1 train" in said
+        assert f"{second.id} 1 FAILED 1 0" in said
+        assert f"{second.id}: ValueError: no" in said
+        assert f"{third.id} 0 EARLY_STOPPED 1 1 50.0" in said
+        assert f"{third.id}: behind 3 others" in said
+        assert "7 (confirms) PENDING 0 0" in said
+        assert ": budget.max_concurrent_trials is 1, and 1 train" in said
+        assert command("trials", study.id, "--state", "running").startswith("trial seed state")
         assert "the first 1 of 5; --limit 5 shows all" in command("trials", study.id, "--limit", "1")
         assert "the first 1 of 2;" in command(
             "trials", study.id, "--limit", "1", "--state", "FAILED", "--state", "SUCCEEDED"
         )
         assert command("trials", life.create().id) == "no trials"
+
+    def test_what_is_said_of_many_trials_is_said_once(self, command: Command, life: Life) -> None:
+        study = life.create()
+        driver = life.start(study)
+        trials = [trial for rho in (0.1, 0.2, 0.4) for trial in life.propose(driver, {"lambda": 0.0, "rho": rho})]
+        for trial in trials:
+            life.fail(driver, trial, "Traceback\nValueError: no")
+        said = command("trials", study.id)
+        assert said.count("ValueError: no") == 1
+        assert f"{trials[0].id}, {trials[1].id}, {trials[2].id} and 3 more: ValueError: no" in said
 
     @pytest.mark.parametrize("width", ["60", "80"])
     def test_ids_are_whole_in_a_narrow_terminal(
@@ -327,8 +341,8 @@ class TestTrials:
         first, second = life.propose(driver, {"lambda": 0.0, "rho": 0.1})
         life.fail(driver, first, "RuntimeError: a long story of what went wrong in this trial, which nobody cuts short")
         said = command("trials", study.id)
-        assert first.id in said
-        assert second.id in said
+        assert f"{first.id} 0 FAILED 1" in said
+        assert f"{second.id} 1 PENDING 0" in said
         assert "…" not in said
         assert study.id in command("list")
 

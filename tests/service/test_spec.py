@@ -414,7 +414,7 @@ def test_yaml_reads_numbers_and_words_as_people_mean_them(tmp_path: Path) -> Non
         ("a: " + "9" * 5_000, "line 1, column 4", "is no number"),
         ("a: 1\n---\nb: 1\n", "line 2, column 1", ""),
         ("[" * 5_000, "spec", "nested too deeply"),
-        ("", "spec", "must be a mapping of names to values, got None"),
+        ("", "spec", "must be a mapping of names to values, got nothing"),
         ("x" * 600_000, "spec", "larger than"),
         ("a: \x07", "spec", "is no YAML"),
     ],
