@@ -77,7 +77,9 @@ def scatter_png(surface: Surface, *, title: str, metric: str) -> bytes:
                 markeredgewidth=2.2 if is_best else 0.7,
                 zorder=4 if is_best else 3,
             )
-    return canvas.png(f"size: std over n seeds, at most {canvas.unit.number(largest)}")
+    said = [f"size: std over n seeds, at most {canvas.unit.number(largest)}"] if largest else []
+    said += ["×: no result"] if any(cell.objective is None for cell in canvas.cells) else []
+    return canvas.png(" · ".join(said))
 
 
 class _Canvas:
@@ -126,7 +128,7 @@ class _Canvas:
             notes.append("outlined: best" + (" on fresh seeds" if surface.best.confirmed is not None else ""))
         if surface.left_out:
             notes.append(f"{surface.left_out} without {symbol(surface.x)} and {symbol(surface.y)} left out")
-        self._text(" · ".join(notes), 0.47, _SMALL_FONT + 0.8, colours.FAINT, "normal")
+        self._text(" · ".join(filter(None, notes)), 0.47, _SMALL_FONT + 0.8, colours.FAINT, "normal")
         buffer = io.BytesIO()
         FigureCanvasAgg(self._figure).print_figure(buffer, format="png", facecolor="white")
         return buffer.getvalue()
