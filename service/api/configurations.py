@@ -12,6 +12,7 @@ from service.api import reading
 from service.api.bodies import NewPoint, body_of
 from service.api.problems import documented
 from service.api.requests import ConfigurationId, JsonBody, Lifecycle, PageToken, Studies, StudyId, read_as
+from service.api.versions import GivenVersion
 from service.errors import (
     BodyTooLargeError,
     ConfigurationExistsError,
@@ -23,6 +24,7 @@ from service.errors import (
     MalformedBodyError,
     StudyNotFoundError,
     UnsupportedMediaTypeError,
+    VersionConflictError,
 )
 from service.store.filters import ConfigurationFilter
 from service.study import Origin
@@ -62,6 +64,7 @@ def list_configurations(
         StudyNotFoundError,
         InvalidTransitionError,
         ConfigurationExistsError,
+        VersionConflictError,
         BodyTooLargeError,
         UnsupportedMediaTypeError,
         InvalidPointError,
@@ -71,10 +74,15 @@ def list_configurations(
     openapi_extra=body_of(NewPoint),
 )
 def enqueue_point(
-    study_id: StudyId, body: JsonBody, request: Request, response: Response, lifecycle: Lifecycle
+    study_id: StudyId,
+    if_version: GivenVersion,
+    body: JsonBody,
+    request: Request,
+    response: Response,
+    lifecycle: Lifecycle,
 ) -> ConfigurationResult:
     """Has the study try a point of its space, one trial for each seed, before what the search proposes."""
-    configuration, trials = lifecycle.enqueue(study_id, read_as(NewPoint, body).point)
+    configuration, trials = lifecycle.enqueue(study_id, read_as(NewPoint, body).point, if_version=if_version)
     place = request.url_for("read_configuration", study_id=study_id, configuration_id=configuration.id)
     response.headers["Location"] = place.path
     return aggregate([configuration], trials)[0]

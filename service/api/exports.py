@@ -16,7 +16,8 @@ from service.api.problems import documented
 from service.api.rate_limit import asker_of
 from service.api.requests import Studies, StudyId, TheDatabase
 from service.api.streams import BreakingOffResponse, TheAccess, while_allowed
-from service.errors import InvalidSpecError, StudyNotFoundError, TooManyRequestsError
+from service.api.versions import GivenVersion
+from service.errors import InvalidSpecError, StudyNotFoundError, TooManyRequestsError, VersionConflictError
 from service.spec import accepted_spec
 from service.store.exporting import ExportStore
 from service.store.studies import StudyStore
@@ -103,11 +104,11 @@ def export_study(
     )
 
 
-@router.post("/export-again", status_code=202, responses=documented(StudyNotFoundError))
-def export_again(study_id: StudyId, studies: Studies, database: TheDatabase) -> Study:
+@router.post("/export-again", status_code=202, responses=documented(StudyNotFoundError, VersionConflictError))
+def export_again(study_id: StudyId, if_version: GivenVersion, studies: Studies, database: TheDatabase) -> Study:
     """Has the study's runs in MLflow written anew: those that are gone are made again, those there are completed."""
     studies.get(study_id)
-    ExportStore(database).forget(study_id)
+    ExportStore(database).forget(study_id, if_version=if_version)
     return studies.get(study_id)
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from service.api.bodies import StudyPatch, body_of
 from service.api.problems import documented
 from service.api.requests import JsonBody, Lifecycle, StudyId, read_as
-from service.api.versions import ETAG, AnyGivenVersion, ExpectedVersion, GivenVersion, etag
+from service.api.versions import ETAG, GivenVersion, RequiredVersion, etag
 from service.errors import (
     BodyTooLargeError,
     FieldProblem,
@@ -24,7 +24,7 @@ from service.errors import (
 )
 from service.study import Study, StudyState
 
-router = APIRouter(prefix="/studies/{study_id}", tags=["lifecycle"], dependencies=[AnyGivenVersion])
+router = APIRouter(prefix="/studies/{study_id}", tags=["lifecycle"])
 
 _REFUSED = documented(StudyNotFoundError, InvalidTransitionError, VersionConflictError)
 _DONE: dict[int | str, dict[str, Any]] = {200: {"headers": ETAG}, **_REFUSED}
@@ -35,49 +35,49 @@ def _steered(on_its_way: str) -> dict[int | str, dict[str, Any]]:
 
 
 @router.post("/pause", responses=_steered("running trials save their state and leave their workers"))
-def pause_study(study_id: StudyId, lifecycle: Lifecycle, response: Response) -> Study:
+def pause_study(study_id: StudyId, if_version: GivenVersion, lifecycle: Lifecycle, response: Response) -> Study:
     """Begins no new trials; running ones save their state and leave their workers. A paused study stays as it is."""
-    study = lifecycle.pause(study_id)
+    study = lifecycle.pause(study_id, if_version=if_version)
     return _answer(response, study, done=study.state is StudyState.PAUSED)
 
 
 @router.post("/resume", responses=_steered("it waits for its driver"))
-def resume_study(study_id: StudyId, lifecycle: Lifecycle, response: Response) -> Study:
+def resume_study(study_id: StudyId, if_version: GivenVersion, lifecycle: Lifecycle, response: Response) -> Study:
     """Lets a paused study go on from where it was. One that is not paused stays as it is."""
-    study = lifecycle.resume(study_id)
+    study = lifecycle.resume(study_id, if_version=if_version)
     return _answer(response, study, done=study.state is StudyState.RUNNING)
 
 
 @router.post("/stop", responses=_steered("trials that have begun train to their end"))
-def stop_study(study_id: StudyId, lifecycle: Lifecycle, response: Response) -> Study:
+def stop_study(study_id: StudyId, if_version: GivenVersion, lifecycle: Lifecycle, response: Response) -> Study:
     """Begins no new trials and lets those that have begun end; at once where nothing has begun, or in a pause."""
-    study = lifecycle.stop(study_id)
+    study = lifecycle.stop(study_id, if_version=if_version)
     return _answer(response, study, done=study.state.is_final)
 
 
 @router.post("/cancel", responses=_steered("its running trials are being ended"))
-def cancel_study(study_id: StudyId, lifecycle: Lifecycle, response: Response) -> Study:
+def cancel_study(study_id: StudyId, if_version: GivenVersion, lifecycle: Lifecycle, response: Response) -> Study:
     """Ends a study now, running trials included. Cancelling a cancelled study changes nothing."""
-    study = lifecycle.cancel(study_id)
+    study = lifecycle.cancel(study_id, if_version=if_version)
     return _answer(response, study, done=study.state.is_final)
 
 
 @router.post("/retry", status_code=202, responses={202: {"headers": ETAG}, **_REFUSED})
-def retry_study(study_id: StudyId, lifecycle: Lifecycle, response: Response) -> Study:
+def retry_study(study_id: StudyId, if_version: GivenVersion, lifecycle: Lifecycle, response: Response) -> Study:
     """Runs a finished study's failed trials again from their checkpoints, and what its failure cut off."""
-    return _answer(response, lifecycle.retry(study_id), done=False)
+    return _answer(response, lifecycle.retry(study_id, if_version=if_version), done=False)
 
 
 @router.post("/archive", responses=_DONE)
-def archive_study(study_id: StudyId, lifecycle: Lifecycle, response: Response) -> Study:
+def archive_study(study_id: StudyId, if_version: GivenVersion, lifecycle: Lifecycle, response: Response) -> Study:
     """Puts a finished study out of sight of lists that do not ask for it; it can still be read."""
-    return _answer(response, lifecycle.archive(study_id), done=True)
+    return _answer(response, lifecycle.archive(study_id, if_version=if_version), done=True)
 
 
 @router.post("/unarchive", responses=_DONE)
-def unarchive_study(study_id: StudyId, lifecycle: Lifecycle, response: Response) -> Study:
+def unarchive_study(study_id: StudyId, if_version: GivenVersion, lifecycle: Lifecycle, response: Response) -> Study:
     """Puts a study back into sight."""
-    return _answer(response, lifecycle.archive(study_id, archived=False), done=True)
+    return _answer(response, lifecycle.archive(study_id, archived=False, if_version=if_version), done=True)
 
 
 @router.patch(
@@ -99,7 +99,7 @@ def unarchive_study(study_id: StudyId, lifecycle: Lifecycle, response: Response)
     openapi_extra=body_of(StudyPatch),
 )
 def change_study(
-    study_id: StudyId, if_version: ExpectedVersion, body: JsonBody, lifecycle: Lifecycle, response: Response
+    study_id: StudyId, if_version: RequiredVersion, body: JsonBody, lifecycle: Lifecycle, response: Response
 ) -> Study:
     """Changes budget, confirm, labels or description. A higher limit reopens a finished study, with all that it knows.
 

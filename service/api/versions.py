@@ -37,9 +37,10 @@ IfMatch = Annotated[
 ]
 
 
-def given_version(study_id: StudyId, studies: Studies, request: Request, if_match: IfMatch = None) -> int | None:
+def _given_version(study_id: StudyId, studies: Studies, request: Request, if_match: IfMatch = None) -> int | None:
     """The version that the caller has seen, which is the study's now; None for any, or where none is given.
 
+    A change hands it on to the store, which looks again once it holds the study: another may have come in between.
     Raises InvalidRequestError, StudyNotFoundError, VersionConflictError.
     """
     if if_match is None:
@@ -58,13 +59,12 @@ def given_version(study_id: StudyId, studies: Studies, request: Request, if_matc
     return study.version
 
 
-GivenVersion = Annotated[int | None, Depends(given_version)]
-AnyGivenVersion = Depends(given_version)
-"""Of a route that looks at the version only where the caller gives one."""
+GivenVersion = Annotated[int | None, Depends(_given_version)]
+"""Of a change that need not say which version it is meant for."""
 
 
-def expected_version(version: GivenVersion, if_match: IfMatch = None) -> int | None:
-    """`given_version`, of a change that must say which. Raises PreconditionRequiredError too."""
+def _required_version(version: GivenVersion, if_match: IfMatch = None) -> int | None:
+    """Raises what GivenVersion does, and PreconditionRequiredError."""
     if if_match is None:
         raise PreconditionRequiredError(
             'send If-Match with the ETag that the study was read with, such as If-Match: "3", or * to change it as '
@@ -73,4 +73,5 @@ def expected_version(version: GivenVersion, if_match: IfMatch = None) -> int | N
     return version
 
 
-ExpectedVersion = Annotated[int | None, Depends(expected_version)]
+RequiredVersion = Annotated[int | None, Depends(_required_version)]
+"""Of a change that must say which."""

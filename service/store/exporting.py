@@ -185,14 +185,16 @@ class ExportStore:
         """Raises as what moves a watermark does: asked before runs are deleted, and after a study is left behind."""
         self._write(None, study_id=study_id)
 
-    def forget(self, study_id: str) -> None:
+    def forget(self, study_id: str, *, if_version: int | None = None) -> None:
         """Resets the study's watermarks, so that the exporter writes everything again into the runs it finds.
 
         The experiment stays known, because a person may have renamed it: that is where those runs are.
         Revisions grow with it, so that the watermark of an export that is under way does not fit any more.
+        if_version: the version that the user has seen; None: any. Raises StudyNotFoundError, VersionConflictError.
         """
         trials = tables.trials
         with self._database.writing() as connection:
+            records.check_version(records.locked_study(connection, study_id), if_version)
             records.touch_study(connection, study_id, exported_revision=0, mlflow_run_id=None)
             connection.execute(
                 update(trials)

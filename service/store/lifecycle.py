@@ -17,7 +17,6 @@ from service.errors import (
     InvalidPointError,
     InvalidSpecError,
     InvalidTransitionError,
-    VersionConflictError,
 )
 from service.spec import StudySpec, accepted_spec
 from service.spec_checks import confirming_number_problem
@@ -66,17 +65,18 @@ class StudyChanges:
 class LifecycleStore:
     """Studies as their users steer them. Every method raises StudyNotFoundError, and InvalidTransitionError.
 
-    scope: the owner whose studies the caller may see; None: all.
+    scope: the owner whose studies the caller may see; None: all. if_version, of every method: the version of the study
+    that the user has seen; where it has another by now, VersionConflictError is raised. None: any.
     """
 
     def __init__(self, database: Database, scope: str | None = None) -> None:
         self._database = database
         self._scope = scope
 
-    def pause(self, study_id: str) -> Study:
+    def pause(self, study_id: str, *, if_version: int | None = None) -> Study:
         """No new trials; running ones save their state and leave. A paused study stays as it is."""
         with self._database.writing() as connection:
-            study, state, now = self._locked(connection, study_id)
+            study, state, now = self._locked(connection, study_id, if_version)
             if study.intent in (Intent.STOP, Intent.CANCEL) or state.is_final:
                 raise _impossible(study, "paused")
             if study.intent != Intent.PAUSE:
@@ -87,10 +87,10 @@ class LifecycleStore:
                     records.set_study_state(connection, study, StudyState.STOPPING, at=now)
             return self._study(connection, study_id)
 
-    def resume(self, study_id: str) -> Study:
+    def resume(self, study_id: str, *, if_version: int | None = None) -> Study:
         """Lets a paused study go on; one that is not paused stays as it is."""
         with self._database.writing() as connection:
-            study, state, now = self._locked(connection, study_id)
+            study, state, now = self._locked(connection, study_id, if_version)
             if study.intent in (Intent.STOP, Intent.CANCEL) or state.is_final:
                 raise _impossible(study, "resumed")
             if study.intent == Intent.PAUSE:
@@ -101,13 +101,13 @@ class LifecycleStore:
                     records.set_study_state(connection, study, StudyState.RUNNING, at=now)
             return self._study(connection, study_id)
 
-    def stop(self, study_id: str) -> Study:
+    def stop(self, study_id: str, *, if_version: int | None = None) -> Study:
         """No new trials; what has begun ends. At once where nothing has begun, or where the study is paused.
 
         A study that has ended so stays as it is.
         """
         with self._database.writing() as connection:
-            study, state, now = self._locked(connection, study_id)
+            study, state, now = self._locked(connection, study_id, if_version)
             pausing = state is StudyState.STOPPING and study.intent == Intent.PAUSE
             is_stopped = state.is_final and study.intent == Intent.STOP
             if study.intent == Intent.CANCEL or pausing or (state.is_final and not is_stopped):
@@ -120,10 +120,10 @@ class LifecycleStore:
                     records.end_as_intended(connection, study, at=now)
             return self._study(connection, study_id)
 
-    def cancel(self, study_id: str) -> Study:
+    def cancel(self, study_id: str, *, if_version: int | None = None) -> Study:
         """Ends everything of it now: at once where nothing runs. A cancelled study stays as it is."""
         with self._database.writing() as connection:
-            study, state, now = self._locked(connection, study_id)
+            study, state, now = self._locked(connection, study_id, if_version)
             if state.is_final and state is not StudyState.CANCELLED:
                 raise _impossible(study, "cancelled")
             if not state.is_final and study.intent != Intent.CANCEL:
@@ -134,7 +134,7 @@ class LifecycleStore:
                     records.set_study_state(connection, study, StudyState.STOPPING, at=now)
             return self._study(connection, study_id)
 
-    def retry(self, study_id: str) -> Study:
+    def retry(self, study_id: str, *, if_version: int | None = None) -> Study:
         """Runs the failed trials of a finished study again, from their checkpoints, and whatever its failure cut off.
 
         A trial that a cancel kept from its next attempt has failed or was lost all the same.
@@ -143,7 +143,7 @@ class LifecycleStore:
         lets nothing run, nothing changes.
         """
         with self._database.writing() as connection:
-            study, state, now = self._locked(connection, study_id)
+            study, state, now = self._locked(connection, study_id, if_version)
             if not state.is_final:
                 raise InvalidTransitionError(f"study {study_id!r} is {state}: only what has ended can be retried")
             limit = used_up(connection, study, Budget.model_validate(study.spec["budget"]))
@@ -175,12 +175,10 @@ class LifecycleStore:
         Where nothing but failed trials is left, for which there was no time, there is now, and a retry runs them.
         `confirm` reopens one to run its best again on the seeds that it has not, and no more: it searches on only where
         max_trials is raised too.
-        if_version: the version that the user has seen; None: any. Raises VersionConflictError, InvalidSpecError, and
-        InvalidTransitionError where another limit would end the study at once.
+        Raises InvalidSpecError, and InvalidTransitionError where another limit would end the study at once.
         """
         with self._database.writing() as connection:
-            study, state, now = self._locked(connection, study_id)
-            _check_version(study, if_version)
+            study, state, now = self._locked(connection, study_id, if_version)
             spec = _changed(study.spec, changes)
             budget = spec.budget.model_dump(mode="json")
             raised = raised_limits(study.spec["budget"], budget)
@@ -213,7 +211,9 @@ class LifecycleStore:
                 self._queue(connection, study, now, driver_losses=0, archived_at=None)
             return self._study(connection, study_id)
 
-    def enqueue(self, study_id: str, point: Mapping[str, Scalar]) -> tuple[Configuration, list[Trial]]:
+    def enqueue(
+        self, study_id: str, point: Mapping[str, Scalar], *, if_version: int | None = None
+    ) -> tuple[Configuration, list[Trial]]:
         """Records a point that the user wants tried, with a trial for each seed; it is run before new proposals.
 
         It is recorded with the values that the search has: 0.3 where 0.30000000000000004 is given for a step of 0.1.
@@ -221,7 +221,7 @@ class LifecycleStore:
         """
         try:
             with self._database.writing() as connection:
-                study, state, now = self._locked(connection, study_id)
+                study, state, now = self._locked(connection, study_id, if_version)
                 if state.is_final or study.intent in (Intent.STOP, Intent.CANCEL):
                     first = " before a larger budget.max_trials lets it go on" if _goes_on(study) else ""
                     raise _impossible(study, f"given another point{first}")
@@ -247,10 +247,10 @@ class LifecycleStore:
         except IntegrityError as error:
             raise ConfigurationExistsError(f"study {study_id!r} has this point already") from error
 
-    def archive(self, study_id: str, *, archived: bool = True) -> Study:
+    def archive(self, study_id: str, *, archived: bool = True, if_version: int | None = None) -> Study:
         """Puts a finished study out of sight of lists that do not ask for it, or back."""
         with self._database.writing() as connection:
-            study, state, now = self._locked(connection, study_id)
+            study, state, now = self._locked(connection, study_id, if_version)
             if archived and not state.is_final:
                 raise InvalidTransitionError(f"study {study_id!r} is {state}: only what has ended can be archived")
             if archived != (study.archived_at is not None):
@@ -264,11 +264,10 @@ class LifecycleStore:
         """Forgets a finished study and all of its results; the controller then removes its files.
 
         delete_runs: its runs in MLflow too. Runs that stay have to show what the study found: InvalidTransitionError is
-        raised where MLflow lacks some of it. if_version: as of `patch`. Raises VersionConflictError.
+        raised where MLflow lacks some of it.
         """
         with self._database.writing() as connection:
-            study, state, now = self._locked(connection, study_id)
-            _check_version(study, if_version)
+            study, state, now = self._locked(connection, study_id, if_version)
             if not state.is_final:
                 raise InvalidTransitionError(f"study {study_id!r} is {state}: cancel it before you delete it")
             if not delete_runs and study.revision != study.exported_revision:
@@ -287,8 +286,11 @@ class LifecycleStore:
             )
             connection.execute(delete(tables.studies).where(tables.studies.c.id == study_id))
 
-    def _locked(self, connection: Connection, study_id: str) -> tuple[Row[Any], StudyState, datetime]:
+    def _locked(
+        self, connection: Connection, study_id: str, if_version: int | None
+    ) -> tuple[Row[Any], StudyState, datetime]:
         study = records.locked_study(connection, study_id, scope=self._scope)
+        records.check_version(study, if_version)
         return study, StudyState(study.state), self._database.now(connection)
 
     @staticmethod
@@ -334,14 +336,6 @@ class LifecycleStore:
     def _study(connection: Connection, study_id: str) -> Study:
         row = connection.execute(select(tables.studies).where(tables.studies.c.id == study_id)).one()
         return records.as_record(Study, row)
-
-
-def _check_version(study: Row[Any], if_version: int | None) -> None:
-    """Raises VersionConflictError where the user has seen another version than this one; None: any will do."""
-    if if_version is not None and if_version != study.version:
-        raise VersionConflictError(
-            f"study {study.id!r} is at version {study.version} by now, not at {if_version}: read it again"
-        )
 
 
 def _goes_on(study: Row[Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from sqlalchemy import Connection, Row, Select, Table, insert, select, update
 
-from service.errors import StudyNotFoundError
+from service.errors import StudyNotFoundError, VersionConflictError
 from service.store import tables
 from service.store.outbox import put_into_outbox
 from service.store.sleeping import awake_s, sleeps_of
@@ -58,6 +58,14 @@ def locked_study(connection: Connection, study_id: str, *, scope: str | None = N
     if row is None:
         raise StudyNotFoundError(study_id)
     return row
+
+
+def check_version(study: Row[Any], if_version: int | None) -> None:
+    """Raises VersionConflictError where a user has seen another version than the locked study's; None: any will do."""
+    if if_version is not None and if_version != study.version:
+        raise VersionConflictError(
+            f"study {study.id!r} is at version {study.version} by now, not at {if_version}: read it again"
+        )
 
 
 def add_event(

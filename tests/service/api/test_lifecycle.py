@@ -10,9 +10,10 @@ from starlette.testclient import TestClient
 from service.store import tables
 from service.store.database import Database
 from service.store.exporting import ExportStore
-from service.store.lifecycle import LifecycleStore
+from service.store.lifecycle import LifecycleStore, StudyChanges
 from service.store.reconciling import ReconcilingStore
-from service.study import StudyState
+from service.store.studies import StudyStore
+from service.study import Study, StudyState
 from tests.service.api.stores import on_sqlite
 
 if TYPE_CHECKING:
@@ -238,6 +239,53 @@ class TestPatch:
         assert answer.json()["spec"]["confirm"] == change["confirm"]
         changed = [event for event in life.studies.events(study.id) if event.kind == "study.changed"]
         assert changed[-1].data["confirm"] == change["confirm"]
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("method", "verb", "body"),
+    [
+        *(
+            ("POST", f"/{verb}", None)
+            for verb in ("pause", "resume", "stop", "cancel", "retry", "archive", "unarchive")
+        ),
+        ("POST", "/export-again", None),
+        ("POST", "/configurations", {"point": {"lambda": 0.5, "rho": 0.2}}),
+        ("PATCH", "", {"description": "late"}),
+        ("DELETE", "", None),
+    ],
+)
+class TestVersions:
+    def test_a_study_that_has_changed_since_it_was_read_is_left_alone(
+        self, api: TestClient, life: Life, method: str, verb: str, body: Any
+    ) -> None:
+        study = life.create()
+        path = f"studies/{study.id}"
+        api.patch(path, json={"description": "changed"}, headers={"If-Match": "*"})
+        changed = life.studies.get(study.id)
+        refused = api.request(method, path + verb, json=body, headers={"If-Match": f'"{study.version}"'})
+        assert problem(refused) == (412, "version_conflict")
+        assert life.studies.get(study.id) == changed
+
+    def test_a_change_that_comes_in_between_is_noticed(
+        self, api: TestClient, life: Life, monkeypatch: pytest.MonkeyPatch, method: str, verb: str, body: Any
+    ) -> None:
+        study, get = life.create(), StudyStore.get
+
+        def overtaken(store: StudyStore, study_id: str) -> Study:
+            read = get(store, study_id)
+            if read.version == study.version:
+                life.lifecycle.patch(study_id, StudyChanges(description="changed"), if_version=None)
+            return read
+
+        monkeypatch.setattr("service.store.studies.StudyStore.get", overtaken)
+        headers = {"If-Match": f'"{study.version}"'}
+        assert problem(api.request(method, f"studies/{study.id}{verb}", json=body, headers=headers)) == (
+            412,
+            "version_conflict",
+        )
+        kept = life.studies.get(study.id)
+        assert (kept.description, kept.version, kept.state) == ("changed", study.version + 1, study.state)
 
 
 class TestClone:

@@ -430,6 +430,30 @@ class TestRetry:
             lifecycle.retry(study.id)
 
 
+class TestVersions:
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_a_verb_for_another_version_changes_nothing(
+        self, verb: str, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        seen = create()
+        study = lifecycle.patch(seen.id, StudyChanges(labels={"a": "b"}), if_version=seen.version)
+        with pytest.raises(VersionConflictError):
+            getattr(lifecycle, verb)(study.id, if_version=seen.version)
+        assert stores.studies.get(study.id) == study
+
+    def test_neither_is_a_point_taken_nor_a_run_forgotten(
+        self, stores: Any, lifecycle: LifecycleStore, create: Callable[..., Study]
+    ) -> None:
+        seen = create(search_space=TWO_POINTS)
+        study = lifecycle.patch(seen.id, StudyChanges(labels={"a": "b"}), if_version=seen.version)
+        with pytest.raises(VersionConflictError):
+            lifecycle.enqueue(study.id, {"rho": 0.1}, if_version=seen.version)
+        with pytest.raises(VersionConflictError):
+            stores.exporting.forget(study.id, if_version=seen.version)
+        assert stores.studies.get(study.id) == study
+        lifecycle.enqueue(study.id, {"rho": 0.1}, if_version=study.version)
+
+
 class TestPatch:
     def test_every_change_makes_another_version(self, lifecycle: LifecycleStore, create: Callable[..., Study]) -> None:
         study = create()
