@@ -35,11 +35,11 @@ def test_a_request_is_a_line_with_its_route_and_not_its_url(
     api: TestClient, life: Life, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = life.create()
-    answer = api.get(f"studies/{study.id}?token=s3cret", headers={"X-Request-ID": "r-1"})
+    answer = api.get(f"studies/{study.id}/trials?configuration_id=s3cret", headers={"X-Request-ID": "r-1"})
     assert answer.status_code == 200
     (line,) = of_access(caplog)
     names = ("method", "route", "status", "owner", "key_id", "study_id")
-    assert [line[name] for name in names] == ["GET", "/api/v1/studies/{study_id}", 200, "local", None, study.id]
+    assert [line[name] for name in names] == ["GET", "/api/v1/studies/{study_id}/trials", 200, "local", None, study.id]
     assert 0 < line["duration_ms"] < 60_000
     assert "s3cret" not in str(line)
 
