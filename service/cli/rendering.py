@@ -237,10 +237,13 @@ def best_facts(study: StudyDetail) -> Iterator[RenderableType]:
 
 
 def _how_honest(study: StudyDetail, best: ConfigurationResult) -> str:
-    """What the mean on fresh seeds is worth: of several that are confirmed, these have chosen the best one."""
+    """What the mean on fresh seeds is worth: of several that are confirmed, these have chosen the best one.
+
+    They may be fewer than top_k, or one alone: the search may have found no more, or their trials may have failed.
+    """
     confirm = study.spec.get("confirm") or {}
     if confirm.get("top_k", 1) > 1:
-        return f": the best of {confirm['top_k']} by these, so still a little too good"
+        return ": the best of those confirmed by these, so a little too good where they are several"
     return ": the honest number" if best.confirmed and best.confirmed.n == best.confirming_trials else ""
 
 

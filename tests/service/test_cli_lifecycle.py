@@ -490,7 +490,7 @@ class TestShow:
         for trial in driver.add_confirming_trials(f"{study.id}-1", [7, 8]):
             life.train(driver, trial, 0.6)
         said = command("show", study.id)
-        assert "[60.0, 60.0], on fresh seeds: the best of 2 by these, so still a little too good" in said
+        assert "[60.0, 60.0], on fresh seeds: the best of those confirmed by these, so a little too good" in said
 
     def test_confirmed_numbers_stand_beside_those_of_the_search(self, command: Command, life: Life) -> None:
         study = life.create(
