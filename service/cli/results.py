@@ -166,11 +166,13 @@ def _training_command(study: StudyDetail, trial: TrialOverview) -> str:
 def _write(output: Path, content: Iterable[bytes]) -> None:
     """Writes the file whole or not at all: what breaks off or has no room leaves one that is there as it was.
 
-    What cannot be replaced, such as a pipe, is written once all of it has come.
+    What cannot be replaced, such as a pipe, is written once all of it has come. Where nothing can be written, OSError
+    is raised before any of it is asked for.
     """
     if _can_be_replaced(output):
         _replace(output.resolve(), content)
         return
+    _check_can_be_written(output)
     with tempfile.TemporaryFile() as whole:
         whole.writelines(content)
         whole.seek(0)
@@ -184,6 +186,16 @@ def _can_be_replaced(path: Path) -> bool:
         return False
     is_ours = not path.exists() or (path.is_file() and os.access(path, os.W_OK))
     return is_ours and os.access(path.resolve().parent, os.W_OK)
+
+
+def _check_can_be_written(path: Path) -> None:
+    """Raises the OSError that writing would, and changes nothing."""
+    if path.is_fifo():
+        return  # which opens only once somebody reads it
+    is_new = not path.exists()
+    path.open("ab").close()
+    if is_new:
+        path.resolve().unlink()
 
 
 def _replace(path: Path, content: Iterable[bytes]) -> None:

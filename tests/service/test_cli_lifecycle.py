@@ -371,6 +371,23 @@ class TestExport:
         assert path.read_text() == "kept"
         assert not list(tmp_path.glob("*.part"))
 
+    @pytest.mark.parametrize("name", ["nowhere/trials.csv", "folder.csv", "/proc/sys/kernel/ostype"])
+    def test_what_cannot_be_written_is_noticed_before_anything_is_asked_for(
+        self, command: Command, life: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        asked = []
+
+        def table(*_: object, **__: object) -> Iterator[bytes]:
+            asked.append(name)
+            yield b"trial_id,\n"
+
+        monkeypatch.setattr("service.client.Client.export", table)
+        (tmp_path / "folder.csv").mkdir()
+        study = life.finished(ACCURACIES)
+        assert command.refused("export", study.id, "--format", "csv", "-o", str(tmp_path / name))[0] == 1
+        assert asked == []
+        assert not list(tmp_path.glob("*.part"))
+
     def test_a_table_that_breaks_off_leaves_the_file_as_it_was(
         self, command: Command, life: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
