@@ -56,7 +56,8 @@ class Replayed(Watched):
 
     def replay(self, trial_id: str, epoch: int, value: float) -> None:
         """A result that an earlier driver saw, in the order in which it saw them; a decision to stop still holds."""
-        self._decide(self._met(trial_id), {"epoch": epoch, self._metric: value})
+        if trial_id not in self._behind:  # decided once: an epoch may follow, where Tune did not ask about this one
+            self._decide(self._met(trial_id), {"epoch": epoch, self._metric: value})
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._idle_workers.are_kept_by(tune_controller)

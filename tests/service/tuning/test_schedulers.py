@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
@@ -109,6 +109,56 @@ def test_a_new_driver_decides_as_the_old_one_would_have(
         return decided
 
     assert decisions(cut) == decisions(None)
+
+
+@pytest.mark.parametrize("scheduler", list(SCHEDULERS))
+@given(
+    order=st.lists(st.tuples(st.integers(0, TRIALS - 1), st.integers(0, 20)), min_size=1, max_size=60),
+    unasked=st.lists(st.tuples(st.integers(0, TRIALS - 1), st.integers(0, 20)), max_size=TRIALS),
+    cut=st.integers(0, 60),
+    mode=st.sampled_from(["max", "min"]),
+)
+@example(order=[(0, 18), (1, 18), (2, 4)], unasked=[(2, 2)], cut=2, mode="max")
+@settings(max_examples=60, deadline=None)
+def test_drivers_agree_on_results_that_tune_asked_nobody_about(
+    spec_with: Callable[..., StudySpec],
+    scheduler: str,
+    new_recording: Callable[[], Any],
+    order: list[tuple[int, int]],
+    unasked: list[tuple[int, int]],
+    cut: int,
+    mode: str,
+) -> None:
+    """The study pauses at the cut: what then comes is recorded only. The second driver goes on, and a third one."""
+    spec, recorded = spec_with(SCHEDULERS[scheduler], mode), new_recording()
+    epochs, stopped = dict.fromkeys(range(TRIALS), 0), set()
+
+    def train(leg: Leg | None, results: list[tuple[int, int]]) -> None:
+        for number, value in results:
+            if number in stopped or epochs[number] == EPOCHS:
+                continue
+            epochs[number] += 1
+            if leg is None:
+                recorded.epoch_values.append(EpochValue(f"s-{number}", epochs[number], float(value)))
+            elif leg.report(number, epochs[number], float(value)) == STOP:
+                stopped.add(number)
+
+    train(Leg(spec, recorded, "first"), order[:cut])
+    train(None, unasked)
+    second = Leg(spec, recorded, "second")
+    train(second, order[cut:])
+    third = Leg(spec, recorded, "third")
+    trials = [f"s-{number}" for number in range(TRIALS)]
+    assert [why_stopped(third.scheduler, one) for one in trials] == [
+        why_stopped(second.scheduler, one) for one in trials
+    ]
+    for number in (number for number in range(TRIALS) if number not in stopped and epochs[number] < EPOCHS):
+        next_result = {"epoch": epochs[number] + 1, "val_accuracy": 10.0}
+        decisions = {
+            leg.scheduler.on_trial_result(None, SimpleNamespace(trial_id=f"any-{number}"), dict(next_result))
+            for leg in (second, third)
+        }
+        assert len(decisions) == 1
 
 
 def test_asha_stops_what_is_behind(asha: Callable[..., StudySpec], recorded: Any) -> None:
