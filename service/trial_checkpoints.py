@@ -87,11 +87,21 @@ class TrialCheckpoints:
         """Removes one that is of no use, so that it does not count among those that are kept."""
         self._files.delete_file(f"{self._folder}/{checkpoint.path}")
 
+    def forget_best_beside(self, taken: Checkpoint) -> None:
+        """Removes the best ones of attempts after that of the checkpoint which is gone on from: they had started over.
+
+        What is better than what was best is known up to that checkpoint, and of these it knows nothing.
+        """
+        for checkpoint in self.found():
+            if checkpoint.is_best and taken.attempt < checkpoint.attempt < self._attempt:
+                self.discard(checkpoint)
+
     def save(self, epoch: int, content: bytes, *, is_best: bool = False) -> str:
         """Writes this attempt's checkpoint of the epoch, then removes what is not kept; answers its path.
 
         Kept are this attempt's two newest, what earlier attempts have left as long as it is among the two newest of
-        all, and the best one. What later attempts write is left alone: they own the trial.
+        all, and the best one: that of earlier attempts too, while this one, having started over, is behind them. What
+        later attempts write is left alone: they own the trial.
         """
         folder = f"{self._folder}/{self._own}"
         path = f"{folder}/{epoch:06d}{_BEST if is_best else ''}.ckpt"
@@ -143,7 +153,10 @@ class TrialCheckpoints:
         ours = [path for path in self._listed() if self._is_ours(path)]
         found = _checkpoints(ours)
         own = [checkpoint for checkpoint in found if checkpoint.attempt == self._attempt]
-        self.remove(_all_but([*found[:_KEPT], *own[:_KEPT], *best_of(found)], ours))
+        earlier = [checkpoint for checkpoint in found if checkpoint.attempt < self._attempt]
+        starts_over = bool(own and earlier) and own[0].epoch <= earlier[0].epoch
+        best = [*best_of(own), *best_of(earlier)] if starts_over else best_of(found)
+        self.remove(_all_but([*found[:_KEPT], *own[:_KEPT], *best], ours))
 
     def _is_ours(self, path: str) -> bool:
         """Whether it is this attempt's, or was left by an earlier one."""
@@ -158,7 +171,8 @@ class TrialCheckpoints:
 def best_of(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
     """The best one of a trial's checkpoints, where there is one: the last that the last attempt to have any has saved.
 
-    An attempt goes on from what those before it have saved, and knows how good that was.
+    An attempt that goes on from what those before it have saved knows how good that was. One that had to start over
+    knows it not, until it has passed them.
     """
     best = [checkpoint for checkpoint in checkpoints if checkpoint.is_best]
     return [max(best, key=lambda checkpoint: (checkpoint.attempt, checkpoint.epoch))] if best else []

@@ -175,7 +175,7 @@ def _value(knob: Knob | None, text: str) -> Scalar:
 def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | None, path: Path | None) -> int:
     from trainers import checkpoint  # torch, which --help and a bad setting need not wait for
     from trainers.datasets import DatasetUnavailableError
-    from trainers.loop import DeviceUnavailableError, DivergedError, Training
+    from trainers.loop import DeviceUnavailableError, DivergedError, OtherRunError, Training
 
     try:
         training = Training(config, threads=threads)
@@ -187,7 +187,7 @@ def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | Non
                 return 2
             try:
                 training.load_state_dict(state["training"])
-            except ValueError as error:
+            except OtherRunError as error:
                 print(f"{program}: {path}: {error}", file=sys.stderr)
                 return 2
         if training.epochs_done >= config.epochs:

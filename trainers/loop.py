@@ -53,6 +53,10 @@ class DivergedError(RuntimeError):
         return type(self), (self.epoch, self.metric, self.value)
 
 
+class OtherRunError(ValueError):
+    """A state that this run cannot go on from, since its own sampling or its kind of device is another."""
+
+
 @dataclass(frozen=True, slots=True)
 class EpochResult:
     """What the epochs since the last result came to.
@@ -165,15 +169,15 @@ class Training:
         """Continues from the state of a run with the same dataset, model, optimizer and sampling, on such a device.
 
         The settings stay those of this run's configuration, so that a run can go on from another one's state.
-        Raises ValueError for the state of another sampling, or of another kind of device, whose generators draw other
-        numbers; nothing has changed then.
+        Raises OtherRunError for the state of another sampling, or of another kind of device, whose generators draw
+        other numbers; nothing has changed then.
         """
         sampling = state.get("sampling", self.config.sampling)  # earlier versions did not say
         if sampling != self.config.sampling:
-            raise ValueError(f"the state is of {sampling!r} sampling, this run's is {self.config.sampling!r}")
+            raise OtherRunError(f"the state is of {sampling!r} sampling, this run's is {self.config.sampling!r}")
         device = state.get("device", self._device.type)  # neither
         if device != self._device.type:
-            raise ValueError(f"the state is of a run on {device!r}, and this one is on {self._device.type!r}")
+            raise OtherRunError(f"the state is of a run on {device!r}, and this one is on {self._device.type!r}")
         state = copy.deepcopy(state)
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
         limits = (self._optimizer.max_perturbation, self._optimizer.clip_norm)

@@ -19,9 +19,9 @@ from service.trial_logs import TrialLog
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.time_limit import OutOfTimeError, time_limit
 from service.tuning.trial_output import TrialOutput
-from trainers.checkpoint import dumps, loads
+from trainers.checkpoint import DamagedCheckpointError, dumps, loads
 from trainers.config import InvalidTrainConfigError, TrainConfig, defaults
-from trainers.loop import EpochResult, Training
+from trainers.loop import EpochResult, OtherRunError, Training
 
 STORAGE_PATIENCE_S = 30.0
 """How long an attempt waits for a storage that does not answer before it begins without its checkpoint."""
@@ -144,11 +144,17 @@ class TrialExecution:
                 state, results = _unpacked(content, self._order.train, is_first=self._order.attempt == 1)
                 self._continue(training, state, results)
                 self._best = content.get("best")
+                with suppress(OSError):
+                    self._checkpoints().forget_best_beside(checkpoint)
             except OSError as error:
                 lost = f"the checkpoint of epoch {checkpoint.epoch} cannot be read: {error}"
                 self._lost = self._lost or lost
                 self._output.say(lost)
-            except (ValueError, _OtherConfigurationError, _MissingResultsError) as error:  # such as a damaged one
+            except OtherRunError as error:  # it is whole, and another node may go on from it
+                lost = f"the checkpoint of epoch {checkpoint.epoch} cannot be gone on from here: {error}"
+                self._lost = self._lost or lost
+                self._output.say(lost)
+            except (DamagedCheckpointError, _OtherConfigurationError, _MissingResultsError) as error:
                 self._output.say(f"the checkpoint of epoch {checkpoint.epoch} is of no use: {error}")
                 with suppress(OSError):  # it is not to be kept in place of a better one
                     self._checkpoints().discard(checkpoint)

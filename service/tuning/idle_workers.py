@@ -34,15 +34,16 @@ class IdleWorkers:
     def give_back(self) -> None:
         """Ends them, where there are any. To be called in Tune's own thread, while it asks for a trial."""
         controller = self._controller
-        if controller is None:
+        if controller is None or controller._pending_trials:  # one of these takes the worker in this very step
             return
         if controller._actor_cache.num_cached_objects:
             logger.info("a worker without a trial is given back: other studies have its place")
             controller._cleanup_cached_actors(force_all=True)
-        waits_for_a_trial = not (controller._pending_trials or controller._running_trials or controller._paused_trials)
-        give_up_at = time.monotonic() + _PATIENCE_S
-        while waits_for_a_trial and controller._stopping_actors and time.monotonic() < give_up_at:
-            controller._actor_manager.next(timeout=0.1)  # Tune goes on asking for a trial, and hears of no worker's end
+        if controller._running_trials or controller._paused_trials:
+            return  # Tune goes on with its step, and hears of the worker's end
+        workers, give_up_at = controller._actor_manager, time.monotonic() + _PATIENCE_S
+        while any(map(workers.is_actor_started, controller._stopping_actors)) and time.monotonic() < give_up_at:
+            workers.next(timeout=0.1)  # without a trial Tune asks for one, again and again, and hears of nothing else
 
 
 class Watched(TrialScheduler):

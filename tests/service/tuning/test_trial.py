@@ -20,6 +20,7 @@ from service.tuning.trial import StudyTrial
 from trainers.__main__ import main
 from trainers.checkpoint import dumps, loads
 from trainers.config import TrainConfig
+from trainers.loop import Training
 
 EPOCHS = 4
 
@@ -540,6 +541,50 @@ def test_the_best_epoch_has_a_checkpoint_wherever_the_trial_was_cut(
     content = loads(worker.checkpoints.read(kept))
     assert content["training"]["epochs_done"] == kept.epoch
     assert content["best"] == up_and_down[kept.epoch]["val_loss"]
+
+
+def test_the_best_epoch_survives_an_attempt_that_had_to_start_over(
+    worker: Worker, up_and_down: dict[int, dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage did not list for it, and it is lost before it has come as far as the one before."""
+    steps(worker.trial(**BEST), 3)
+    with monkeypatch.context() as broken:
+        broken.setattr(execution, "STORAGE_PATIENCE_S", 0.0)
+        broken.setattr(TrialCheckpoints, "take_over", lambda _: (_ for _ in ()).throw(OSError("slow")))
+        assert steps(worker.trial(2, 3, **BEST), 1)[0].epoch == 1
+    steps(worker.trial(3, 3, **BEST))
+    worker.checkpoints.tidy("best", up_to_attempt=3)
+    assert worker.epochs_kept() == [best_epochs(up_and_down)[-1]]
+
+
+def test_a_checkpoint_of_another_kind_of_device_stays_for_a_node_that_has_one(
+    worker: Worker, uninterrupted: dict[int, Any]
+) -> None:
+    steps(worker.trial(), 2)
+    for checkpoint in worker.checkpoints.found():
+        path = worker.folder / "s-1-0" / checkpoint.path
+        content = loads(path.read_bytes())
+        content["training"]["device"] = "cuda"
+        path.write_bytes(dumps(content))
+    first = steps(worker.trial(2, 2), 1)
+    assert numbers(first) == {1: uninterrupted[1]}
+    assert "the state is of a run on 'cuda', and this one is on 'cpu'" in str(first[0].warning)
+    assert worker.epochs_kept() == [2, 1]
+    assert [checkpoint.attempt for checkpoint in worker.checkpoints.found()] == [1, 2]
+
+
+def test_a_state_that_torch_refuses_fails_the_attempt_and_loses_nothing(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps(worker.trial(), 2)
+
+    def refuses(training: Training, state: dict[str, Any]) -> None:
+        raise ValueError("loaded state dict has a different number of parameter groups")
+
+    monkeypatch.setattr(Training, "load_state_dict", refuses)
+    (report,) = steps(worker.trial(2, 2), 1)
+    assert "different number of parameter groups" in str(report.error)
+    assert worker.epochs_kept() == [2, 1]
 
 
 def test_the_larger_one_is_the_best_where_that_is_the_mode(
