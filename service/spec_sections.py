@@ -284,6 +284,6 @@ class Checkpoint(StrictModel):
     keep: Keep = Field(
         "latest",
         description="what stays of a trial that ended: the checkpoint of its last epoch, that of the epoch whose "
-        "objective.metric was best, both, or none; for the best one it saves whenever the metric is better than before. A "
-        "failed trial that is retried goes on from what stays of it",
+        "objective.metric was best, both, or none; for the best one it saves whenever the metric is better than "
+        "before. A failed trial that is retried goes on from what stays of it",
     )
