@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -241,8 +242,8 @@ def unique_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """The mapping of these pairs, which are of one JSON object. Raises ValueError where a key is there twice."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise ValueError(f"the key {shown(twice)} is there twice")
     return mapping
 

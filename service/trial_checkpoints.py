@@ -90,7 +90,7 @@ class TrialCheckpoints:
     def forget_best_beside(self, taken: Checkpoint) -> None:
         """Removes the best ones of attempts after that of the checkpoint which is gone on from: they had started over.
 
-        What is better than what was best is known up to that checkpoint, and of these it knows nothing.
+        The state that is gone on from knows the best value of its own history, of which these are no part.
         """
         for checkpoint in self.found():
             if checkpoint.is_best and taken.attempt < checkpoint.attempt < self._attempt:

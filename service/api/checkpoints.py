@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from service.api.access import Access
 from service.api.exports import APlaceOfExport, ExportResponse, ExportsBusyError
@@ -75,19 +76,12 @@ async def read_checkpoint(
     study = await run_in_threadpool(studies.get, study_id)
     await run_in_threadpool(studies.trial, study_id, trial_id)
 
+    @retry(retry=retry_if_exception_type(FileNotFoundError), stop=stop_after_attempt(_LOOKS), reraise=True)
     def open_it() -> tuple[Checkpoint, int, Iterator[bytes]] | None:
         there = TrialCheckpoints(settings.storage_uri, study_id, trial_id)
-        for look in range(_LOOKS):
-            found = there.found()
-            wanted = best_of(found) if which == "best" else found
-            if not wanted:
-                return None
-            try:
-                return wanted[0], *there.opened(wanted[0])
-            except FileNotFoundError:
-                if look == _LOOKS - 1:
-                    raise
-        return None
+        found = there.found()
+        wanted = best_of(found) if which == "best" else found
+        return (wanted[0], *there.opened(wanted[0])) if wanted else None
 
     try:
         opened = await storage.read(open_it)
