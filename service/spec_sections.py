@@ -228,7 +228,8 @@ class Budget(StrictModel):
         None, description="trials that train at the same time; null: as many as the resources hold"
     )
     max_failed_trials: Annotated[Integer, Field(ge=0)] | None = Field(
-        5, description="the study fails once more trials than this have failed"
+        5,
+        description="the study fails once more trials than this have failed; to diverge is no failure",
     )
     max_wallclock_s: Seconds | None = Field(
         None, description="seconds that the study may run, pauses left out; then it ends with what it has"

@@ -209,7 +209,9 @@ class Trial(_Record):
     metrics: dict[str, float] = Field(description="of the last epoch that was reported")
     objective: float | None = Field(description="what this trial says of the study's objective, once it ended")
     error: str | None = Field(description="the traceback of a failed trial")
-    note: str | None = Field(description="why early stopping ended it: which value, against how many others")
+    note: str | None = Field(
+        description="why it was stopped early: which value, against how many others, or where its training diverged"
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

@@ -21,6 +21,8 @@ _WITHOUT_VALUE = {
     TrialState.CANCELLED: "got cancelled",
 }
 """Why a trial, or several, that ended have no value."""
+_LOST = {TrialState.FAILED: "failed", TrialState.EARLY_STOPPED: "diverged"}
+"""Why one that confirms has none: no scheduler stops it early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ def lost_confirmation(result: ConfigurationResult) -> str | None:
     lost = [state for state in result.confirmed_missing_by_seed.values() if state.is_final]
     if not lost:
         return None
-    said = "failed" if set(lost) == {TrialState.FAILED} else "ended without a value"
-    return f"{len(lost)} of {result.confirming_trials} trials {said}"
+    said = _LOST.get(lost[0], "") if len(set(lost)) == 1 else ""
+    return f"{len(lost)} of {result.confirming_trials} trials {said or 'ended without a value'}"
 
 
 def missing_seeds(missing: Mapping[int, TrialState]) -> str | None:

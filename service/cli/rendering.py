@@ -119,14 +119,16 @@ def progress_bar(study: StudyDetail, *, now: datetime) -> RenderableType:
 
 
 def progress_line(study: StudyDetail, *, now: datetime) -> Text:
-    """State, trials done of those planned, running and failed ones, and how long it has had a driver."""
+    """State, trials done of those planned, running, failed and stopped ones, and how long it has had a driver."""
     counts, progress = study.trial_counts, study.progress
+    stopped = counts.get(TrialState.EARLY_STOPPED, 0)
     planned = "" if progress.trials_planned is None else f"/{progress.trials_planned}"
     spent_s = study.elapsed_s + ((now - study.running_since).total_seconds() if study.running_since else 0.0)
     parts = [
         f"{progress.trials_done}{planned} trials done",
         f"{counts.get(TrialState.RUNNING, 0)} running",
         f"{counts.get(TrialState.FAILED, 0)} failed",
+        *([f"{stopped} stopped early"] if stopped else []),
         _duration(spent_s),
     ]
     line = Text.assemble(_state(study), "  ", ", ".join(parts))

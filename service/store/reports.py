@@ -31,7 +31,7 @@ class EpochReported:
 class TrialEnded:
     """A trial has reached a final state; `objective` is None where it has nothing to say of the objective.
 
-    note: why early stopping ended it.
+    note: why it was stopped early.
     """
 
     trial_id: str

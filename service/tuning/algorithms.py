@@ -47,7 +47,11 @@ class Algorithm(Protocol):
         """The study has this point already."""
 
     def learn(self, point: Point, outcome: Outcome, value: float | None) -> None:
-        """A proposed or known point has been evaluated; `value` is the mean over its seeds."""
+        """A proposed or known point has been evaluated; `value` is the mean over its seeds.
+
+        complete: all of them were trained to the end. pruned: not all were; None for one that diverged, which is worse
+        than any that did not. failed: nothing is known of the point.
+        """
 
 
 class GridAlgorithm:
@@ -190,27 +194,28 @@ class OptunaAlgorithm:
         return point
 
     def _tell(self, trial: optuna.Trial, outcome: Outcome, value: float | None) -> None:
-        if value is None or outcome == "failed":
-            self._study.tell(trial, state=OptunaState.FAIL)
-        elif outcome == "pruned":
-            trial.report(value, step=1)
+        if outcome == "pruned":
+            if value is not None:
+                trial.report(value, step=1)
             self._study.tell(trial, state=OptunaState.PRUNED)
+        elif value is None or outcome == "failed":
+            self._study.tell(trial, state=OptunaState.FAIL)
         else:
             self._study.tell(trial, value)
 
     def _past_trial(self, point: Point, outcome: Outcome, value: float | None) -> optuna.trial.FrozenTrial:
         distributions = {name: distribution(self._space.parameters[name]) for name in point}
         point = self._in_optuna(point)
-        if value is None or outcome == "failed":
-            return optuna.create_trial(state=OptunaState.FAIL, params=point, distributions=distributions)
         if outcome == "pruned":
             return optuna.create_trial(
                 state=OptunaState.PRUNED,
                 params=point,
                 distributions=distributions,
                 value=value,
-                intermediate_values={1: value},
+                intermediate_values={} if value is None else {1: value},
             )
+        if value is None or outcome == "failed":
+            return optuna.create_trial(state=OptunaState.FAIL, params=point, distributions=distributions)
         return optuna.create_trial(value=value, params=point, distributions=distributions)
 
     def _in_optuna(self, point: Point) -> Point:

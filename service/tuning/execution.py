@@ -21,7 +21,7 @@ from service.tuning.time_limit import OutOfTimeError, time_limit
 from service.tuning.trial_output import TrialOutput
 from trainers.checkpoint import DamagedCheckpointError, dumps, loads
 from trainers.config import InvalidTrainConfigError, TrainConfig, defaults
-from trainers.loop import EpochResult, OtherRunError, Training
+from trainers.loop import DivergedError, EpochResult, OtherRunError, Training
 
 STORAGE_PATIENCE_S = 30.0
 """How long an attempt waits for a storage that does not answer before it begins without its checkpoint."""
@@ -65,8 +65,10 @@ class TrialExecution:
         """
         with self._output.captured():
             report = self._next_report()
-        if report.is_last or report.error is not None:
-            self._end("all epochs are done" if report.error is None else f"the trial failed: {report.error}")
+        if report.error is not None:
+            self._end(f"the trial failed: {report.error}")
+        elif report.is_end:
+            self._end(report.divergence or "all epochs are done")
         return report
 
     def close(self) -> None:
@@ -93,6 +95,9 @@ class TrialExecution:
             limit = self._order.max_trial_s
             error = f"the trial has trained for its budget.max_trial_s of {limit:g} s"
             return self._report(epoch, {}, is_last=False, error=error)
+        except DivergedError as error:
+            self._training = None
+            return self._report(epoch, {}, is_last=False, divergence=str(error))
         except InvalidTrainConfigError as error:  # says the field, the rule and the value
             return self._report(epoch, {}, is_last=False, error=str(error))
         except Exception:  # noqa: BLE001  # the outermost runner: whatever ended the training is recorded on the trial
@@ -232,11 +237,12 @@ class TrialExecution:
         *,
         is_last: bool,
         error: str | None = None,
+        divergence: str | None = None,
         warning: str | None = None,
         is_saved: bool = False,
     ) -> TrialReport:
         order = self._order
-        return TrialReport(order.trial_id, order.attempt, epoch, metrics, is_last, error, warning, is_saved)
+        return TrialReport(order.trial_id, order.attempt, epoch, metrics, is_last, error, divergence, warning, is_saved)
 
 
 class _OtherConfigurationError(Exception):

@@ -68,10 +68,11 @@ def order_for_trial(spec: StudySpec, study_id: str, issued: IssuedTrial, *, stor
 
 @dataclass(frozen=True, slots=True)
 class TrialReport:
-    """What a worker says after an epoch, or of the failure that ended the trial (then `error` is its traceback).
+    """What a worker says after an epoch, or of what ended the trial before its last one.
 
-    warning: what went wrong without ending anything, such as a checkpoint that could not be written. is_saved: whether
-    the next attempt can go on from this epoch or a later one.
+    error: the traceback of a training that failed. divergence: where one left the finite numbers, in words. Neither
+    comes with an epoch's metrics. warning: what went wrong without ending anything, such as a checkpoint that could not
+    be written. is_saved: whether the next attempt can go on from this epoch or a later one.
     """
 
     trial_id: str
@@ -80,13 +81,23 @@ class TrialReport:
     metrics: dict[str, float]
     is_last: bool
     error: str | None = None
+    divergence: str | None = None
     warning: str | None = None
     is_saved: bool = False
 
     def to_tune_result(self) -> dict[str, Any]:
         """The report as Tune's result, with what Tune's schedulers look at beside it."""
-        done = self.is_last or self.error is not None
-        return {"reports": [asdict(self)], "epoch": self.epoch, **self.metrics, "done": done}
+        return {"reports": [asdict(self)], "epoch": self.epoch, **self.metrics, "done": self.is_end}
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it tells of an epoch."""
+        return self.error is None and self.divergence is None
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the trial's training is over."""
+        return self.is_last or not self.is_result
 
     @classmethod
     def from_tune_result(cls, result: dict[str, Any]) -> TrialReport:

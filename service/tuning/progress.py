@@ -54,6 +54,11 @@ class _TrialProgress:
     values: dict[int, float] = field(default_factory=dict)
     objective: float | None = None
 
+    @property
+    def has_diverged(self) -> bool:
+        """Whether its training left the finite numbers: what early stopping stops has a value of the objective."""
+        return self.state is TrialState.EARLY_STOPPED and self.objective is None
+
 
 class StudyProgress:
     """One study while a driver runs it, rebuilt from the store's snapshot.
@@ -206,12 +211,12 @@ class StudyProgress:
         """The trial has left its worker with the study's pause."""
         self._end_attempt(trial_id).state = TrialState.PAUSED
 
-    def trial_ended(self, trial_id: str, state: TrialState) -> float | None:
-        """The trial has reached a final state; answers what it says of the objective."""
+    def trial_ended(self, trial_id: str, state: TrialState, *, has_diverged: bool = False) -> float | None:
+        """The trial has reached a final state; answers what it says of the objective: nothing where it diverged."""
         trial = self._end_attempt(trial_id)
         trial.state = state
         self._failures += state is TrialState.FAILED
-        if state in (TrialState.SUCCEEDED, TrialState.EARLY_STOPPED) and trial.values:
+        if state in (TrialState.SUCCEEDED, TrialState.EARLY_STOPPED) and trial.values and not has_diverged:
             trial.objective = self._objective_of([trial.values[epoch] for epoch in sorted(trial.values)])
         trial.values.clear()  # nobody asks for them any more
         if trial.purpose is Purpose.SEARCH:
@@ -443,10 +448,13 @@ class StudyProgress:
         """Tells the algorithm what a configuration is worth once all trials of the search on it have ended.
 
         That is the mean over all that have an objective, those that were stopped early too. What lacks a seed is never
-        complete and reaches no target: the lacking one may be the one that diverged.
+        complete and reaches no target; what diverges with one of them is worth nothing, however good the others are.
         """
         trials = self._search_trials(configuration_id)
         if not trials or not all(trial.state.is_final for trial in trials):
+            return
+        if any(trial.has_diverged for trial in trials):
+            self._algorithm.learn(self._points[configuration_id], "pruned", None)
             return
         values = [one.objective for one in trials if one.objective is not None and math.isfinite(one.objective)]
         if not values:
@@ -481,11 +489,21 @@ class StudyProgress:
         if self._trials and not self._has_success():
             if self._failures == len(self._trials):
                 return Ending(StudyState.FAILED, Reason.TOO_MANY_FAILURES, "every trial failed")
-            error = (
-                f"no trial succeeded: of {len(self._trials)}, {self._failures} failed, the others were stopped early"
+            return Ending(
+                StudyState.FAILED, Reason.TOO_MANY_FAILURES if self._failures else reason, self._why_none_succeeded()
             )
-            return Ending(StudyState.FAILED, Reason.TOO_MANY_FAILURES if self._failures else reason, error)
         return Ending(StudyState.SUCCEEDED, reason)
+
+    def _why_none_succeeded(self) -> str:
+        number = len(self._trials)
+        diverged = sum(trial.has_diverged for trial in self._trials.values())
+        if diverged == number:
+            return f"no trial succeeded: all {number} diverged, so lr or rho is too large"
+        if not self._failures + diverged:
+            return f"no trial succeeded: all {number} were stopped early"
+        parts = [f"{self._failures} failed" * bool(self._failures), f"{diverged} diverged" * bool(diverged)]
+        others = "the others were stopped early" * (self._failures + diverged < number)
+        return f"no trial succeeded: of {number}, {', '.join(part for part in (*parts, others) if part)}"
 
     def _has_success(self) -> bool:
         return any(trial.state is TrialState.SUCCEEDED for trial in self._trials.values())

@@ -209,7 +209,7 @@ class StudyCallback(_Unsaved, tune.Callback):
             return
         report = TrialReport.from_tune_result(result)
         self._last[trial.trial_id] = report
-        if report.error is None:
+        if report.is_result:
             self._progress.epoch_reported(report.trial_id, report.epoch, report.metrics.get(self._metric))
             if report.warning is not None:
                 logger.warning("trial %s: %s", report.trial_id, report.warning, extra={"trial_id": report.trial_id})
@@ -224,6 +224,8 @@ class StudyCallback(_Unsaved, tune.Callback):
             return
         if report is not None and report.error is not None:
             self._end(issued, TrialState.FAILED, error=report.error)
+        elif report is not None and report.divergence is not None:
+            self._end(issued, TrialState.EARLY_STOPPED, divergence=report.divergence)
         elif report is not None and report.is_last:
             self._end(issued, TrialState.SUCCEEDED)
         elif self._searcher.must_stop():
@@ -259,9 +261,13 @@ class StudyCallback(_Unsaved, tune.Callback):
         else:
             self._end(issued, TrialState.FAILED, error=f"its workers were lost once too often; the last time:\n{error}")
 
-    def _end(self, issued: IssuedTrial, state: TrialState, *, error: str | None = None) -> None:
-        objective = self._progress.trial_ended(issued.trial_id, state)
-        note = self._why_stopped(issued.trial_id) if state is TrialState.EARLY_STOPPED else None
+    def _end(
+        self, issued: IssuedTrial, state: TrialState, *, error: str | None = None, divergence: str | None = None
+    ) -> None:
+        objective = self._progress.trial_ended(issued.trial_id, state, has_diverged=divergence is not None)
+        note = divergence
+        if note is None and state is TrialState.EARLY_STOPPED:
+            note = self._why_stopped(issued.trial_id)
         self._recorder.record(
             TrialEnded(issued.trial_id, issued.attempt, state, objective, error, note),
             after_commit=lambda: self._tidy_checkpoints(issued.trial_id),

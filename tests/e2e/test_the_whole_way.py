@@ -99,8 +99,8 @@ def test_a_posted_study_is_trained_recorded_and_shown_in_mlflow(service: Service
 
 
 def test_a_failing_trial_fails_alone_with_its_traceback(service: Service, client: Client) -> None:
-    rates = {"type": "categorical", "choices": [0.05, 1e18]}
-    spec = spec_for("failing", search_space={"lr": rates}, replicates={"seeds": [0]})
+    devices = {"type": "categorical", "choices": ["cpu", "cuda"]}
+    spec = spec_for("failing", search_space={"device": devices}, replicates={"seeds": [0]})
     spec["train"] = {"dataset": "digits", "epochs": 2}
     study = client.submit(spec).wait(120)
     assert study.state is StudyState.SUCCEEDED
@@ -108,13 +108,31 @@ def test_a_failing_trial_fails_alone_with_its_traceback(service: Service, client
     assert (sound.state, broken.state) == (TrialState.SUCCEEDED, TrialState.FAILED)
     assert broken.attempt == 1
     assert broken.error is not None
-    assert "DivergedError" in broken.error
+    assert "DeviceUnavailableError" in broken.error
     wait_for_export(client, study.id)
     tracked = Tracked(service, "failing")
     run = tracked.children()[broken.id]
     assert (run.info.status, run.data.tags["samstudy.state"]) == ("FAILED", "FAILED")
     assert "error-attempt-1.txt" in tracked.artifacts(run)
     assert tracked.children()[sound.id].info.status == "FINISHED"
+
+
+def test_trainings_that_diverge_are_results_and_end_nothing_else(service: Service, client: Client) -> None:
+    rates = {"type": "categorical", "choices": [1e17, 0.05, 1e18]}
+    spec = spec_for("diverging", search_space={"lr": rates}, replicates={"seeds": [0]}, budget={"max_failed_trials": 0})
+    spec["train"] = {"dataset": "digits", "epochs": 2}
+    study = client.submit(spec).wait(120)
+    assert (study.state, study.reason) == (StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED)
+    first, sound, last = client.trials(study.id)
+    assert sound.state is TrialState.SUCCEEDED
+    wait_for_export(client, study.id)
+    children = Tracked(service, "diverging").children()
+    for trial in (first, last):
+        assert (trial.state, trial.attempt, trial.objective) == (TrialState.EARLY_STOPPED, 1, None)
+        assert str(trial.note).startswith("training diverged: ")
+        run = children[trial.id]
+        assert (run.info.status, run.data.tags["samstudy.state"]) == ("FINISHED", "EARLY_STOPPED")
+        assert run.data.tags["samstudy.note"] == trial.note
 
 
 def test_asha_stops_trials_early_and_mlflow_tells_them_apart(service: Service, client: Client) -> None:

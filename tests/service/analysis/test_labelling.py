@@ -10,7 +10,7 @@ from service.study import Purpose, TrialState
 from tests.service.analysis.records import configuration, trial
 
 SUCCEEDED, FAILED, CANCELLED = TrialState.SUCCEEDED, TrialState.FAILED, TrialState.CANCELLED
-PENDING, RUNNING = TrialState.PENDING, TrialState.RUNNING
+PENDING, RUNNING, STOPPED = TrialState.PENDING, TrialState.RUNNING, TrialState.EARLY_STOPPED
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,8 @@ PENDING, RUNNING = TrialState.PENDING, TrialState.RUNNING
         ((FAILED, FAILED, FAILED), "3 of 3 trials failed"),
         ((SUCCEEDED, FAILED, SUCCEEDED), "1 of 3 trials failed"),
         ((RUNNING, FAILED, PENDING), "1 of 3 trials failed"),
+        ((SUCCEEDED, STOPPED, STOPPED), "2 of 3 trials diverged"),
+        ((SUCCEEDED, STOPPED, FAILED), "2 of 3 trials ended without a value"),
         ((SUCCEEDED, FAILED, CANCELLED), "2 of 3 trials ended without a value"),
         ((SUCCEEDED, RUNNING, PENDING), None),
         ((SUCCEEDED, SUCCEEDED), None),

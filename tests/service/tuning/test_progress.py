@@ -67,6 +67,12 @@ class Driver:
             self.progress.epoch_reported(issued.trial_id, epoch, value)
         return self.progress.trial_ended(issued.trial_id, state)
 
+    def diverge(self, issued: IssuedTrial, *values: float) -> None:
+        """The training diverges after epochs of these values."""
+        for epoch, value in enumerate(values, 1):
+            self.progress.epoch_reported(issued.trial_id, epoch, value)
+        assert self.progress.trial_ended(issued.trial_id, TrialState.EARLY_STOPPED, has_diverged=True) is None
+
     def run_all(self, value: float = 0.5) -> tuple[int, Ending | None]:
         """Runs trials one after the other until there is none: how many, and the ending."""
         ran = 0
@@ -374,6 +380,20 @@ def test_the_algorithm_learns_how_a_configuration_ended(
     assert driver.algorithm.learned == [({"rho": 1.0}, *learned)]
 
 
+def test_what_diverges_with_one_of_its_seeds_is_worth_nothing(drive: Callable[..., Driver]) -> None:
+    driver = drive(replicates={"seeds": [0, 1]})
+    driver.end(driver.issue(), 0.9)
+    driver.diverge(driver.issue(), 0.6, 0.7)
+    assert driver.algorithm.learned == [({"rho": 1.0}, "pruned", None)]
+
+
+def test_a_new_driver_knows_what_has_diverged(drive: Callable[..., Driver], recorded: Any) -> None:
+    for trial, value in zip(recorded.add_configuration({"rho": 1.0}, "", (0, 1))[1], (0.9, None), strict=True):
+        recorded.end(trial.id, value, TrialState.SUCCEEDED if value else TrialState.EARLY_STOPPED)
+    driver = drive(replicates={"seeds": [0, 1]})
+    assert driver.algorithm.learned == [({"rho": 1.0}, "pruned", None)]
+
+
 @pytest.mark.parametrize("lacking", [None, math.inf])
 def test_a_success_without_an_objective_leaves_the_mean_incomplete(
     drive: Callable[..., Driver], recorded: Any, lacking: float | None
@@ -676,16 +696,37 @@ def test_a_study_in_which_no_trial_succeeded_in_time_has_failed(
     assert driver.progress.must_end_now() == Ending(StudyState.FAILED, Reason.BUDGET_EXHAUSTED, said)
 
 
-@pytest.mark.parametrize(("failures", "reason"), [(2, Reason.TOO_MANY_FAILURES), (0, Reason.MAX_TRIALS)])
+@pytest.mark.parametrize(
+    ("failed", "diverged", "reason", "said"),
+    [
+        (2, 0, Reason.TOO_MANY_FAILURES, "no trial succeeded: of 3, 2 failed, the others were stopped early"),
+        (0, 0, Reason.MAX_TRIALS, "no trial succeeded: all 3 were stopped early"),
+        (0, 2, Reason.MAX_TRIALS, "no trial succeeded: of 3, 2 diverged, the others were stopped early"),
+        (1, 2, Reason.TOO_MANY_FAILURES, "no trial succeeded: of 3, 1 failed, 2 diverged"),
+        (0, 3, Reason.MAX_TRIALS, "no trial succeeded: all 3 diverged, so lr or rho is too large"),
+    ],
+)
 def test_a_study_of_which_no_trial_was_trained_to_its_end_has_failed(
-    drive: Callable[..., Driver], failures: int, reason: Reason
+    drive: Callable[..., Driver], failed: int, diverged: int, reason: Reason, said: str
 ) -> None:
     driver = drive(budget={"max_trials": 3, "max_failed_trials": None})
     for number in range(3):
-        state = TrialState.FAILED if number < failures else TrialState.EARLY_STOPPED
-        driver.end(driver.issue(), None if state is TrialState.FAILED else 0.5, state=state)
-    said = f"no trial succeeded: of 3, {failures} failed, the others were stopped early"
+        if number < failed:
+            driver.end(driver.issue(), state=TrialState.FAILED)
+        elif number < failed + diverged:
+            driver.diverge(driver.issue(), 0.5)
+        else:
+            driver.end(driver.issue(), 0.5, state=TrialState.EARLY_STOPPED)
     assert driver.progress.next_trial() == Ending(StudyState.FAILED, reason, said)
+
+
+def test_trainings_that_diverge_are_no_failures(drive: Callable[..., Driver]) -> None:
+    driver = drive(budget={"max_trials": 4, "max_failed_trials": 0})
+    for _ in range(3):
+        driver.diverge(driver.issue())
+        assert driver.progress.must_end_now() is None
+    driver.end(driver.issue(), 0.5)
+    assert driver.progress.next_trial() == succeeded(Reason.MAX_TRIALS)
 
 
 def test_a_driver_that_was_long_in_starting_has_spent_that(drive: Callable[..., Driver], recorded: Any) -> None:

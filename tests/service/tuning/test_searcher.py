@@ -118,6 +118,22 @@ def test_a_worker_that_dies_of_its_start_has_had_an_attempt(tune: Tune) -> None:
     ]
 
 
+def test_a_trial_that_diverges_is_stopped_early_and_worth_nothing(tune: Tune) -> None:
+    trial = tune.ask()
+    tune.start(trial)
+    tune.report(trial, 1)
+    said = "training diverged: val_loss is nan in epoch 2"
+    report = TrialReport("s-1-0", 1, 1, {}, is_last=False, divergence=said).to_tune_result()
+    assert report["done"]
+    tune.callback.on_trial_result(0, tune.trials, trial, report)
+    tune.callback.on_trial_complete(0, tune.trials, trial)
+    assert tune.recorder.reports == [
+        AttemptStarted("s-1-0", 1, "node-1"),
+        EpochReported("s-1-0", 1, 1, {"val_accuracy": 0.5}),
+        TrialEnded("s-1-0", 1, TrialState.EARLY_STOPPED, None, note=said),
+    ]
+
+
 @pytest.mark.parametrize(
     ("slots", "given_back"),
     [(None, 0), (3, 0), (2, 1), (0, 1)],

@@ -127,12 +127,25 @@ def test_the_metrics_lie_where_a_scheduler_looks_for_them(worker: Worker) -> Non
 
 
 def test_an_error_of_the_training_is_a_report(worker: Worker) -> None:
-    result = worker.trial(train={"lr": 1e30}).step()
+    result = worker.trial(train={"device": "cuda"}).step()
     report = TrialReport.from_tune_result(result)
     assert result["done"]
     assert report.error is not None
     assert "Traceback" in report.error
-    assert "DivergedError" in report.error
+    assert "DeviceUnavailableError" in report.error
+    assert report.divergence is None
+
+
+def test_a_training_that_diverges_says_where_and_is_no_error(worker: Worker) -> None:
+    trial = worker.trial(train={"lr": 1e30})
+    result = trial.step()
+    report = TrialReport.from_tune_result(result)
+    assert result["done"]
+    assert (report.error, report.metrics, report.is_last) == (None, {}, False)
+    assert report.divergence is not None
+    assert re.fullmatch(r"training diverged: \w+ is (inf|nan) in epoch 1", report.divergence)
+    assert report.divergence in worker.log()
+    assert "Traceback" not in worker.log()
 
 
 def test_storage_that_fails_does_not_end_the_training(
@@ -296,9 +309,9 @@ def test_the_log_tells_from_where_an_attempt_continues(worker: Worker) -> None:
 
 
 def test_the_log_has_the_traceback_of_a_failure(worker: Worker) -> None:
-    worker.trial(train={"lr": 1e30}).step()
+    worker.trial(train={"device": "cuda"}).step()
     assert "the trial failed: Traceback" in worker.log()
-    assert "DivergedError" in worker.log()
+    assert "DeviceUnavailableError" in worker.log()
 
 
 def test_the_log_says_that_a_checkpoint_is_missing(worker: Worker) -> None:
