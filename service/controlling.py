@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from service.controller import Controller, since_boot_s
+from service.controller import Controller
+from service.controller.clocks import since_boot_s
+from service.controller.leadership import Leadership
 from service.errors import SamstudyError, StoreUnavailableError
 from service.notifying.sender import Sender, SenderOptions
 from service.removing import Remover
@@ -51,6 +53,7 @@ def run_controller(config: Settings) -> None:
     holder = f"{socket.gethostname()}-{secrets.token_hex(4)}:{os.getpid()}"
     jobs = DriverJobs(config.ray_jobs_url, token=config.ray_auth_token.get_secret_value())
     controller = Controller(ReconcilingStore(database), jobs, config, holder=holder)
+    leadership = controller.leadership
     exporter = Exporter(
         ExportStore(database, Lead(CONTROLLER_LEASE, holder)),
         StudyStore(database),
@@ -73,20 +76,20 @@ def run_controller(config: Settings) -> None:
     signal.signal(signal.SIGINT, stop)
 
     def must_stop() -> bool:
-        return stopping.is_set() or not controller.leads
+        return stopping.is_set() or not leadership.leads
 
     exporting_since = 0
 
     def export() -> None:
         nonlocal exporting_since
-        if controller.leads and controller.term != exporting_since:
-            exporting_since = controller.term
+        if leadership.leads and leadership.term != exporting_since:
+            exporting_since = leadership.term
             exporter.start_over()
-        while controller.leads and exporter.export_pending(must_stop).more:
+        while leadership.leads and exporter.export_pending(must_stop).more:
             pass
 
     actions = {
-        "leader": controller.hold_lead,
+        "leader": leadership.hold,
         "reconciler": controller.reconcile,
         "exporter": export,
         "sender": lambda: sender.send_due(must_stop),
@@ -111,7 +114,7 @@ def run_controller(config: Settings) -> None:
     hanging = [thread.name for thread in threads if thread.is_alive()]
     if hanging:
         logger.warning("the process ends before what is under way: %s", ", ".join(hanging))
-    resigning = threading.Thread(target=_resign, args=(controller,), daemon=True)  # the store may be silent too
+    resigning = threading.Thread(target=_resign, args=(leadership,), daemon=True)  # the store may be silent too
     resigning.start()
     resigning.join(_STOPPING_S)
     if hanging or resigning.is_alive():
@@ -146,8 +149,8 @@ def repeat(
         stood_still(clock() - began - pause_s)
 
 
-def _resign(controller: Controller) -> None:
+def _resign(leadership: Leadership) -> None:
     try:
-        controller.resign()
+        leadership.resign()
     except StoreUnavailableError as error:
         logger.warning("%s", error)

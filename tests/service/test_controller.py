@@ -84,14 +84,18 @@ class World:
         self._now -= timedelta(seconds=seconds)
 
     def controller(
-        self, holder: str = "a", store: ReconcilingStore | None = None, asleep: Callable[[], float] = lambda: 0.0
+        self,
+        holder: str = "a",
+        store: ReconcilingStore | None = None,
+        clock: Callable[[], float] | None = None,
+        asleep: Callable[[], float] = lambda: 0.0,
     ) -> Controller:
         return Controller(
             store or ReconcilingStore(self.database),
             cast(DriverJobs, self.jobs),
             self.config,
             holder=holder,
-            clock=lambda: self._monotonic_s,
+            clock=clock or (lambda: self._monotonic_s),
             asleep=asleep,
         )
 
@@ -267,9 +271,9 @@ def test_a_clock_that_goes_back_delays_no_successor(world: World, controller: Co
     world.set_clock_back(3600)
     third = world.controller("c")
     third.reconcile()
-    assert third.leads
+    assert third.leadership.leads
     second.reconcile()
-    assert not second.leads
+    assert not second.leadership.leads
     assert world.studies.get(study.id).driver_attempt == 1
 
 
@@ -396,15 +400,13 @@ def test_a_wish_that_comes_while_neither_driver_nor_cluster_answers_is_not_fulfi
     assert world.studies.get(study.id).state is ended[wish]
 
 
-def test_a_driver_is_lost_although_its_cluster_is_down_for_long(
-    world: World, controller: Controller, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driver_is_lost_although_its_cluster_is_down_for_long(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    ticks = itertools.count()
+    controller = world.controller(clock=lambda: world._monotonic_s + 1e-6 * next(ticks))
     study = world.create()
     controller.reconcile()
     world.jobs.is_down = True
     world.advance(61)
-    ticks = itertools.count()
-    monkeypatch.setattr(controller, "_clock", lambda: world._monotonic_s + 1e-6 * next(ticks))
     for _ in range(3):
         controller.reconcile()
     assert [record.message for record in caplog.records if study.id in record.message] == [
@@ -522,7 +524,7 @@ def test_a_cluster_that_says_nothing_is_asked_once_a_look(
     lost = [world.create() for _ in range(3)]
     controller.reconcile()
     world.advance(100)
-    controller.keep_lead()
+    controller.leadership.renew()
     world.advance(11)
     waiting = [world.create() for _ in range(3)]
     asked: list[str] = []
@@ -570,10 +572,10 @@ def test_the_lead_is_kept_while_the_cluster_lets_the_reconciler_wait(world: Worl
     controller.reconcile()
     for _ in range(5):
         world.advance(5)
-        assert controller.keep_lead()
+        assert controller.leadership.renew()
         other.reconcile()
-        assert (controller.leads, other.leads) == (True, False)
-    assert controller.term == 1
+        assert (controller.leadership.leads, other.leadership.leads) == (True, False)
+    assert controller.leadership.term == 1
 
 
 def test_a_controller_that_hangs_in_a_look_for_good_leads_no_longer(world: World, controller: Controller) -> None:
@@ -583,20 +585,21 @@ def test_a_controller_that_hangs_in_a_look_for_good_leads_no_longer(world: World
     def hang(_claim: DriverClaim) -> None:
         for _ in range(20):
             world.advance(5)
-            controller.hold_lead()
-            leads.append(controller.leads)
+            controller.leadership.hold()
+            leads.append(controller.leadership.leads)
 
     world.jobs.start = hang  # type: ignore[method-assign]
     controller.reconcile()
     assert leads == [True] * 12 + [False] * 8
-    controller.hold_lead()
-    assert controller.leads
+    controller.leadership.hold()
+    assert controller.leadership.leads
 
 
 def test_a_term_that_begins_during_a_look_looks_for_starts_that_nobody_told(world: World) -> None:
     store = ReconcilingStore(world.database)
     controller = world.controller(store=store)
-    controller.reconcile()
+    world.create()
+    controller.reconcile()  # which starts a driver, so that the next look reads what is told
     study, read = world.create(), store.unconfirmed_starts
 
     def read_and_lose_the_lead() -> Any:
@@ -607,11 +610,10 @@ def test_a_term_that_begins_during_a_look_looks_for_starts_that_nobody_told(worl
         assert other.lead(CONTROLLER_LEASE, "b", 1)
         assert other.claim(study.id, 60)
         world.advance(2)
-        controller.keep_lead()
+        controller.leadership.renew()
         return found
 
     store.unconfirmed_starts = read_and_lose_the_lead  # type: ignore[method-assign]
-    controller._starts_unconfirmed = True
     controller.reconcile()
     world.driver(study).heartbeat(10)
     controller.reconcile()
@@ -680,11 +682,11 @@ def test_one_controller_leads_and_the_other_waits(world: World, controller: Cont
     controller.reconcile()
     world.create()
     second.reconcile()
-    assert (controller.leads, second.leads) == (True, False)
+    assert (controller.leadership.leads, second.leadership.leads) == (True, False)
     assert world.jobs.started == []
-    controller.resign()
+    controller.leadership.resign()
     second.reconcile()
-    assert (controller.leads, second.leads) == (False, True)
+    assert (controller.leadership.leads, second.leadership.leads) == (False, True)
     assert len(world.jobs.started) == 1
 
 
@@ -694,19 +696,19 @@ def test_a_controller_that_fell_silent_is_succeeded(world: World, controller: Co
     world.create()
     world.advance(9)
     second.reconcile()
-    assert not second.leads
+    assert not second.leadership.leads
     world.advance(2)
     second.reconcile()
-    assert second.leads
+    assert second.leadership.leads
     controller.reconcile()
-    assert not controller.leads
+    assert not controller.leadership.leads
     assert len(world.jobs.started) == 1
 
 
 def test_a_controller_begins_where_another_stopped(world: World, controller: Controller) -> None:
     study = world.create()
     controller.reconcile()
-    controller.resign()
+    controller.leadership.resign()
     world.advance(61)
     other = world.controller("b")
     other.reconcile()
@@ -843,13 +845,13 @@ def test_a_controller_that_could_not_renew_its_lease_in_time_leads_no_longer(wor
     now = 0.0
     store = ReconcilingStore(world.database)
     controller = Controller(store, cast(DriverJobs, world.jobs), world.config, holder="a", clock=lambda: now)
-    assert not controller.leads
+    assert not controller.leadership.leads
     controller.reconcile()
-    assert controller.leads
+    assert controller.leadership.leads
     now = world.config.lease_s - 0.001
-    assert controller.leads
+    assert controller.leadership.leads
     now = world.config.lease_s
-    assert not controller.leads
+    assert not controller.leadership.leads
 
 
 def slots(world: World, *studies: Study) -> list[int | None]:
