@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from search_spaces.checking import StrictModel
 from search_spaces.parameters import ScalarField
 from service.spec_sections import Confirm, Description, Labels
-from service.store.lifecycle import StudyChanges
+from service.store.changing import StudyChanges
 
 
 class NewPoint(StrictModel):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,23 +14,15 @@ from service.errors import (
     ConfigurationExistsError,
     FieldProblem,
     InvalidPointError,
-    InvalidSpecError,
     InvalidTransitionError,
 )
 from service.spec import StudySpec, accepted_spec
-from service.spec_checks import confirming_number_problem
-from service.spec_sections import Budget, Confirm
+from service.spec_sections import Budget
 from service.store import records, tables
+from service.store.changing import ChangePlan, StudyChanges, plan_change
 from service.store.database import Database
 from service.store.demands import at_target
 from service.store.inserting import insert_configuration, last_number
-from service.store.reopening import (
-    check_confirming,
-    check_confirming_change,
-    check_going_on,
-    raised_limits,
-    trials_cut_off,
-)
 from service.store.spending import used_up
 from service.store.summaries import summarise_configurations
 from service.study import (
@@ -46,20 +37,6 @@ from service.study import (
     TrialState,
 )
 from trainers.config import InvalidTrainConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class StudyChanges:
-    """What a user changes of a study; what is None or left out stays.
-
-    budget: the given limits only, None in it being no limit. labels: all of them, those before are replaced.
-    confirm: the whole section.
-    """
-
-    budget: Mapping[str, Any] = field(default_factory=dict)
-    confirm: Confirm | None = None
-    labels: Mapping[str, str] | None = None
-    description: str | None = None
 
 
 class LifecycleStore:
@@ -78,7 +55,7 @@ class LifecycleStore:
         with self._database.writing() as connection:
             study, state, now = self._locked(connection, study_id, if_version)
             if study.intent in (Intent.STOP, Intent.CANCEL) or state.is_final:
-                raise _impossible(study, "paused")
+                raise records.impossible(study, "paused")
             if study.intent != Intent.PAUSE:
                 study = self._want(connection, study, Intent.PAUSE, now)
                 if state is StudyState.QUEUED:
@@ -92,7 +69,7 @@ class LifecycleStore:
         with self._database.writing() as connection:
             study, state, now = self._locked(connection, study_id, if_version)
             if study.intent in (Intent.STOP, Intent.CANCEL) or state.is_final:
-                raise _impossible(study, "resumed")
+                raise records.impossible(study, "resumed")
             if study.intent == Intent.PAUSE:
                 study = self._want(connection, study, Intent.RUN, now)
                 if state is StudyState.PAUSED:
@@ -111,7 +88,7 @@ class LifecycleStore:
             pausing = state is StudyState.STOPPING and study.intent == Intent.PAUSE
             is_stopped = state.is_final and study.intent == Intent.STOP
             if study.intent == Intent.CANCEL or pausing or (state.is_final and not is_stopped):
-                raise _impossible(study, "stopped")
+                raise records.impossible(study, "stopped")
             if study.intent != Intent.STOP:
                 study = self._want(connection, study, Intent.STOP, now)
                 if state is StudyState.RUNNING:
@@ -125,7 +102,7 @@ class LifecycleStore:
         with self._database.writing() as connection:
             study, state, now = self._locked(connection, study_id, if_version)
             if state.is_final and state is not StudyState.CANCELLED:
-                raise _impossible(study, "cancelled")
+                raise records.impossible(study, "cancelled")
             if not state.is_final and study.intent != Intent.CANCEL:
                 study = self._want(connection, study, Intent.CANCEL, now)
                 if not state.has_driver:
@@ -178,37 +155,9 @@ class LifecycleStore:
         Raises InvalidSpecError, and InvalidTransitionError where another limit would end the study at once.
         """
         with self._database.writing() as connection:
-            study, state, now = self._locked(connection, study_id, if_version)
-            spec = _changed(study.spec, changes)
-            budget = spec.budget.model_dump(mode="json")
-            raised = raised_limits(study.spec["budget"], budget)
-            ends = study.intent in (Intent.STOP, Intent.CANCEL) and not state.is_final
-            if ends and spec.budget != Budget.model_validate(study.spec["budget"]):
-                raise _impossible(study, "given another budget")
-            confirms = changes.confirm is not None and state.is_final and check_confirming(connection, study, spec)
-            if changes.confirm is not None and not state.is_final and spec.confirm != accepted_spec(study.spec).confirm:
-                if ends:
-                    raise _impossible(study, "told what to confirm")
-                check_confirming_change(connection, study, spec)
-            asks_for_more = "max_trials" in raised if confirms else bool(raised)
-            searches = state.is_final and asks_for_more and check_going_on(connection, study, spec)
-            reopens = confirms or searches
-            shows_again = {"archived": False} if reopens and study.archived_at else {}
-            values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
-            records.touch_study(connection, study_id, version=study.version + 1, **values)
-            data = {
-                "budget": budget,
-                "confirm": spec.confirm and spec.confirm.model_dump(mode="json"),
-                "labels": spec.labels,
-                "description": spec.description,
-                **shows_again,
-            }
-            records.add_event(connection, study_id, "study.changed", data, at=now)
-            if reopens:
-                cut_off = trials_cut_off(connection, study_id, spec, searches=searches)
-                self._reopen_trials(connection, study_id, cut_off, now)
-                study = self._want(connection, study, Intent.RUN, now)
-                self._queue(connection, study, now, driver_losses=0, archived_at=None)
+            study, _state, now = self._locked(connection, study_id, if_version)
+            plan = plan_change(connection, study, changes)
+            self._write_change(connection, study, plan, now)
             return self._study(connection, study_id)
 
     def enqueue(
@@ -224,7 +173,7 @@ class LifecycleStore:
                 study, state, now = self._locked(connection, study_id, if_version)
                 if state.is_final or study.intent in (Intent.STOP, Intent.CANCEL):
                     first = " before a larger budget.max_trials lets it go on" if _goes_on(study) else ""
-                    raise _impossible(study, f"given another point{first}")
+                    raise records.impossible(study, f"given another point{first}")
                 if study.id in at_target(connection, [study]):
                     raise InvalidTransitionError(
                         f"study {study_id!r} has reached objective.target: it begins no other point"
@@ -293,6 +242,17 @@ class LifecycleStore:
         records.check_version(study, if_version)
         return study, StudyState(study.state), self._database.now(connection)
 
+    def _write_change(self, connection: Connection, study: Row[Any], plan: ChangePlan, now: datetime) -> None:
+        spec = plan.spec
+        values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
+        records.touch_study(connection, study.id, version=study.version + 1, **values)
+        shows_again = {"archived": False} if plan.reopens and study.archived_at else {}
+        records.add_event(connection, study.id, "study.changed", {**plan.told(), **shows_again}, at=now)
+        if plan.reopens:
+            self._reopen_trials(connection, study.id, plan.cut_off, now)
+            study = self._want(connection, study, Intent.RUN, now)
+            self._queue(connection, study, now, driver_losses=0, archived_at=None)
+
     @staticmethod
     def _want(connection: Connection, study: Row[Any], intent: Intent, now: datetime) -> Row[Any]:
         records.touch_study(connection, study.id, intent=intent, intent_at=now, version=tables.studies.c.version + 1)
@@ -321,7 +281,7 @@ class LifecycleStore:
 
     @staticmethod
     def _reopen_trials(
-        connection: Connection, study_id: str, trial_ids: list[str], now: datetime, **values: Any
+        connection: Connection, study_id: str, trial_ids: Sequence[str], now: datetime, **values: Any
     ) -> None:
         """Those that their user retries begin anew with their limits: retried_after says so. The others go on."""
         table = tables.trials
@@ -342,28 +302,6 @@ def _goes_on(study: Row[Any]) -> bool:
     """Whether a larger budget lets it: not on its way to its end, nor at its target, nor where its drivers failed."""
     at_its_end = study.reason in (Reason.TARGET_REACHED, Reason.DRIVER_FAILED, Reason.SPACE_EXHAUSTED)
     return StudyState(study.state).is_final and not at_its_end
-
-
-def _impossible(study: Row[Any], participle: str) -> InvalidTransitionError:
-    if StudyState(study.state).is_final:
-        return InvalidTransitionError(
-            f"study {study.id!r} has already ended as {study.state}: it cannot be {participle}"
-        )
-    on_its_way = {Intent.PAUSE: "paused", Intent.STOP: "stopped", Intent.CANCEL: "cancelled"}.get(study.intent)
-    return InvalidTransitionError(f"study {study.id!r} is being {on_its_way}: it cannot be {participle}")
-
-
-def _changed(spec: Mapping[str, Any], changes: StudyChanges) -> StudySpec:
-    changed = {**spec, "budget": {**spec["budget"], **changes.budget}}
-    if changes.labels is not None:
-        changed["labels"] = dict(changes.labels)
-    if changes.description is not None:
-        changed["description"] = changes.description
-    if changes.confirm is not None:
-        if problem := confirming_number_problem(changes.confirm):
-            raise InvalidSpecError([problem])
-        changed["confirm"] = changes.confirm.model_dump(mode="json")
-    return accepted_spec(changed)
 
 
 def _checked_point(spec: StudySpec, point: Mapping[str, Scalar]) -> Point:

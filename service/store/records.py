@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from sqlalchemy import Connection, Row, Select, Table, insert, select, update
 
-from service.errors import StudyNotFoundError, VersionConflictError
+from service.errors import InvalidTransitionError, StudyNotFoundError, VersionConflictError
 from service.store import tables
 from service.store.outbox import put_into_outbox
 from service.store.sleeping import awake_s, sleeps_of
@@ -66,6 +66,16 @@ def check_version(study: Row[Any], if_version: int | None) -> None:
         raise VersionConflictError(
             f"study {study.id!r} is at version {study.version} by now, not at {if_version}: read it again"
         )
+
+
+def impossible(study: Row[Any], participle: str) -> InvalidTransitionError:
+    """Says why a study that has ended, or is on its way there or to its pause, cannot be `participle`."""
+    if StudyState(study.state).is_final:
+        return InvalidTransitionError(
+            f"study {study.id!r} has already ended as {study.state}: it cannot be {participle}"
+        )
+    on_its_way = {Intent.PAUSE: "paused", Intent.STOP: "stopped", Intent.CANCEL: "cancelled"}.get(study.intent)
+    return InvalidTransitionError(f"study {study.id!r} is being {on_its_way}: it cannot be {participle}")
 
 
 def add_event(

@@ -26,8 +26,9 @@ from service.client import Client
 from service.errors import ServiceUnavailableError
 from service.settings import settings
 from service.store import tables
+from service.store.changing import StudyChanges
 from service.store.database import Database
-from service.store.lifecycle import LifecycleStore, StudyChanges
+from service.store.lifecycle import LifecycleStore
 from service.store.reports import EpochReported, TrialEnded
 from service.store.studies import NewStudy
 from service.study import StudyState, TrialState

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
+from service.store.changing import StudyChanges
 from service.store.database import Database
-from service.store.lifecycle import StudyChanges
 from service.store.reconciling import DriverClaim, ReconcilingStore
 from service.store.tidying import TidyingStore, UntidyStudy
 from service.study import Study, StudyState, Trial

@@ -16,9 +16,10 @@ from service.access import NewKey, Role
 from service.api import events
 from service.settings import Settings
 from service.store import tables
+from service.store.changing import StudyChanges
 from service.store.database import Database
 from service.store.keys import KeyStore
-from service.store.lifecycle import LifecycleStore, StudyChanges
+from service.store.lifecycle import LifecycleStore
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi

@@ -8,9 +8,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.store import tables
+from service.store.changing import StudyChanges
 from service.store.database import Database
 from service.store.exporting import ExportStore
-from service.store.lifecycle import LifecycleStore, StudyChanges
+from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import ReconcilingStore
 from service.store.studies import StudyStore
 from service.study import Study, StudyState

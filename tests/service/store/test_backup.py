@@ -27,10 +27,10 @@ from service.errors import (
 )
 from service.store import tables
 from service.store.backup import JUMP, check_backup, restore_backup, write_backup
+from service.store.changing import StudyChanges
 from service.store.database import Database, known_revisions, upgrade
 from service.store.driving import DrivingStore
 from service.store.keys import KeyStore
-from service.store.lifecycle import StudyChanges
 from service.store.reconciling import ReconcilingStore
 from service.store.reports import AttemptStarted, TrialEnded
 from service.store.studies import StudyStore

@@ -11,9 +11,9 @@ from service.placement import Node
 from service.shares import fair_shares
 from service.spec import parse_spec
 from service.store import tables
+from service.store.changing import StudyChanges
 from service.store.demands import at_target
 from service.store.driving import DrivingStore
-from service.store.lifecycle import StudyChanges
 from service.store.reports import AttemptPaused, AttemptStarted, TrialEnded
 from service.study import Purpose, Reason, Study, StudyState, Trial, TrialState
 from service.tuning.algorithms import algorithm_for

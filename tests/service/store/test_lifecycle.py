@@ -20,9 +20,10 @@ from service.errors import (
 from service.spec import accepted_spec, parse_spec
 from service.spec_sections import Confirm
 from service.store import records, tables
+from service.store.changing import StudyChanges
 from service.store.driving import DrivingStore
 from service.store.inserting import insert_configuration
-from service.store.lifecycle import LifecycleStore, StudyChanges
+from service.store.lifecycle import LifecycleStore
 from service.store.reconciling import DriverClaim
 from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, TrialEnded
 from service.study import Intent, Origin, Reason, Study, StudyState, TrialState

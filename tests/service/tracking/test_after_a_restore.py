@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from service.store.backup import restore_backup, write_backup
+from service.store.changing import StudyChanges
 from service.store.database import Database
 from service.store.driving import DrivingStore
 from service.store.exporting import ExportStore
-from service.store.lifecycle import StudyChanges
 from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported, TrialEnded
 from service.study import Reason, Study, StudyState, TrialState

@@ -17,9 +17,9 @@ import yaml
 from mlflow import MlflowClient
 
 from service.spec import parse_spec
+from service.store.changing import StudyChanges
 from service.store.database import Database
 from service.store.exporting import ExportStore
-from service.store.lifecycle import StudyChanges
 from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported, TrialEnded
 from service.store.studies import NewStudy, StudyStore

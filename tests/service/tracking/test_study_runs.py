@@ -10,9 +10,9 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
+from service.store.changing import StudyChanges
 from service.store.database import Database
 from service.store.exporting import ExportStore
-from service.store.lifecycle import StudyChanges
 from service.store.reconciling import ReconcilingStore
 from service.store.reports import EpochReported, TrialEnded
 from service.study import Scalar, TrialState

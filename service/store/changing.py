@@ -1,0 +1,116 @@
+"""What becomes of a study that its user changes: planned from the study and what is asked for, before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from service.errors import InvalidSpecError
+from service.spec import StudySpec, accepted_spec
+from service.spec_checks import confirming_number_problem
+from service.spec_sections import Budget, Confirm
+from service.store import records
+from service.store.reopening import (
+    check_confirming,
+    check_confirming_change,
+    check_going_on,
+    raised_limits,
+    trials_cut_off,
+)
+from service.study import Intent, StudyState
+
+
+@dataclass(frozen=True, slots=True)
+class StudyChanges:
+    """What a user changes of a study; what is None or left out stays.
+
+    budget: the given limits only, None in it being no limit. labels: all of them, those before are replaced.
+    confirm: the whole section.
+    """
+
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    confirm: Confirm | None = None
+    labels: Mapping[str, str] | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePlan:
+    """What the changes come to.
+
+    spec: the study's from then on. reopens: whether the study, which has ended, goes on. cut_off: ids of its cancelled
+    trials that run after all then.
+    """
+
+    spec: StudySpec
+    reopens: bool = False
+    cut_off: Sequence[str] = ()
+
+    def told(self) -> dict[str, Any]:
+        """What can be changed, as the event of the change tells it."""
+        return {
+            "budget": self.spec.budget.model_dump(mode="json"),
+            "confirm": self.spec.confirm and self.spec.confirm.model_dump(mode="json"),
+            "labels": self.spec.labels,
+            "description": self.spec.description,
+        }
+
+
+def plan_change(connection: Connection, study: Row[Any], changes: StudyChanges) -> ChangePlan:
+    """Plans the change of a locked study; it reads the store, and writes nothing.
+
+    Raises InvalidSpecError, and InvalidTransitionError where the study as it is cannot be changed so, or would only be
+    ended again at once.
+    """
+    spec, is_told_to_confirm = _changed(study.spec, changes), changes.confirm is not None
+    if StudyState(study.state).is_final:
+        return _plan_for_ended(connection, study, spec, is_told_to_confirm=is_told_to_confirm)
+    _check_unended(connection, study, spec, is_told_to_confirm=is_told_to_confirm)
+    return ChangePlan(spec)
+
+
+def _changed(spec: Mapping[str, Any], changes: StudyChanges) -> StudySpec:
+    changed = {**spec, "budget": {**spec["budget"], **changes.budget}}
+    if changes.labels is not None:
+        changed["labels"] = dict(changes.labels)
+    if changes.description is not None:
+        changed["description"] = changes.description
+    if changes.confirm is not None:
+        if problem := confirming_number_problem(changes.confirm):
+            raise InvalidSpecError([problem])
+        changed["confirm"] = changes.confirm.model_dump(mode="json")
+    return accepted_spec(changed)
+
+
+def _plan_for_ended(
+    connection: Connection, study: Row[Any], spec: StudySpec, *, is_told_to_confirm: bool
+) -> ChangePlan:
+    """A study that has ended goes on where there is more for it to confirm, or where a raised limit lets it search on.
+
+    Where it confirms, only a raised max_trials asks for more search. Raises InvalidTransitionError.
+    """
+    confirms = is_told_to_confirm and check_confirming(connection, study, spec)
+    raised = raised_limits(study.spec["budget"], spec.budget.model_dump(mode="json"))
+    asks_for_more = "max_trials" in raised if confirms else bool(raised)
+    searches = asks_for_more and check_going_on(connection, study, spec)
+    if not (confirms or searches):
+        return ChangePlan(spec)
+    cut_off = trials_cut_off(connection, study.id, spec, searches=searches)
+    return ChangePlan(spec, reopens=True, cut_off=cut_off)
+
+
+def _check_unended(connection: Connection, study: Row[Any], spec: StudySpec, *, is_told_to_confirm: bool) -> None:
+    """Raises InvalidTransitionError where a study that has not ended cannot be changed so.
+
+    One on its way to its end is given no other work.
+    """
+    ends = study.intent in (Intent.STOP, Intent.CANCEL)
+    if ends and spec.budget != Budget.model_validate(study.spec["budget"]):
+        raise records.impossible(study, "given another budget")
+    if is_told_to_confirm and spec.confirm != accepted_spec(study.spec).confirm:
+        if ends:
+            raise records.impossible(study, "told what to confirm")
+        check_confirming_change(connection, study, spec)
