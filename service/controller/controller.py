@@ -36,24 +36,24 @@ class Controller:
         asleep: Callable[[], float] = asleep_since_boot_s,
     ) -> None:
         self._store = store
-        self._jobs = guarded = GuardedJobs(jobs)
+        self._jobs = GuardedJobs(jobs)
         self.leadership = Leadership(store, holder, lease_s=config.lease_s, clock=clock)
         giving_way = GivingWay(config.node_grace_s)
-        self._starts = Starts(store, guarded, lease_s=config.startup_lease_s, clock=clock)
+        self._starts = Starts(store, self._jobs, lease_s=config.startup_lease_s, clock=clock)
         self._lost_drivers = LostDrivers(
-            store, guarded, self.leadership, giving_way, lease_s=config.lease_s, clock=clock, asleep=asleep
+            store, self._jobs, self.leadership, giving_way, lease_s=config.lease_s, clock=clock, asleep=asleep
         )
-        self._cancels = Cancels(store, guarded, grace_s=config.cancel_grace_s, clock=clock)
+        self._cancels = Cancels(store, self._jobs, grace_s=config.cancel_grace_s, clock=clock)
         self._queue = StudyQueue(
             store,
-            guarded,
+            self._jobs,
             self._starts,
             giving_way,
             max_running=config.max_running_studies,
             room_interval_s=config.share_interval_s,
             clock=clock,
         )
-        self._sharing = Sharing(store, guarded, interval_s=config.share_interval_s, clock=clock)
+        self._sharing = Sharing(store, self._jobs, interval_s=config.share_interval_s, clock=clock)
 
     def reconcile(self) -> None:
         """One look at the store, and where it leads, what that look asks for. Raises StoreUnavailableError."""
