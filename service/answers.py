@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from search_spaces import SearchSpace
+from search_spaces import Point, SearchSpace
 from service.access import ApiKey
 from service.analysis.aggregation import ConfigurationResult, Summary
 from service.analysis.comparison import Comparison
@@ -95,6 +95,7 @@ class BestConfiguration(_Answer):
 class TrialOverview(Trial):
     """A trial as a list shows it."""
 
+    point: Point = Field(description="its configuration's value of each parameter that is active there")
     pending_reason: str | None = Field(description="why it waits, in plain words; null where it does not wait")
 
 

@@ -43,14 +43,17 @@ def grid_axis(values: Sequence[Scalar]) -> Axis:
     return Axis(positions, -0.5, count - 0.5, False, [float(index) for index in range(len(values))], labels)
 
 
-def scale_axis(values: Sequence[Scalar]) -> Axis:
-    """Numbers at their places, logarithmic where they lie so; with words among them every value in turn."""
+def scale_axis(values: Sequence[Scalar], *, is_log: bool | None = None) -> Axis:
+    """Numbers at their places; with words among them every value in turn.
+
+    is_log: whether their logarithms are what is evenly spread; None where nobody has said so, and they show it.
+    """
     numbers = [float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
     if len(numbers) < len(values) or not numbers:
         return grid_axis(values)
     positions = {scalar_key(value): number for value, number in zip(values, numbers, strict=True)}
     low, high = min(numbers), max(numbers)
-    if _lie_logarithmically(numbers):
+    if low > 0 and (_lie_logarithmically(numbers) if is_log is None else is_log):
         margin = high**0.05 / low**0.05
         low, high = max(low / margin, sys.float_info.min), min(high * margin, _LARGEST)
         ticks = _log_ticks(low, high)

@@ -53,7 +53,8 @@ def heat_map_png(surface: Surface, *, title: str, metric: str) -> bytes:
 
 def scatter_png(surface: Surface, *, title: str, metric: str) -> bytes:
     """One point for each pair of values; its size says how far its seeds lie apart."""
-    x, y = scale_axis(surface.x_values), scale_axis(surface.y_values)
+    x = scale_axis(surface.x_values, is_log=surface.x_log)
+    y = scale_axis(surface.y_values, is_log=surface.y_log)
     canvas = _Canvas(surface, title, metric, _SCATTER_WIDTH, _SCATTER_HEIGHT, _room_for(y))
     largest = max((cell.objective.std or 0.0 for cell in canvas.cells if cell.objective), default=0.0)
     for axes, panel in canvas.panels:

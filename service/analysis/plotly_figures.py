@@ -58,7 +58,8 @@ def heat_map_html(surface: Surface, *, title: str, metric: str) -> str:
 def scatter_html(surface: Surface, *, title: str, metric: str) -> str:
     """One point for each pair of values; its size says how far its seeds lie apart."""
     drawing = _Drawing.of(surface, title, metric)
-    x, y = scale_axis(surface.x_values), scale_axis(surface.y_values)
+    x = scale_axis(surface.x_values, is_log=surface.x_log)
+    y = scale_axis(surface.y_values, is_log=surface.y_log)
     everything = [cell.objective.std or 0.0 for panel in surface.panels for cell in panel.cells if cell.objective]
     largest = max(everything, default=0.0)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from search_spaces import scalar_key
+from search_spaces import FloatParameter, IntParameter, Parameter, scalar_key
 from service.analysis.aggregation import ConfigurationSummary, Summary, best
 from service.study import Scalar
 
@@ -58,6 +58,10 @@ class Surface(BaseModel):
     mode: Literal["max", "min"]
     x_values: list[Scalar] = Field(description="numbers ascending, then words such as 1/t")
     y_values: list[Scalar]
+    x_log: bool | None = Field(
+        description="whether x is searched by its logarithm; null where it is picked from a list"
+    )
+    y_log: bool | None
     panel: str | None = Field(description="the parameter that tells the panels apart")
     panels: list[Panel]
     best: Cell | None = Field(description="the best configuration; null where none has a result")
@@ -68,13 +72,15 @@ def surface(
     results: Sequence[ConfigurationSummary],
     *,
     mode: Literal["max", "min"],
+    parameters: Mapping[str, Parameter] | None = None,
     x: str = "lambda",
     y: str = "rho",
     panel: str | None = None,
 ) -> Surface:
     """Arranges the results over parameters `x` and `y`.
 
-    panel: the parameter to tell panels apart by; None chooses one (see `panel_parameter`), NO_PANELS takes none.
+    parameters: those of the search space; None: nothing is known of their scales. panel: the parameter to tell panels
+    apart by; None chooses one (see `panel_parameter`), NO_PANELS takes none.
     Where several configurations lie in one cell, the best of them is shown, as the study's best is chosen.
     """
     placed = [result for result in results if x in result.configuration.point and y in result.configuration.point]
@@ -96,6 +102,8 @@ def surface(
         mode=mode,
         x_values=ordered(result.configuration.point[x] for result in placed),
         y_values=ordered(result.configuration.point[y] for result in placed),
+        x_log=_is_log((parameters or {}).get(x)),
+        y_log=_is_log((parameters or {}).get(y)),
         panel=panel,
         panels=panels,
         best=next(
@@ -132,6 +140,10 @@ def ordered(values: Iterable[Scalar]) -> list[Scalar]:
     """Each value once: numbers ascending, then booleans, then words; 1/t before 1-1/t, as the paper has them."""
     distinct = {scalar_key(value): value for value in reversed(list(values))}
     return sorted(distinct.values(), key=_order)
+
+
+def _is_log(parameter: Parameter | None) -> bool | None:
+    return parameter.log if isinstance(parameter, FloatParameter | IntParameter) else None
 
 
 def _cells(results: Iterable[ConfigurationSummary], mode: Literal["max", "min"], x: str, y: str) -> list[Cell]:

@@ -84,7 +84,7 @@ def read_surface(
     if unknown:
         raise InvalidRequestError("; ".join(problem.message for problem in unknown), problems=unknown)
     results = studies.summaries(study_id)
-    return surface(results, mode=reading.objective_of(study).mode, x=x, y=y, panel=panel)
+    return surface(results, mode=reading.objective_of(study).mode, parameters=known, x=x, y=y, panel=panel)
 
 
 @router.get(

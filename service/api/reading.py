@@ -87,7 +87,11 @@ def configuration_list(page: ConfigurationPage) -> ConfigurationList:
 def trial_list(page: TrialPage) -> TrialList:
     """The trials, those that wait with the reason."""
     overviews = [
-        TrialOverview(**dict(trial), pending_reason=pending_reason(page.study, trial, page.care))
+        TrialOverview(
+            **dict(trial),
+            point=page.points[trial.configuration_id],
+            pending_reason=pending_reason(page.study, trial, page.care),
+        )
         for trial in page.trials
     ]
     return TrialList(trials=overviews, next_page_token=page.next_page_token)
@@ -97,7 +101,8 @@ def trial_detail(store: StudyStore, study_id: str, trial_id: str) -> TrialDetail
     """A trial with its attempts. Raises StudyNotFoundError, TrialNotFoundError."""
     standing = store.trial_standing(study_id, trial_id)
     reason = pending_reason(standing.study, standing.trial, standing.care)
-    return TrialDetail(**dict(standing.trial), pending_reason=reason, attempts=store.attempts(study_id, trial_id))
+    attempts = store.attempts(study_id, trial_id)
+    return TrialDetail(**dict(standing.trial), point=standing.point, pending_reason=reason, attempts=attempts)
 
 
 def _result(found: Best | None) -> ConfigurationResult | None:

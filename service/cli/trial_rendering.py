@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from service.analysis.labelling import symbol
+from service.analysis.labelling import symbol, value_label
 from service.answers import Importances, TrialOverview
 from service.cli.rendering import metric_label, plain_table, shown_number
 from service.spec import Objective
@@ -21,18 +21,25 @@ _MOST_NAMED = 3
 
 
 def trials_table(trials: Sequence[TrialOverview], *, objective: Objective) -> Iterator[RenderableType]:
-    """Trials, one a line, what confirms is marked; below them what is to be said of some, each thing once."""
-    columns = ("trial", "seed", "state", "attempts", "epochs", metric_label(objective))
-    table = plain_table(*columns, ids=["trial", "state"])
+    """Trials, one a line, what confirms is marked; below them what is to be said of some, each thing once.
+
+    Their attempts are shown where one has had more than one.
+    """
+    names = list(dict.fromkeys(name for trial in trials for name in trial.point))
+    attempts = ["attempts"] if any(trial.attempt > 1 for trial in trials) else []
+    symbols = [symbol(name) for name in names]
+    columns = ("trial", *symbols, "seed", "state", *attempts, "epochs", metric_label(objective))
+    table = plain_table(*columns, ids=["trial", *symbols, "state"])
     said: defaultdict[str, list[str]] = defaultdict(list)
     for trial in trials:
         if words := trial.pending_reason or trial.note or _last_line(trial.error):
             said[words].append(trial.id)
         table.add_row(
             trial.id,
+            *(value_label(trial.point[name]) if name in trial.point else "" for name in names),
             f"{trial.seed}{' (confirms)' * (trial.purpose is Purpose.CONFIRM)}",
             Text(trial.state, style=_STYLES.get(trial.state, "")),
-            str(trial.attempt),
+            *([str(trial.attempt)] if attempts else []),
             str(trial.epochs_done),
             "" if trial.objective is None else shown_number(trial.objective, objective.metric),
         )

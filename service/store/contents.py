@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, select, true
 
+from search_spaces import Point
 from service.analysis.aggregation import ConfigurationSummary, summary_of
 from service.analysis.trial_tables import TrialRow
 from service.analysis.waiting import Care
@@ -51,20 +52,22 @@ class StudyStanding:
 
 @dataclass(frozen=True, slots=True)
 class TrialPage:
-    """One page of a study's trials; next_page_token is None on the last."""
+    """One page of a study's trials; next_page_token is None on the last. points: by configuration id."""
 
     study: Study
     trials: list[Trial]
+    points: dict[str, Point]
     care: Care
     next_page_token: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class TrialStanding:
-    """A trial and its study."""
+    """A trial, its configuration's point and its study."""
 
     study: Study
     trial: Trial
+    point: Point
     care: Care
 
 
@@ -201,7 +204,8 @@ class StudyContents:
             row = self._study_row(connection, study_id)
             found, token = keyset.read(connection, query, Trial, page_size=page_size, page_token=page_token)
             care = self._care(connection, row, running=_running(connection, study_id))
-            return TrialPage(records.as_record(Study, row), found, care, token)
+            points = _points(connection, found)
+            return TrialPage(records.as_record(Study, row), found, points, care, token)
 
     def trial(self, study_id: str, trial_id: str) -> Trial:
         """Raises TrialNotFoundError."""
@@ -215,7 +219,8 @@ class StudyContents:
             row = self._study_row(connection, study_id)
             trial = _trial(connection, study_id, trial_id)
             care = self._care(connection, row, running=_running(connection, study_id))
-            return TrialStanding(records.as_record(Study, row), trial, care)
+            (point,) = _points(connection, [trial]).values()
+            return TrialStanding(records.as_record(Study, row), trial, point, care)
 
     def attempts(self, study_id: str, trial_id: str) -> list[Attempt]:
         """Every execution of a trial, the first one first. Raises TrialNotFoundError."""
@@ -335,6 +340,16 @@ _SOURCE = {"trial_id": "id", "configuration_number": "number", "attempts": "atte
 def _trials(condition: ColumnElement[bool]) -> Select[Any]:
     table = tables.trials
     return records.selected(table, Trial).where(condition).order_by(table.c.number)
+
+
+def _points(connection: Connection, trials: Iterable[Trial]) -> dict[str, Point]:
+    """The points of these trials, by the ids of their configurations."""
+    table = tables.configurations
+    points: dict[str, Point] = {}
+    for ids in records.in_parts(list(dict.fromkeys(trial.configuration_id for trial in trials))):
+        found = connection.execute(select(table.c.id, table.c.point).where(table.c.id.in_(ids)))
+        points.update({row.id: row.point for row in found})
+    return points
 
 
 def _trial(connection: Connection, study_id: str, trial_id: str) -> Trial:

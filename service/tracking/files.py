@@ -33,7 +33,7 @@ def result_files(study: Study, spec: StudySpec, results: Sequence[ConfigurationR
     axes = surface_axes(list(spec.space.parameters))
     if axes:
         x, y = axes
-        shown = surface(results, mode=spec.objective.mode, x=x, y=y)
+        shown = surface(results, mode=spec.objective.mode, parameters=spec.space.parameters, x=x, y=y)
         title = study.name + (" (best epoch)" if spec.objective.at == "best" else "")
         files[f"{x}_{y}.png"] = heat_map_png(shown, title=title, metric=spec.objective.metric)
         files[f"{x}_{y}.html"] = heat_map_html(shown, title=title, metric=spec.objective.metric).encode()

@@ -308,19 +308,41 @@ class TestTrials:
         driver.add_confirming_trials(first.configuration_id, [7])
         driver.heartbeat(60)
         said = command("trials", study.id)
-        assert f"{first.id} 0 SUCCEEDED 1 3 90.0" in said
-        assert f"{second.id} 1 FAILED 1 0" in said
+        assert f"{first.id} 0 0.1 0 SUCCEEDED 3 90.0" in said
+        assert f"{second.id} 0 0.1 1 FAILED 0" in said
         assert f"{second.id}: ValueError: no" in said
-        assert f"{third.id} 0 EARLY_STOPPED 1 1 50.0" in said
+        assert f"{third.id} 1 0.1 0 EARLY_STOPPED 1 50.0" in said
         assert f"{third.id}: behind 3 others" in said
-        assert "7 (confirms) PENDING 0 0" in said
+        assert "0 0.1 7 (confirms) PENDING 0" in said
         assert ": budget.max_concurrent_trials is 1, and 1 train" in said
-        assert command("trials", study.id, "--state", "running").startswith("trial seed state")
+        assert command("trials", study.id, "--state", "running").startswith("trial λ ρ seed state epochs")
         assert "the first 1 of 5; --limit 5 shows all" in command("trials", study.id, "--limit", "1")
         assert "the first 1 of 2;" in command(
             "trials", study.id, "--limit", "1", "--state", "FAILED", "--state", "SUCCEEDED"
         )
         assert command("trials", life.create().id) == "no trials"
+
+    def test_attempts_are_shown_where_a_trial_has_had_several(self, command: Command, life: Life) -> None:
+        study = life.create()
+        driver = life.start(study)
+        first, _ = life.propose(driver, {"lambda": "1/t", "rho": 0.1})
+        life.begin(driver, first)
+        assert "attempts" not in command("trials", study.id)
+        life.lose(driver, first)
+        life.begin(driver, first, 2)
+        said = command("trials", study.id)
+        assert said.startswith("trial λ ρ seed state attempts epochs")
+        assert f"{first.id} 1/t 0.1 0 RUNNING 2 0" in said
+
+    def test_a_parameter_that_is_inactive_has_no_value(self, command: Command, life: Life) -> None:
+        study = life.create()
+        driver = life.start(study)
+        (plain,) = life.propose(driver, {"sampling": "uniform"}, (0,))
+        (other,) = life.propose(driver, {"sampling": "gradient_norm", "presample_factor": 3}, (0,))
+        said = command("trials", study.id)
+        assert said.startswith("trial sampling presample_factor seed")
+        assert f"{plain.id} uniform 0 PENDING 0" in said
+        assert f"{other.id} gradient_norm 3 0 PENDING 0" in said
 
     def test_what_is_said_of_many_trials_is_said_once(self, command: Command, life: Life) -> None:
         study = life.create()
@@ -342,8 +364,8 @@ class TestTrials:
         first, second = life.propose(driver, {"lambda": 0.0, "rho": 0.1})
         life.fail(driver, first, "RuntimeError: a long story of what went wrong in this trial, which nobody cuts short")
         said = command("trials", study.id)
-        assert f"{first.id} 0 FAILED 1" in said
-        assert f"{second.id} 1 PENDING 0" in said
+        assert f"{first.id} 0 0.1 0 FAILED 0" in said
+        assert f"{second.id} 0 0.1 1 PENDING 0" in said
         assert "…" not in said
         assert study.id in command("list")
 

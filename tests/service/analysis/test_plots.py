@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
+from search_spaces import CategoricalParameter, FloatParameter
 from service.analysis import colours
 from service.analysis.aggregation import Summary, aggregate
 from service.analysis.axes import scale_axis
@@ -148,6 +149,26 @@ def test_an_axis_is_logarithmic_only_where_its_values_lie_so() -> None:
     assert scale_axis([0.01 * 1.2**number for number in range(20)]).is_log
     assert not scale_axis([number / 20 for number in range(1, 21)]).is_log
     assert not scale_axis([0.0, 0.1, 0.01, 0.001]).is_log
+
+
+@pytest.mark.parametrize("is_log", [True, False])
+def test_an_axis_is_as_the_space_says_however_its_values_lie(is_log: bool) -> None:
+    values = [0.02, 0.03, 0.3, 0.4] if is_log else [0.01 * 1.2**number for number in range(20)]
+    assert scale_axis(values).is_log is not is_log
+    assert scale_axis(values, is_log=is_log).is_log is is_log
+
+
+def test_a_figure_has_the_scales_of_the_search_space() -> None:
+    points = [{"lambda": number / 40, "rho": 0.02 * 1.15**number} for number in range(40)]
+    space = {"lambda": FloatParameter(low=0, high=1), "rho": FloatParameter(low=0.02, high=10)}
+    logarithmic = {**space, "rho": FloatParameter(low=0.02, high=10, log=True)}
+    for parameters, is_log in ((space, False), (logarithmic, True)):
+        shown = surface(results(points, [0.5] * len(points)), mode="max", parameters=parameters)
+        assert (shown.x_log, shown.y_log) == (False, is_log)
+        assert ('"type":"log"' in heat_map_html(shown, title="", metric="m")) is is_log
+        assert heat_map_png(shown, title="", metric="m").startswith(b"\x89PNG")
+    choices = {"rho": CategoricalParameter(choices=(0.1, 0.2))}
+    assert surface(results(points, [0.5] * len(points)), mode="max", parameters=choices).y_log is None
 
 
 def test_words_among_numbers_lie_in_turn() -> None:

@@ -323,3 +323,12 @@ def test_a_lowered_budget_plans_no_less_than_there_is(api: TestClient, life: Lif
     assert (progress["trials_planned"], progress["epochs_planned"]) == (4, 12)
     (listed,) = api.get("studies").json()["studies"]
     assert listed["trials_planned"] == 4
+
+
+def test_a_trial_is_shown_with_its_configurations_point(api: TestClient, life: Life) -> None:
+    points = {(0.0, 0.1): (0.9, 0.92), ("1/t", 0.2): (0.8, 0.7)}
+    study = life.finished(points)
+    listed = api.get(f"studies/{study.id}/trials").json()["trials"]
+    expected = [{"lambda": value, "rho": rho} for value, rho in points for _ in range(2)]
+    assert [trial["point"] for trial in listed] == expected
+    assert [api.get(f"studies/{study.id}/trials/{trial['id']}").json()["point"] for trial in listed] == expected
