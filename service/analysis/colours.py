@@ -37,10 +37,13 @@ def limits(means: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def colour(mean: float, ends: tuple[float, float], mode: Literal["max", "min"]) -> Rgb:
-    """The colour of a mean, red, green and blue in [0, 1]; that of the nearest end where it lies beyond them."""
+def colour(mean: float, ends: tuple[float, float], mode: Literal["max", "min"] | None) -> Rgb:
+    """The colour of a mean, red, green and blue in [0, 1]; that of the nearest end where it lies beyond them.
+
+    mode: of which end is the best one, and bright; None: neither, and what is large is bright.
+    """
     share = min(1.0, max(0.0, (mean - ends[0]) / (ends[1] - ends[0])))
-    red, green, blue = unlabel_rgb(sample_colorscale("Viridis", [share if mode == "max" else 1 - share])[0])
+    red, green, blue = unlabel_rgb(sample_colorscale("Viridis", [1 - share if mode == "min" else share])[0])
     return red / 255, green / 255, blue / 255
 
 

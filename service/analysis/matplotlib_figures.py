@@ -19,7 +19,7 @@ from matplotlib.ticker import ScalarFormatter
 from service.analysis import colours
 from service.analysis.axes import Axis, grid_axis, scale_axis
 from service.analysis.labelling import ordering, symbol, unit_of, value_label
-from service.analysis.surface import Cell, Panel, Surface
+from service.analysis.surface import Cell, Panel, Surface, best_words
 
 _CELL_WIDTH, _CELL_HEIGHT = 1.22, 0.72  # inches; a cell holds "95.70 ± 0.05" at _CELL_FONT
 _SCATTER_WIDTH, _SCATTER_HEIGHT = 5.2, 4.2  # inches
@@ -56,7 +56,7 @@ def scatter_png(surface: Surface, *, title: str, metric: str) -> bytes:
     x = scale_axis(surface.x_values, is_log=surface.x_log)
     y = scale_axis(surface.y_values, is_log=surface.y_log)
     canvas = _Canvas(surface, title, metric, _SCATTER_WIDTH, _SCATTER_HEIGHT, _room_for(y))
-    largest = max((cell.objective.std or 0.0 for cell in canvas.cells if cell.objective), default=0.0)
+    largest = max((cell.value.std or 0.0 for cell in canvas.cells if cell.value), default=0.0)
     for axes, panel in canvas.panels:
         _set_axes(axes, x, y)
         axes.grid(color=colours.GRID, linewidth=0.8)
@@ -64,22 +64,22 @@ def scatter_png(surface: Surface, *, title: str, metric: str) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         for cell in panel.cells:
             place = x.position(cell.x), y.position(cell.y)
-            if cell.objective is None:
+            if cell.value is None:
                 axes.plot(*place, marker="x", markersize=5, color="#b5b5b5", zorder=2)
                 continue
             is_best = canvas.is_best(cell)
-            spread = math.sqrt((cell.objective.std or 0.0) / largest) if largest else 0.1
+            spread = math.sqrt((cell.value.std or 0.0) / largest) if largest else 0.1
             axes.plot(
                 *place,
                 marker="o",
                 markersize=6.0 + 8.0 * spread,
-                markerfacecolor=canvas.colour(cell.objective.mean),
+                markerfacecolor=canvas.colour(cell.value.mean),
                 markeredgecolor=colours.BEST if is_best else "white",
                 markeredgewidth=2.2 if is_best else 0.7,
                 zorder=4 if is_best else 3,
             )
     said = [f"size: std over n seeds, at most {canvas.unit.number(largest)}"] if largest else []
-    said += ["×: no result"] if any(cell.objective is None for cell in canvas.cells) else []
+    said += ["×: no result"] if any(cell.value is None for cell in canvas.cells) else []
     return canvas.png(" · ".join(said))
 
 
@@ -90,7 +90,7 @@ class _Canvas:
         """width, height: of a panel in inches; left: inches left of the first one."""
         panels = surface.panels or [Panel(label=None, cells=[])]
         self.cells = [cell for panel in panels for cell in panel.cells]
-        summaries = [cell.objective for cell in self.cells if cell.objective is not None]
+        summaries = [cell.value for cell in self.cells if cell.value is not None]
         self.unit = unit_of(metric, summaries)
         self._surface = surface
         self._metric = metric
@@ -123,10 +123,11 @@ class _Canvas:
 
     def png(self, legend: str) -> bytes:
         """The picture; `legend` explains what is drawn where something is."""
-        surface, known = self._surface, any(cell.objective for cell in self.cells)
-        notes = [f"{self._metric}{self.unit.suffix}, {ordering(surface.mode)}", legend if known else "no result"]
+        surface, known = self._surface, any(cell.value for cell in self.cells)
+        shown = f"{self._metric}{self.unit.suffix}"
+        notes = [shown + (f", {ordering(surface.mode)}" if surface.mode else ""), legend if known else "no result"]
         if surface.best is not None:
-            notes.append("outlined: best" + (" on fresh seeds" if surface.best.confirmed is not None else ""))
+            notes.append(f"outlined: {best_words(surface)}")
         if surface.left_out:
             notes.append(f"{surface.left_out} without {symbol(surface.x)} and {symbol(surface.y)} left out")
         self._text(" · ".join(filter(None, notes)), 0.47, _SMALL_FONT + 0.8, colours.FAINT, "normal")
@@ -161,7 +162,7 @@ class _Canvas:
 
     def _draw_bar(self, axes: Axes) -> None:
         norm = Normalize(self._ends[0] * self.unit.factor, self._ends[1] * self.unit.factor)
-        colour_map = "viridis" if self._surface.mode == "max" else "viridis_r"
+        colour_map = "viridis_r" if self._surface.mode == "min" else "viridis"
         bar = self._figure.colorbar(ScalarMappable(norm, colour_map), cax=axes, format=ScalarFormatter(useOffset=False))
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=_SMALL_FONT + 1, length=0, colors=colours.INK)
@@ -199,19 +200,19 @@ def _tick(label: str) -> str:
 
 
 def _draw_cell(axes: Axes, cell: Cell, x: float, y: float, canvas: _Canvas) -> None:
-    if cell.objective is None:
+    if cell.value is None:
         axes.text(x, y, "–", fontsize=_CELL_FONT, color=colours.FAINT, **_CENTRED)
         return
-    background = canvas.colour(cell.objective.mean)
+    background = canvas.colour(cell.value.mean)
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=background, edgecolor="none", zorder=1))
     if is_best := canvas.is_best(cell):
         outline: dict[str, Any] = {"fill": False, "edgecolor": colours.BEST, "linewidth": 2.6, "zorder": 4}
         axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, **outline))
     style: dict[str, Any] = {"color": colours.ink_on(background), **_CENTRED}
-    text = canvas.unit.mean_and_std(cell.objective)
+    text = canvas.unit.mean_and_std(cell.value)
     size = _CELL_FONT * min(1.0, (12 if is_best else 13) / len(text))
     axes.text(x, y - 0.12, text, fontsize=size, fontweight="bold" if is_best else "normal", **style)
-    small = f"n = {cell.objective.n}" + ("" if cell.complete else ", unfinished")
+    small = f"n = {cell.value.n}" + ("" if cell.complete else ", unfinished")
     small += f", best of {cell.configurations}" if cell.configurations > 1 else ""
     axes.text(x, y + 0.22, small, fontsize=_SMALL_FONT * min(1.0, 19 / len(small)), **style)
 

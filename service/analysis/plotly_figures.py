@@ -60,12 +60,12 @@ def scatter_html(surface: Surface, *, title: str, metric: str) -> str:
     drawing = _Drawing.of(surface, title, metric)
     x = scale_axis(surface.x_values, is_log=surface.x_log)
     y = scale_axis(surface.y_values, is_log=surface.y_log)
-    everything = [cell.objective.std or 0.0 for panel in surface.panels for cell in panel.cells if cell.objective]
+    everything = [cell.value.std or 0.0 for panel in surface.panels for cell in panel.cells if cell.value]
     largest = max(everything, default=0.0)
 
     def traces(panel: Panel) -> list[Any]:
-        known = [cell for cell in panel.cells if cell.objective]
-        spreads = [(cell.objective.std or 0.0) / largest if cell.objective and largest else 0.05 for cell in known]
+        known = [cell for cell in panel.cells if cell.value]
+        spreads = [(cell.value.std or 0.0) / largest if cell.value and largest else 0.05 for cell in known]
         outline = {
             "color": [colours.BEST if drawing.is_best(cell) else "white" for cell in known],
             "width": [3 if drawing.is_best(cell) else 1 for cell in known],
@@ -106,7 +106,7 @@ class _Drawing:
 
     @classmethod
     def of(cls, surface: Surface, title: str, metric: str) -> _Drawing:
-        known = [cell.objective for panel in surface.panels for cell in panel.cells if cell.objective]
+        known = [cell.value for panel in surface.panels for cell in panel.cells if cell.value]
         ends = colours.limits([summary.mean for summary in known])
         return cls(surface, html.escape(title), html.escape(metric), unit_of(metric, known), ends)
 
@@ -132,7 +132,9 @@ class _Drawing:
             for trace in traces(panel):
                 figure.add_trace(trace, row=row, col=column)
         margin = {"l": 70, "r": 100, "t": 110, "b": 60}
-        subtitle = f"{self.metric}{self.unit.suffix}, {ordering(self.surface.mode)} · mean ± standard deviation"
+        subtitle = self.metric + self.unit.suffix
+        subtitle += f", {ordering(self.surface.mode)}" if self.surface.mode else ""
+        subtitle += " · mean ± standard deviation"
         figure.update_layout(
             title={
                 "text": f"<b>{self.title}</b>",
@@ -167,7 +169,7 @@ class _Drawing:
         """What stands in the cells, black or white by their colour."""
         inks = []
         for cell in cells:
-            known = cell.objective
+            known = cell.value
             inks.append(colours.ink_on(self._colour(known.mean)) if known else colours.FAINT)
         return go.Scatter(
             x=[x.position(cell.x) for cell in cells],
@@ -182,14 +184,14 @@ class _Drawing:
         return self.surface.best is not None and self.surface.best.configuration_id == cell.configuration_id
 
     def mean(self, cell: Cell | None) -> float | None:
-        return cell.objective.mean * self.unit.factor if cell and cell.objective else None
+        return cell.value.mean * self.unit.factor if cell and cell.value else None
 
     def hover(self, cell: Cell) -> str:
         place = ((self.surface.x, cell.x), (self.surface.y, cell.y))
         lines = ["<b>" + html.escape(", ".join(f"{symbol(name)} = {value_label(value)}" for name, value in place))]
         lines[0] += "</b>"
-        if cell.objective:
-            known = cell.objective
+        if cell.value:
+            known = cell.value
             lines.append(f"{self.metric}{self.unit.suffix}: {self.unit.mean_and_std(known)} (n = {known.n})")
             if known.low is not None and known.high is not None:
                 lines.append(f"95 % interval: {self.unit.number(known.low)} to {self.unit.number(known.high)}")
@@ -204,10 +206,10 @@ class _Drawing:
         return colours.colour(mean, self.ends, self.surface.mode)
 
     def _cell_text(self, cell: Cell) -> str:
-        if cell.objective is None:
+        if cell.value is None:
             return "–"
-        text = self.unit.mean_and_std(cell.objective)
-        return f"{f'<b>{text}</b>' if self.is_best(cell) else text}<br>n = {cell.objective.n}"
+        text = self.unit.mean_and_std(cell.value)
+        return f"{f'<b>{text}</b>' if self.is_best(cell) else text}<br>n = {cell.value.n}"
 
     def _names(self) -> list[str] | None:
         if not self.surface.panel:

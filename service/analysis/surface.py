@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces import FloatParameter, IntParameter, Parameter, scalar_key
-from service.analysis.aggregation import ConfigurationSummary, Summary, best
+from service.analysis.aggregation import ConfigurationSummary, Summary, best, summarise
 from service.study import Scalar
 
 MAX_PANELS = 6
@@ -28,8 +28,8 @@ class Cell(BaseModel):
     y: Scalar
     configuration_id: str
     number: int = Field(description="of the configuration that is shown")
-    objective: Summary | None = Field(description="null while none of its trials has succeeded")
-    confirmed: Summary | None = Field(None, description="the objective on fresh seeds; null where it was not confirmed")
+    value: Summary | None = Field(description="over the search trials that succeeded; null while none of them has one")
+    confirmed: Summary | None = Field(None, description="the same on fresh seeds; null where it was not confirmed")
     complete: bool = Field(description="every trial of the configuration succeeded")
     configurations: int = Field(description="how many configurations lie here; above 1 where other parameters vary")
 
@@ -49,13 +49,14 @@ class Panel(BaseModel):
 
 
 class Surface(BaseModel):
-    """The objective over two parameters."""
+    """The objective, or another metric, over two parameters."""
 
     model_config = ConfigDict(frozen=True)
 
     x: str
     y: str
-    mode: Literal["max", "min"]
+    metric: str = Field(description="what is shown: the objective's, unless another was asked for")
+    mode: Literal["max", "min"] | None = Field(description="the objective's; null for another metric")
     x_values: list[Scalar] = Field(description="numbers ascending, then words such as 1/t")
     y_values: list[Scalar]
     x_log: bool | None = Field(
@@ -71,13 +72,14 @@ class Surface(BaseModel):
 def surface(
     results: Sequence[ConfigurationSummary],
     *,
+    metric: str = "objective",
     mode: Literal["max", "min"],
     parameters: Mapping[str, Parameter] | None = None,
     x: str = "lambda",
     y: str = "rho",
     panel: str | None = None,
 ) -> Surface:
-    """Arranges the results over parameters `x` and `y`.
+    """Arranges the results over parameters `x` and `y`; `metric` is the objective's name.
 
     parameters: those of the search space; None: nothing is known of their scales. panel: the parameter to tell panels
     apart by; None chooses one (see `panel_parameter`), NO_PANELS takes none.
@@ -99,6 +101,7 @@ def surface(
     return Surface(
         x=x,
         y=y,
+        metric=metric,
         mode=mode,
         x_values=ordered(result.configuration.point[x] for result in placed),
         y_values=ordered(result.configuration.point[y] for result in placed),
@@ -117,6 +120,37 @@ def surface(
         ),
         left_out=len(results) - len(placed),
     )
+
+
+def of_another_metric(
+    shown: Surface, metric: str, *, search: Mapping[str, Sequence[float]], confirming: Mapping[str, Sequence[float]]
+) -> Surface:
+    """The same places and the same best configuration, with what another metric has come to there.
+
+    search, confirming: its values by the id of the configuration, one for each trial that succeeded.
+    """
+
+    def changed(cell: Cell) -> Cell:
+        value, confirmed = (
+            summarise(values) if (values := by_id.get(cell.configuration_id)) else None
+            for by_id in (search, confirming)
+        )
+        return cell.model_copy(update={"value": value, "confirmed": confirmed})
+
+    panels = [panel.model_copy(update={"cells": [changed(cell) for cell in panel.cells]}) for panel in shown.panels]
+    best = None if shown.best is None else changed(shown.best)
+    return shown.model_copy(update={"metric": metric, "mode": None, "panels": panels, "best": best})
+
+
+def best_words(shown: Surface) -> str:
+    """What the cell that is marked is: best, by which mean, and of the objective where another metric is shown."""
+    confirmed = shown.best is not None and shown.best.confirmed is not None
+    return "best" + (" objective" if shown.mode is None else "") + (" on fresh seeds" if confirmed else "")
+
+
+def in_order_of_interest(parameters: Iterable[str]) -> list[str]:
+    """λ and ρ first, the others as the space has them: the first two make the axes where nobody chooses."""
+    return sorted(parameters, key=lambda name: {"lambda": 0, "rho": 1}.get(name, 2))
 
 
 def panel_parameter(results: Sequence[ConfigurationSummary], *, x: str, y: str) -> str | None:
@@ -161,7 +195,7 @@ def _cells(results: Iterable[ConfigurationSummary], mode: Literal["max", "min"],
                 y=point[y],
                 configuration_id=shown.configuration.id,
                 number=shown.configuration.number,
-                objective=shown.objective,
+                value=shown.objective,
                 confirmed=shown.confirmed,
                 complete=shown.complete,
                 configurations=len(there),

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from service.analysis.importances import ImportanceMethod, importances
-from service.analysis.surface import Surface, surface
+from service.analysis.surface import Surface, of_another_metric, surface
 from service.answers import BestConfiguration, Importance, Importances, StudyComparison
 from service.api import comparing, reading
 from service.api.computing import Computing
@@ -24,6 +24,8 @@ from service.errors import (
     TooManyRequestsError,
 )
 from service.spec import accepted_spec
+from service.study import Purpose
+from trainers.metrics import every_metric
 
 MAX_COMPARED = 20
 
@@ -68,8 +70,19 @@ def read_surface(
         str | None,
         Query(max_length=64, pattern=NO_NUL, description="tells the panels apart; empty: one panel; by default chosen"),
     ] = None,
+    metric: Annotated[
+        str | None,
+        Query(
+            max_length=100,
+            pattern=NO_NUL,
+            description="of the last epoch, such as sharpness_one_step; by default the objective",
+        ),
+    ] = None,
 ) -> Surface:
-    """The objective over two parameters, such as λ × ρ, one panel for each value of a third."""
+    """The objective over two parameters, such as λ × ρ, one panel for each value of a third; or another metric there.
+
+    Where several configurations lie at one place the best one is shown, by the objective in any case.
+    """
     study = studies.get(study_id)
     for field, name, others in (("y", y, (x,)), ("panel", panel, (x, y))):
         if name in others:
@@ -84,7 +97,17 @@ def read_surface(
     if unknown:
         raise InvalidRequestError("; ".join(problem.message for problem in unknown), problems=unknown)
     results = studies.summaries(study_id)
-    return surface(results, mode=reading.objective_of(study).mode, parameters=known, x=x, y=y, panel=panel)
+    objective = reading.objective_of(study)
+    shown = surface(results, metric=objective.metric, mode=objective.mode, parameters=known, x=x, y=y, panel=panel)
+    if metric is None or metric == objective.metric:
+        return shown
+    values = studies.metric_values(study_id, metric)
+    if not any(values.values()):
+        reported = set(studies.metric_names(study_id)) or every_metric()
+        if metric not in reported:
+            message = f"no trial reports {metric!r}; what they report: {', '.join(sorted(reported))}"
+            raise InvalidRequestError(message, problems=[FieldProblem("metric", message)])
+    return of_another_metric(shown, metric, search=values[Purpose.SEARCH], confirming=values[Purpose.CONFIRM])
 
 
 @router.get(

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from service.analysis.surface import in_order_of_interest
 from service.cli.studies import Json, StudyArgument, client
 from service.errors import NotEnoughResultsError
+from service.spec import accepted_spec
 from service.study import TrialState
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this module."""
-    for command in (trials, best, export, checkpoint, importances):
+    for command in (trials, best, surface, export, checkpoint, importances):
         app.command()(command)
 
 
@@ -84,6 +86,62 @@ def best(
         for part in rendering.best_facts(study):
             console.print(part)
         typer.echo(f"again: {again}")
+
+
+def surface(
+    study_id: StudyArgument,
+    x: Annotated[str | None, typer.Option(metavar="PARAMETER", help="By default lambda, or the first one.")] = None,
+    y: Annotated[str | None, typer.Option(metavar="PARAMETER", help="By default rho, or the next one.")] = None,
+    panel: Annotated[
+        str | None, typer.Option(metavar="PARAMETER", help="A table for each of its values; '' for one table.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Of the last epoch, such as sharpness_one_step; by default the objective.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Draw it: a .png, or a page to explore, .html."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the objective over two parameters, such as λ and ρ, or another metric: as a table, or as a figure."""
+    from service.cli import rendering, surface_rendering
+
+    ending = "" if output is None else output.suffix
+    if output is not None and ending not in (".png", ".html"):
+        raise typer.BadParameter(f"{output} must end with .png or .html")
+    with client() as service:
+        study = service.study(study_id)
+        spec = accepted_spec(study.spec)
+        left = [name for name in in_order_of_interest(spec.space.parameters) if name not in (x, y)]
+        x, y = (name or (left.pop(0) if left else None) for name in (x, y))
+        if x is None or y is None:
+            raise NotEnoughResultsError(
+                f"study {study_id!r} searches {', '.join(spec.space.parameters)}: a surface needs two parameters"
+            )
+        found = service.surface(study_id, x=x, y=y, panel=panel, metric=metric)
+    objective = rendering.objective_of(study)
+    label = (
+        rendering.metric_label(objective) if found.metric == objective.metric else rendering.in_its_unit(found.metric)
+    )
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    elif output is not None:
+        from service.analysis.plots import heat_map_html, heat_map_png  # they take a second to import
+
+        draw = heat_map_png if ending == ".png" else heat_map_html
+        drawn = draw(found, title=study.name, metric=found.metric)
+        _write(output, [drawn.encode() if isinstance(drawn, str) else drawn])
+        typer.echo(f"{output}: {label} of study {study_id}", err=True)
+    elif surface_rendering.is_readable(found):
+        console = rendering.console()
+        seeds = len(spec.replicates.seeds)
+        console.print(surface_rendering.surface_tables(found, label=label, seeds=seeds, width=console.width))
+    else:
+        typer.echo(
+            f"{len(found.x_values)} values of {x} and {len(found.y_values)} of {y} make no table: "
+            "--output FILE.png draws them"
+        )
 
 
 def export(

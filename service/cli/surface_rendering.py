@@ -8,9 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from service.analysis.labelling import symbol, value_label
-from service.analysis.surface import Cell, Panel, Surface
-from service.cli.rendering import BEST, metric_label, plain_table, shown_mean
-from service.spec import Objective
+from service.analysis.surface import Cell, Panel, Surface, best_words
+from service.cli.rendering import BEST, plain_table, shown_mean
 
 NOTHING_YET = "…"
 MAX_COLUMNS = 8
@@ -23,18 +22,17 @@ def is_readable(surface: Surface) -> bool:
     return small <= MAX_COLUMNS and large <= MAX_ROWS
 
 
-def surface_tables(surface: Surface, *, objective: Objective, seeds: int, width: int) -> RenderableType:
+def surface_tables(surface: Surface, *, label: str, seeds: int, width: int) -> RenderableType:
     """One table for each panel, side by side where they fit.
 
-    seeds: how many trials make a configuration complete. width: of the terminal, in characters.
+    label: what the cells show, with its unit. seeds: how many trials make a configuration complete. width: of the
+    terminal, in characters.
     """
     if not surface.panels:
         return Text("no results yet")
-    body = _arranged(surface, objective, seeds, width)
-    confirmed = surface.best is not None and surface.best.confirmed is not None
-    by = " by its mean on fresh seeds" if confirmed else ""
-    notes = [f"{metric_label(objective)}, mean ± std (n) over seeds, {BEST} best{by}"]
-    if any(cell.objective is None for panel in surface.panels for cell in panel.cells):
+    body = _arranged(surface, seeds, width)
+    notes = [f"{label}, mean ± std (n) over seeds, {BEST} {best_words(surface)}"]
+    if any(cell.value is None for panel in surface.panels for cell in panel.cells):
         notes.append(f"{NOTHING_YET} none of its trials has succeeded")
     if any(cell.configurations > 1 for panel in surface.panels for cell in panel.cells):
         notes.append("each cell shows its best configuration")
@@ -43,25 +41,24 @@ def surface_tables(surface: Surface, *, objective: Objective, seeds: int, width:
     return Group(body, Text("; ".join(notes), style="dim"))
 
 
-def _arranged(surface: Surface, objective: Objective, seeds: int, width: int) -> RenderableType:
+def _arranged(surface: Surface, seeds: int, width: int) -> RenderableType:
     """The panels side by side where they fit, x across, or y where only that fits; else row by row, else one by one."""
     upright, turned = (
-        [_laid_out(surface, panel, objective, seeds, x_across=x_across) for panel in surface.panels]
-        for x_across in (True, False)
+        [_laid_out(surface, panel, seeds, x_across=x_across) for panel in surface.panels] for x_across in (True, False)
     )
     for tables in (upright, turned):
         grid = Table.grid(padding=(0, 2))
         grid.add_row(*tables)
         if _width(grid) <= width:
             return grid
-    interleaved = _interleaved(surface, objective, seeds)
+    interleaved = _interleaved(surface, seeds)
     if _width(interleaved) <= width:
         return interleaved
     widest = [max(map(_width, tables)) for tables in (upright, turned)]
     return Group(*(turned if widest[0] > width and widest[1] < widest[0] else upright))
 
 
-def _laid_out(surface: Surface, panel: Panel, objective: Objective, seeds: int, *, x_across: bool) -> Table:
+def _laid_out(surface: Surface, panel: Panel, seeds: int, *, x_across: bool) -> Table:
     x, y = (symbol(name) for name in (surface.x, surface.y))
     across, down = (surface.x_values, surface.y_values) if x_across else (surface.y_values, surface.x_values)
     title = None if surface.panel is None else f"{surface.panel} = {value_label(panel.label)}"
@@ -69,11 +66,11 @@ def _laid_out(surface: Surface, panel: Panel, objective: Objective, seeds: int, 
     table.title = title
     for value in down:
         cells = [panel.cell(other, value) if x_across else panel.cell(value, other) for other in across]
-        table.add_row(value_label(value), *(_shown_cell(cell, surface.best, objective, seeds) for cell in cells))
+        table.add_row(value_label(value), *(_shown_cell(cell, surface, seeds) for cell in cells))
     return table
 
 
-def _interleaved(surface: Surface, objective: Objective, seeds: int) -> Table:
+def _interleaved(surface: Surface, seeds: int) -> Table:
     """One table in which every row of y has a line for each panel, so that panels are compared line by line."""
     x, y = (symbol(name) for name in (surface.x, surface.y))
     table = plain_table(f"{y} \\ {x}", surface.panel or "", *map(value_label, surface.x_values))
@@ -83,18 +80,18 @@ def _interleaved(surface: Surface, objective: Objective, seeds: int) -> Table:
             table.add_row(
                 value_label(value) if position == 0 else "",
                 value_label(panel.label),
-                *(_shown_cell(cell, surface.best, objective, seeds) for cell in cells),
+                *(_shown_cell(cell, surface, seeds) for cell in cells),
             )
     return table
 
 
-def _shown_cell(cell: Cell | None, best: Cell | None, objective: Objective, seeds: int) -> Text:
+def _shown_cell(cell: Cell | None, surface: Surface, seeds: int) -> Text:
     if cell is None:
         return Text("")
-    if cell.objective is None:
+    if cell.value is None:
         return Text(NOTHING_YET, style="dim")
-    n = cell.objective.n
-    said = f"{shown_mean(cell.objective, objective.metric)} ({n}{'' if cell.complete else f'/{seeds}'})"
+    n, best = cell.value.n, surface.best
+    said = f"{shown_mean(cell.value, surface.metric)} ({n}{'' if cell.complete else f'/{seeds}'})"
     text = said.replace(" ± ", "\u00a0±\u00a0")
     if best is not None and cell.configuration_id == best.configuration_id:
         return Text(f"{text}\u00a0{BEST}", style="bold green")

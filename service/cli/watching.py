@@ -52,7 +52,8 @@ def results_of(client: Client, study: StudyDetail, *, width: int) -> RenderableT
             surface = client.surface(study.id)
             if surface_rendering.is_readable(surface):
                 seeds = len(spec.replicates.seeds)
-                return surface_rendering.surface_tables(surface, objective=objective, seeds=seeds, width=width)
+                label = rendering.metric_label(objective)
+                return surface_rendering.surface_tables(surface, label=label, seeds=seeds, width=width)
     results = client.configurations(study.id, order_by="objective", limit=rendering.SHOWN_CONFIGURATIONS + 1)
     return rendering.configurations_table(results, objective=objective, best=study.best)
 

@@ -277,9 +277,21 @@ class Client(Connection):
         """
         return self._ask(BestConfiguration, "GET", f"{study_path(study_id)}/best").best
 
-    def surface(self, study_id: str, *, x: str = "lambda", y: str = "rho", panel: str | None = None) -> Surface:
-        """The objective over two parameters. Raises InvalidRequestError where the space lacks one of them."""
-        params = {"x": x, "y": y, **({} if panel is None else {"panel": panel})}
+    def surface(
+        self,
+        study_id: str,
+        *,
+        x: str = "lambda",
+        y: str = "rho",
+        panel: str | None = None,
+        metric: str | None = None,
+    ) -> Surface:
+        """The objective over two parameters, or another metric of the last epoch.
+
+        Raises InvalidRequestError where the space lacks one of them, or no trial reports the metric.
+        """
+        chosen = {"panel": panel, "metric": metric}
+        params = {"x": x, "y": y, **{name: value for name, value in chosen.items() if value is not None}}
         return self._ask(Surface, "GET", f"{study_path(study_id)}/surface", params=params)
 
     def importances(self, study_id: str, *, method: ImportanceMethod = "fanova") -> Importances:

@@ -74,9 +74,11 @@ class StudyHandle:
         """
         return self._client.best(self.id)
 
-    def surface(self, *, x: str = "lambda", y: str = "rho", panel: str | None = None) -> Surface:
-        """The objective over two parameters."""
-        return self._client.surface(self.id, x=x, y=y, panel=panel)
+    def surface(
+        self, *, x: str = "lambda", y: str = "rho", panel: str | None = None, metric: str | None = None
+    ) -> Surface:
+        """The objective over two parameters, or another metric of the last epoch."""
+        return self._client.surface(self.id, x=x, y=y, panel=panel, metric=metric)
 
     def events(self, *, after: int = 0, timeout_s: float | None = None) -> Iterator[Event]:
         """What happened after the event with this id, as it happens, until the study has ended."""

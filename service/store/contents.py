@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -298,6 +299,20 @@ class StudyContents:
             rows = connection.execute(query.order_by(table.c.seed)).all()
         values = {seed: metrics[metric] for seed, metrics in rows if metric in metrics}
         return {seed: value for seed, value in values.items() if math.isfinite(value)}
+
+    def metric_values(self, study_id: str, metric: str) -> dict[Purpose, dict[str, list[float]]]:
+        """The metric's last values of all trials that succeeded, by purpose and by the id of their configuration."""
+        table = tables.trials
+        query = select(table.c.purpose, table.c.configuration_id, table.c.metrics).where(
+            table.c.study_id == study_id, table.c.state == TrialState.SUCCEEDED
+        )
+        values: dict[Purpose, dict[str, list[float]]] = {purpose: defaultdict(list) for purpose in Purpose}
+        with self._database.reading() as connection:
+            self._study(connection, study_id)
+            for purpose, configuration_id, metrics in connection.execute(query.order_by(table.c.number)):
+                if math.isfinite(metrics.get(metric, math.nan)):
+                    values[purpose][configuration_id].append(metrics[metric])
+        return values
 
     def _of_trial(
         self, study_id: str, trial_id: str, table: Table, record_type: type[Record], *, order_by: ColumnElement[Any]

@@ -11,7 +11,7 @@ import yaml
 
 from service.analysis.aggregation import ConfigurationResult, Summary, best
 from service.analysis.plots import heat_map_html, heat_map_png
-from service.analysis.surface import surface
+from service.analysis.surface import in_order_of_interest, surface
 from service.spec import StudySpec
 from service.study import Scalar, Study, TrialState
 
@@ -30,20 +30,16 @@ def result_files(study: Study, spec: StudySpec, results: Sequence[ConfigurationR
     winner = best(results, spec.objective.mode)
     if winner:
         files["best_configuration.json"] = _json(winner.model_dump(mode="json"))
-    axes = surface_axes(list(spec.space.parameters))
-    if axes:
-        x, y = axes
-        shown = surface(results, mode=spec.objective.mode, parameters=spec.space.parameters, x=x, y=y)
+    names = in_order_of_interest(spec.space.parameters)
+    if len(names) >= 2:
+        x, y = names[:2]
+        shown = surface(
+            results, metric=spec.objective.metric, mode=spec.objective.mode, parameters=spec.space.parameters, x=x, y=y
+        )
         title = study.name + (" (best epoch)" if spec.objective.at == "best" else "")
         files[f"{x}_{y}.png"] = heat_map_png(shown, title=title, metric=spec.objective.metric)
         files[f"{x}_{y}.html"] = heat_map_html(shown, title=title, metric=spec.objective.metric).encode()
     return files
-
-
-def surface_axes(parameters: Sequence[str]) -> tuple[str, str] | None:
-    """λ × ρ where both are searched, else the first two parameters; None where there are not two."""
-    order = sorted(parameters, key=lambda name: {"lambda": 0, "rho": 1}.get(name, 2))
-    return (order[0], order[1]) if len(order) >= 2 else None
 
 
 def configurations_csv(results: Sequence[ConfigurationResult]) -> str:

@@ -25,7 +25,7 @@ from service.cli import main, rendering, surface_rendering
 from service.cli.watching import watch_study
 from service.client import Client
 from service.settings import Settings, settings
-from service.spec import Objective, accepted_spec
+from service.spec import accepted_spec
 from service.study import Reason, Study, StudyState
 from service.trial_checkpoints import TrialCheckpoints
 from service.trial_logs import TrialLog
@@ -442,9 +442,7 @@ class TestRendering:
     def surface_text(self, client: Client, study: Study, width: int) -> str:
         output = io.StringIO()
         surface = client.surface(study.id)
-        tables = surface_rendering.surface_tables(
-            surface, objective=Objective(metric="val_accuracy", mode="max"), seeds=2, width=width
-        )
+        tables = surface_rendering.surface_tables(surface, label="val_accuracy in %", seeds=2, width=width)
         Console(file=output, width=width).print(tables)
         return output.getvalue().replace("\u00a0", " ")
 

@@ -718,3 +718,33 @@ def test_ctrl_c_in_a_pause_leaves_the_study_paused(served: RunningApi, life: Lif
     assert (watching.returncode, err) == (130, "")
     assert f"study {study.id} goes on" in out
     assert life.studies.get(study.id).state is StudyState.PAUSED
+
+
+class TestSurface:
+    def test_the_objective_and_another_metric_are_shown_over_two_parameters(self, command: Command, life: Life) -> None:
+        study = life.finished(ACCURACIES)
+        said = command("surface", study.id)
+        assert said.startswith("ρ \\ λ 0 1/t")
+        assert "val_accuracy in %, mean ± std (n) over seeds, ★ best" in said
+        turned = command("surface", study.id, "--x", "rho", "--y", "lambda")
+        assert turned.startswith("λ \\ ρ 0.1")
+        loss = command("surface", study.id, "--metric", "val_loss")
+        assert "1 ± 0 (2)" in loss.replace("\u00a0", " ")
+        assert "val_loss, mean ± std (n) over seeds, ★ best objective" in loss
+        assert json.loads(command("surface", study.id, "--json"))["metric"] == "val_accuracy"
+
+    def test_what_has_no_surface_is_said(self, command: Command, life: Life, tmp_path: Path) -> None:
+        single = life.create(search_space={"lr": {"type": "float", "low": 0.01, "high": 0.1, "step": 0.01}})
+        code, said = command.refused("surface", single.id)
+        assert (code, f"study '{single.id}' searches lr: a surface needs two parameters" in said) == (1, True)
+        code, said = command.refused("surface", life.create().id, "--output", str(tmp_path / "map.jpg"))
+        assert (code, "must end with .png or .html" in said) == (2, True)
+        code, said = command.refused("surface", life.create().id, "--metric", "sharpnes")
+        assert (code, "no trial reports 'sharpnes'" in said) == (2, True)
+
+    def test_a_figure_is_drawn_into_a_file(self, command: Command, life: Life, tmp_path: Path) -> None:
+        study = life.finished(ACCURACIES)
+        command("surface", study.id, "--output", str(tmp_path / "map.png"))
+        assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+        command("surface", study.id, "-o", str(tmp_path / "map.html"), "--metric", "val_loss")
+        assert "val_loss" in (tmp_path / "map.html").read_text()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.analysis.aggregation import aggregate
-from service.analysis.surface import NO_PANELS, Surface, surface
+from service.analysis.aggregation import aggregate, summarise
+from service.analysis.surface import NO_PANELS, Surface, best_words, in_order_of_interest, of_another_metric, surface
 from service.study import Purpose, TrialState
 from tests.service.analysis.records import configuration, grid, results, trial
 
@@ -25,8 +25,8 @@ def test_each_configuration_lies_in_its_cell() -> None:
     cell = panel.cell("1/t", 0.1)  # the sixth point
     assert cell is not None
     assert cell.number == 6
-    assert cell.objective is not None
-    assert cell.objective.mean == pytest.approx(0.055)
+    assert cell.value is not None
+    assert cell.value.mean == pytest.approx(0.055)
     assert panel.cell("1/t", 0.3) is None
 
 
@@ -97,7 +97,7 @@ def test_a_configuration_without_results_is_there_with_an_empty_cell() -> None:
     of = configuration(1, rho=0.1, **{"lambda": 0.5})
     shown = surface(aggregate([of], [trial(of, 0, None, TrialState.RUNNING)]), mode="max")
     (cell,) = shown.panels[0].cells
-    assert (cell.objective, cell.complete, shown.best) == (None, False, None)
+    assert (cell.value, cell.complete, shown.best) == (None, False, None)
 
 
 def test_configurations_without_both_parameters_are_counted_and_left_out() -> None:
@@ -128,3 +128,37 @@ def test_a_surface_goes_through_json_unchanged() -> None:
     points = grid(sampling=["uniform", "lipschitz"])
     shown = surface(results(points, [number / 50 for number in range(20)]), mode="max")
     assert Surface.model_validate_json(shown.model_dump_json()) == shown
+
+
+@pytest.mark.parametrize(
+    ("parameters", "in_order"),
+    [
+        (["sampling", "rho", "lambda"], ["lambda", "rho", "sampling"]),
+        (["lr", "rho"], ["rho", "lr"]),
+        (["lr", "momentum", "epochs"], ["lr", "momentum", "epochs"]),
+        (["lambda"], ["lambda"]),
+    ],
+)
+def test_lambda_and_rho_come_first(parameters: list[str], in_order: list[str]) -> None:
+    assert in_order_of_interest(parameters) == in_order
+
+
+def test_another_metric_lies_where_the_objective_does() -> None:
+    points = grid()
+    shown = surface(results(points, [number / 100 for number in range(10)]), mode="max", metric="val_accuracy")
+    assert shown.best is not None
+    best, other = shown.best, shown.panels[0].cells[1]
+    search = {best.configuration_id: [3.0, 5.0], other.configuration_id: [7.0]}
+    found = of_another_metric(shown, "sharpness_one_step", search=search, confirming={best.configuration_id: [4.5]})
+    assert (found.metric, found.mode) == ("sharpness_one_step", None)
+    assert found.best is not None
+    assert (found.best.configuration_id, found.best.value, found.best.confirmed) == (
+        best.configuration_id,
+        summarise([3.0, 5.0]),
+        summarise([4.5]),
+    )
+    cells = {cell.configuration_id: cell for cell in found.panels[0].cells}
+    assert cells[best.configuration_id] == found.best
+    assert cells[other.configuration_id].value == summarise([7.0])
+    assert [cell.value for cell in cells.values()].count(None) == 8
+    assert (best_words(shown), best_words(found)) == ("best", "best objective on fresh seeds")

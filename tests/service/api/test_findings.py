@@ -58,7 +58,7 @@ class TestConfirmed:
         assert api.get(f"studies/{study.id}").json()["best"] == best
         surface = api.get(f"studies/{study.id}/surface").json()
         assert surface["best"]["configuration_id"] == best["configuration"]["id"]
-        assert surface["best"]["objective"] == best["objective"]
+        assert surface["best"]["value"] == best["objective"]
 
     def test_what_is_half_confirmed_is_not_better_than_what_is_confirmed(self, api: TestClient, life: Life) -> None:
         study = confirmed(life, SEARCH, {(0.0, 0.1): (0.99,), (1.0, 0.1): (0.80, 0.82)})

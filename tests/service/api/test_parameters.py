@@ -28,7 +28,7 @@ def test_a_misspelt_parameter_changes_nothing_and_is_named(api: TestClient) -> N
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("surface?metric=test_accuracy", "unknown parameter 'metric'; those there are: panel, x, y"),
+        ("surface?z=lr", "unknown parameter 'z'; those there are: metric, panel, x, y"),
         ("export?table_format=parquet", "unknown parameter 'table_format'; did you mean 'format'?"),
         ("best?x=1", "unknown parameter 'x'; there are none"),
         ("?a=1&b=2", "unknown parameter 'a'; there are none; unknown parameter 'b'; there are none"),

@@ -11,6 +11,8 @@ from service.api.app import create_app
 from service.settings import Settings
 from service.store.database import Database
 from service.store.exporting import ExportStore
+from service.store.reports import EpochReported, TrialEnded
+from service.study import TrialState
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life
@@ -113,9 +115,48 @@ def test_the_surface_has_a_cell_for_every_point(api: TestClient, life: Life) -> 
     surface = api.get(f"studies/{study.id}/surface", params={"x": "lambda", "y": "rho"}).json()
     assert (surface["x_values"], surface["y_values"]) == ([0.0, 0.5, 1.0], [0.1, 0.2])
     (panel,) = surface["panels"]
-    means = {(cell["x"], cell["y"]): cell["objective"]["mean"] for cell in panel["cells"]}
+    means = {(cell["x"], cell["y"]): cell["value"]["mean"] for cell in panel["cells"]}
     assert means == pytest.approx({(0.0, 0.1): 0.91, (1.0, 0.1): 0.96, (0.5, 0.2): 0.81})
     assert (surface["best"]["x"], surface["best"]["y"]) == (1.0, 0.1)
+
+
+def test_another_metric_has_a_surface_too(api: TestClient, life: Life) -> None:
+    study = life.finished({(0.0, 0.1): (0.9, 0.92), (0.5, 0.1): (0.8, 0.7)})
+    path = f"studies/{study.id}/surface"
+    shown = api.get(path).json()
+    assert (shown["metric"], shown["mode"]) == ("val_accuracy", "max")
+    assert api.get(path, params={"metric": "val_accuracy"}).json() == shown
+    found = api.get(path, params={"metric": "val_loss"}).json()
+    assert (found["metric"], found["mode"]) == ("val_loss", None)
+    assert [cell["value"]["mean"] for cell in found["panels"][0]["cells"]] == [1.0, 1.0]
+    assert [cell["value"]["n"] for cell in found["panels"][0]["cells"]] == [2, 2]
+    assert found["best"]["configuration_id"] == shown["best"]["configuration_id"]
+
+
+def test_a_metric_that_no_trial_reports_has_no_surface(api: TestClient, life: Life) -> None:
+    study, empty = life.finished({(0.0, 0.1): (0.9, 0.92)}), life.create()
+    answer = api.get(f"studies/{study.id}/surface", params={"metric": "sharpness_one_step"})
+    assert problem(answer) == (422, "invalid_request")
+    assert answer.json()["errors"] == [
+        {
+            "field": "metric",
+            "message": "no trial reports 'sharpness_one_step'; what they report: val_accuracy, val_loss",
+        }
+    ]
+    assert api.get(f"studies/{empty.id}/surface", params={"metric": "sharpness_one_step"}).status_code == 200
+    assert problem(api.get(f"studies/{empty.id}/surface", params={"metric": "sharpnes"})) == (422, "invalid_request")
+
+
+def test_only_what_succeeded_is_in_another_metrics_surface(api: TestClient, life: Life) -> None:
+    study = life.create()
+    driver = life.start(study)
+    good, bad = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.train(driver, good, 0.9)
+    life.begin(driver, bad)
+    driver.record([EpochReported(bad.id, 1, 1, {"val_loss": 9.0})])
+    driver.record([TrialEnded(bad.id, 1, TrialState.EARLY_STOPPED, None, note="training diverged")])
+    (cell,) = api.get(f"studies/{study.id}/surface", params={"metric": "val_loss"}).json()["panels"][0]["cells"]
+    assert (cell["value"]["mean"], cell["value"]["n"]) == (1.0, 1)
 
 
 @pytest.mark.parametrize(

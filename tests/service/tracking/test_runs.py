@@ -14,7 +14,7 @@ from service.store.lifecycle import LifecycleStore
 from service.store.reports import AttemptPaused, TrialEnded
 from service.study import Study, StudyState, TrialState
 from service.tracking import runs
-from service.tracking.files import configurations_csv, surface_axes
+from service.tracking.files import configurations_csv
 from service.tracking.limits import MAX_TAG
 from service.tracking.summary import summary
 from tests.service.conftest import Life
@@ -114,21 +114,6 @@ def test_a_table_has_a_line_for_each_configuration_and_gaps_where_nothing_is_kno
     assert table[0].startswith("number,id,lambda,rho,complete,trials_pending,trials_succeeded,trials_failed,objective_")
     assert f"1,{study.id}-1,0.5,0.1,False,0,1,1,0.9,,1,,,0.9," in table[1]
     assert f"2,{study.id}-2,1/t,0.1,False,2,0,0,,,,,," in table[2]
-
-
-@pytest.mark.parametrize(
-    ("parameters", "axes"),
-    [
-        (["sampling", "rho", "lambda"], ("lambda", "rho")),
-        (["lr", "rho"], ("rho", "lr")),
-        (["lr", "momentum", "epochs"], ("lr", "momentum")),
-        (["lambda"], None),
-    ],
-)
-def test_lambda_and_rho_span_the_surface_where_they_are_searched(
-    parameters: list[str], axes: tuple[str, str] | None
-) -> None:
-    assert surface_axes(parameters) == axes
 
 
 class TestConfirmed:
