@@ -853,7 +853,7 @@ def test_whatever_comes_later_the_best_of_all_that_has_ended_is_confirmed(
 def test_what_to_confirm_is_chosen_once(drive: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch) -> None:
     ranked = []
     monkeypatch.setattr(
-        "service.tuning.progress.most_seeds_first",
+        "service.tuning.confirming.most_seeds_first",
         lambda summary, number, mode: ranked.append(number) or most_seeds_first(summary, number, mode),
     )
     driver = drive(**CONFIRM)

@@ -48,8 +48,9 @@ class Tune:
         self.idle = SimpleNamespace(given_back=0, give_back=self._give_back)
         self.recorder = KeptReports()
         recorder = cast(Recorder, self.recorder)
+        self.algorithm: Any = FakeAlgorithm()
         self.progress = StudyProgress(
-            spec, recorded.snapshot(), FakeAlgorithm(), recorded, stopwatch=lambda: self.seconds
+            spec, recorded.snapshot(), self.algorithm, recorded, stopwatch=lambda: self.seconds
         )
         self.searcher = StudySearcher(self.progress, recorder, self._order, cast(IdleWorkers, self.idle))
         self.stopper = StudyStopper(self.searcher)
@@ -145,7 +146,7 @@ def test_a_worker_without_a_trial_is_given_back_where_others_have_its_place(
     trials = [tune.ask(), tune.ask()]
     for trial in trials:
         tune.start(trial)
-    tune.progress._algorithm.propose = lambda: None
+    tune.algorithm.propose = lambda: None
     tune.want(Intent.RUN, slots=slots)
     assert tune.ask() is None
     assert tune.idle.given_back == given_back
