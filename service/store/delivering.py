@@ -14,7 +14,7 @@ from service.webhook import LONGEST_WAIT_S
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueWebhook:
     """A webhook whose next message can be sent now."""
 
     webhook_id: str
@@ -43,7 +43,7 @@ class DeliveringStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def due(self) -> list[Due]:
+    def due(self) -> list[DueWebhook]:
         """Webhooks with something to send, those first that have failed least."""
         deliveries, webhooks = tables.webhook_deliveries, tables.webhooks
         oldest = (
@@ -59,7 +59,7 @@ class DeliveringStore:
                 .where(_is_due(now))
                 .order_by(deliveries.c.attempts, deliveries.c.next_attempt_at, deliveries.c.id)
             )
-            return [Due(row.id, row.owner) for row in rows]
+            return [DueWebhook(row.id, row.owner) for row in rows]
 
     def take(self, webhook_id: str, *, lease_s: float, max_attempts: int, max_age_s: float) -> Outgoing | None:
         """The webhook's next message, where it is due; None where not, or where the webhook is gone.

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from service.errors import InvalidTransitionError, TooManyWebhooksError, WebhookNotFoundError
 from service.store import records, tables
 from service.store.database import Database
-from service.store.delivering import DeliveringStore, Due, Outgoing
+from service.store.delivering import DeliveringStore, DueWebhook, Outgoing
 from service.store.webhooks import WebhookStore
 from service.study import Reason, StudyState
 from service.webhook import MAX_PER_OWNER, DeliveryState, Webhook
@@ -211,14 +211,14 @@ def test_of_a_webhook_one_message_is_under_way_at_a_time_in_order(
 ) -> None:
     webhook, secret = webhooks.create("ada", URL)
     stores.lifecycle.cancel(stores.create().id)
-    assert delivering.due() == [Due(webhook.id, "ada")]
+    assert delivering.due() == [DueWebhook(webhook.id, "ada")]
     first = taken(delivering, webhook)
     assert (first.url, first.secret, first.attempts, first.payload["data"]["state"]) == (URL, secret, 1, "QUEUED")
     assert secret not in repr(first)
     assert delivering.due() == []
     assert take(delivering, webhook) is None
     delivering.delivered(first)
-    assert delivering.due() == [Due(webhook.id, "ada")]
+    assert delivering.due() == [DueWebhook(webhook.id, "ada")]
     second = taken(delivering, webhook)
     assert second.payload["data"]["state"] == "CANCELLED"
     delivering.delivered(second)
