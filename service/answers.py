@@ -19,13 +19,13 @@ STREAM_END = "stream.end"
 """Name of the last server-sent event of a study that has ended; it has no id and is no event of the study."""
 
 
-StudyOrder = Literal["-created_at", "created_at", "name", "-name"]
+StudySortOrder = Literal["-created_at", "created_at", "name", "-name"]
 """A minus begins with the last: -created_at is the newest first."""
 
-ConfigurationOrder = Literal["number", "-number", "objective"]
+ConfigurationSortOrder = Literal["number", "-number", "objective"]
 """objective: the best mean of the search trials first, of the complete configurations before those that lack a seed."""
 
-TrialOrder = Literal["number", "-number"]
+TrialSortOrder = Literal["number", "-number"]
 
 
 class _Answer(BaseModel):

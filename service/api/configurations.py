@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from service.analysis.aggregation import ConfigurationResult, aggregate
-from service.answers import ConfigurationList, ConfigurationOrder
+from service.answers import ConfigurationList, ConfigurationSortOrder
 from service.api import reading
 from service.api.bodies import NewPoint, body_of
 from service.api.problems import documented
@@ -39,7 +39,7 @@ def list_configurations(
     origin: Annotated[Origin | None, Query(description="proposed by the search, or enqueued by a user")] = None,
     complete: Annotated[bool | None, Query(description="whether every search trial has a result")] = None,
     order_by: Annotated[
-        ConfigurationOrder,
+        ConfigurationSortOrder,
         Query(description="as they were proposed, the last first, or by the search mean, the complete ones first"),
     ] = "number",
     page_size: Annotated[int, Query(ge=1, le=1_000)] = 100,

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from service.answers import StudyDetail, StudyList, StudyOrder
+from service.answers import StudyDetail, StudyList, StudySortOrder
 from service.api import reading
 from service.api.bodies import body_of
 from service.api.problems import documented
@@ -192,7 +192,7 @@ def list_studies(
     archived: Annotated[bool, Query(description="those that were put out of sight, instead of the others")] = False,
     created_after: Annotated[Moment | None, Query(description=_WHEN)] = None,
     created_before: Annotated[Moment | None, Query(description=_WHEN)] = None,
-    order_by: Annotated[StudyOrder, Query(description="a minus: the last first")] = "-created_at",
+    order_by: Annotated[StudySortOrder, Query(description="a minus: the last first")] = "-created_at",
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
 ) -> StudyList:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from service.answers import ResultList, TrialDetail, TrialList, TrialOrder
+from service.answers import ResultList, TrialDetail, TrialList, TrialSortOrder
 from service.api import reading
 from service.api.problems import documented
 from service.api.requests import NO_NUL, PageToken, Studies, StudyId, TrialId
@@ -24,7 +24,7 @@ def list_trials(
     state: Annotated[list[TrialState] | None, Query(max_length=len(TrialState), description="any of these")] = None,
     purpose: Annotated[Purpose | None, Query(description="of the search, or confirming its best")] = None,
     configuration_id: Annotated[str | None, Query(max_length=80, pattern=NO_NUL)] = None,
-    order_by: Annotated[TrialOrder, Query(description="as they were proposed, or the last first")] = "number",
+    order_by: Annotated[TrialSortOrder, Query(description="as they were proposed, or the last first")] = "number",
     page_size: Annotated[int, Query(ge=1, le=1_000)] = 100,
     page_token: PageToken = None,
 ) -> TrialList:

@@ -19,7 +19,7 @@ from service.analysis.trial_tables import TableFormat
 from service.answers import (
     BestConfiguration,
     ConfigurationList,
-    ConfigurationOrder,
+    ConfigurationSortOrder,
     CreatedWebhook,
     DatasetList,
     Importances,
@@ -31,12 +31,12 @@ from service.answers import (
     StudyComparison,
     StudyDetail,
     StudyList,
-    StudyOrder,
     StudyOverview,
+    StudySortOrder,
     TrialDetail,
     TrialList,
-    TrialOrder,
     TrialOverview,
+    TrialSortOrder,
     WebhookDetail,
     WebhookList,
 )
@@ -105,7 +105,7 @@ class Client(Connection):
         archived: bool = False,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
-        order_by: StudyOrder = "-created_at",
+        order_by: StudySortOrder = "-created_at",
         page_size: int = 50,
     ) -> Iterator[StudyOverview]:
         """Studies, newest first, page after page as they are asked for. owner: for admins, who see those of all.
@@ -202,7 +202,7 @@ class Client(Connection):
         *,
         origin: Origin | None = None,
         complete: bool | None = None,
-        order_by: ConfigurationOrder = "number",
+        order_by: ConfigurationSortOrder = "number",
         limit: int | None = None,
     ) -> list[ConfigurationResult]:
         """Configurations with their results over seeds: all, or the first ones in this order.
@@ -227,7 +227,7 @@ class Client(Connection):
         states: Sequence[TrialState] = (),
         purpose: Purpose | None = None,
         configuration_id: str | None = None,
-        order_by: TrialOrder = "number",
+        order_by: TrialSortOrder = "number",
         limit: int | None = None,
     ) -> list[TrialOverview]:
         """Trials in the order of their numbers: all, or the first ones; those that wait say why."""

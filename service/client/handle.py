@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from service.analysis.aggregation import ConfigurationResult
 from service.analysis.surface import Surface
-from service.answers import ConfigurationOrder, StudyDetail, TrialOverview
+from service.answers import ConfigurationSortOrder, StudyDetail, TrialOverview
 from service.study import Event, Scalar, Study, TrialState
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class StudyHandle:
         """Has it try a point of its space before what its search proposes."""
         return self._client.enqueue(self.id, point)
 
-    def configurations(self, *, order_by: ConfigurationOrder = "number") -> list[ConfigurationResult]:
+    def configurations(self, *, order_by: ConfigurationSortOrder = "number") -> list[ConfigurationResult]:
         """Every configuration with its results over seeds."""
         return self._client.configurations(self.id, order_by=order_by)
 

@@ -14,7 +14,7 @@ from search_spaces import Point
 from service.analysis.aggregation import ConfigurationSummary, summary_of
 from service.analysis.trial_tables import TrialRow
 from service.analysis.waiting import Care
-from service.answers import ConfigurationOrder, TrialOrder
+from service.answers import ConfigurationSortOrder, TrialSortOrder
 from service.errors import ConfigurationNotFoundError, StudyNotFoundError, TrialNotFoundError
 from service.store import records, tables
 from service.store.database import Database
@@ -148,7 +148,7 @@ class StudyContents:
         study_id: str,
         wanted: ConfigurationFilter,
         *,
-        order_by: ConfigurationOrder = "number",
+        order_by: ConfigurationSortOrder = "number",
         page_size: int,
         page_token: str | None = None,
     ) -> ConfigurationPage:
@@ -193,7 +193,7 @@ class StudyContents:
         study_id: str,
         wanted: TrialFilter,
         *,
-        order_by: TrialOrder = "number",
+        order_by: TrialSortOrder = "number",
         page_size: int,
         page_token: str | None = None,
     ) -> TrialPage:

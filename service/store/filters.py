@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, exists, func, true
 
-from service.answers import ConfigurationOrder, StudyOrder, TrialOrder
+from service.answers import ConfigurationSortOrder, StudySortOrder, TrialSortOrder
 from service.store import tables
 from service.store.paging import Keyset, SortKey
 from service.store.ranking import by_objective
@@ -54,7 +54,7 @@ class StudyFilter:
         if self.created_before is not None:
             yield column.created_at < self.created_before
 
-    def keyset(self, order_by: StudyOrder) -> Keyset:
+    def keyset(self, order_by: StudySortOrder) -> Keyset:
         """The order of a list with this filter."""
         column, descending = tables.studies.c, order_by.startswith("-")
         by_name = order_by.removeprefix("-") == "name"
@@ -81,7 +81,7 @@ class ConfigurationFilter:
         if self.complete is not None:
             yield column.complete.is_(self.complete)
 
-    def keyset(self, study_id: str, order_by: ConfigurationOrder, mode: Literal["max", "min"]) -> Keyset:
+    def keyset(self, study_id: str, order_by: ConfigurationSortOrder, mode: Literal["max", "min"]) -> Keyset:
         """The order of a list with this filter; mode: of the study's objective."""
         number = SortKey(tables.configurations.c.number, int, descending=order_by == "-number")
         keys = by_objective(mode) if order_by == "objective" else [number]
@@ -106,7 +106,7 @@ class TrialFilter:
         if self.configuration_id is not None:
             yield column.configuration_id == self.configuration_id
 
-    def keyset(self, study_id: str, order_by: TrialOrder) -> Keyset:
+    def keyset(self, study_id: str, order_by: TrialSortOrder) -> Keyset:
         """The order of a list with this filter."""
         number = SortKey(tables.trials.c.number, int, descending=order_by == "-number")
         return Keyset([number], _listing(study_id, "trials", order_by, self))

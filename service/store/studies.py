@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from service.answers import StudyOrder
+from service.answers import StudySortOrder
 from service.errors import IdempotencyConflictError
 from service.store import records, tables
 from service.store.contents import StudyContents
@@ -71,7 +71,7 @@ class StudyStore(StudyContents):
         self,
         wanted: StudyFilter,
         *,
-        order_by: StudyOrder = "-created_at",
+        order_by: StudySortOrder = "-created_at",
         page_size: int,
         page_token: str | None = None,
     ) -> StudyPage:
