@@ -50,8 +50,8 @@ class ConfigurationProgress:
 class SearchProgress:
     """The search of one study: it proposes configurations, takes over those of users, and learns what they are worth.
 
-    What it answers as new are trials as they are recorded; it knows of them only what is added to a configuration's
-    `trials`.
+    A new configuration is answered as the trials that were recorded with it; whoever has them run puts their progress
+    into the configuration's `trials`, from which the search learns.
 
     configurations: by id, in the order of their numbers. last_configuration: the number of the last of them.
     is_exhausted: whether the algorithm has no other point. has_reached_target: whether a configuration is that good.
