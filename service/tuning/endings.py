@@ -38,7 +38,7 @@ def ending_over_budget(budget: Budget, counts: TrialCounts, *, wallclock_s: floa
     """
     most = budget.max_failed_trials
     if most is not None and counts.failed > most:
-        said = f"{counts.failed} trials failed, and budget.max_failed_trials is {most}"
+        said = f"{counts.failed} trial{'s' * (counts.failed > 1)} failed, and budget.max_failed_trials is {most}"
         return Ending(StudyState.FAILED, Reason.TOO_MANY_FAILURES, said)
     for name, limit, spent in (
         ("max_wallclock_s", budget.max_wallclock_s, wallclock_s),

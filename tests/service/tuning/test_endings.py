@@ -23,7 +23,7 @@ def test_a_study_without_limits_goes_on() -> None:
 def test_too_many_failures_fail_a_study_that_has_found_something_too() -> None:
     ending = ending_over_budget(Budget(max_failed_trials=0), TrialCounts(succeeded=5, failed=1), **NO_TIME)
     assert ending == Ending(
-        StudyState.FAILED, Reason.TOO_MANY_FAILURES, "1 trials failed, and budget.max_failed_trials is 0"
+        StudyState.FAILED, Reason.TOO_MANY_FAILURES, "1 trial failed, and budget.max_failed_trials is 0"
     )
 
 
