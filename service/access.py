@@ -13,6 +13,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from search_spaces.checking import StrictModel, shown
+from service.ids import ALPHABET, new_id
 from service.text_rules import checked_name
 
 LOCAL_OWNER = "local"
@@ -85,10 +86,9 @@ class ApiKey(BaseModel):
         return Principal(self.owner, self.role, self.id)
 
 
-_ID_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # without letters that are read as another
 _ID_LENGTH = 12
 _SECRET_BYTES = 32
-_TOKEN = re.compile(rf"sam_([{_ID_ALPHABET}]{{{_ID_LENGTH}}})_([0-9a-f]{{{2 * _SECRET_BYTES}}})")
+_TOKEN = re.compile(rf"sam_([{ALPHABET}]{{{_ID_LENGTH}}})_([0-9a-f]{{{2 * _SECRET_BYTES}}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,7 @@ class KeyToken:
     @classmethod
     def new(cls) -> Self:
         """A token nobody has seen: 256 random bits."""
-        key_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
-        return cls(key_id, secrets.token_hex(_SECRET_BYTES))
+        return cls(new_id(_ID_LENGTH), secrets.token_hex(_SECRET_BYTES))
 
     @classmethod
     def parse(cls, text: str) -> Self | None:

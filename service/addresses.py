@@ -68,7 +68,11 @@ def holding(home: Path) -> Iterator[None]:
 
 def on_this_machine(url: str) -> bool:
     """Whether the address is a loopback one, which has no proxy in front. Raises ValueError where it is no URL."""
-    host = urlsplit(url).hostname or ""
+    return is_loopback(urlsplit(url).hostname or "")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what is bound to the host."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

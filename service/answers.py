@@ -11,6 +11,7 @@ from service.access import ApiKey
 from service.analysis.aggregation import ConfigurationResult, Summary
 from service.analysis.comparison import Comparison
 from service.analysis.importances import ImportanceMethod
+from service.spec_sections import Mode
 from service.study import Attempt, Result, Study, Trial, TrialState
 from service.webhook import Delivery, Webhook
 from trainers.catalog import DatasetFacts, ModelFacts
@@ -84,7 +85,7 @@ class BestConfiguration(_Answer):
     """What a study has found."""
 
     metric: str
-    mode: Literal["max", "min"]
+    mode: Mode
     best: ConfigurationResult | None = Field(
         description="the best confirmed configuration where there are any, by the mean over its confirming trials, "
         "else the best one whose search trials all succeeded, by their mean, else of those of which most seeds "

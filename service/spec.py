@@ -165,6 +165,11 @@ def plan(spec: StudySpec) -> Plan:
     return Plan(configurations, configurations * len(spec.replicates.seeds) + confirming, confirming)
 
 
+def stored_objective(stored: Mapping[str, Any]) -> Objective:
+    """What a study optimises, from its stored spec, whichever version has stored it."""
+    return Objective.model_validate(stored["objective"])
+
+
 def stored_plan(stored: Mapping[str, Any]) -> Plan | None:
     """The plan of a study from its stored spec; None for one of a version with other rules."""
     sections = {name: section for name, section in stored.items() if name not in _TEXTS}

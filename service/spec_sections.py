@@ -84,6 +84,9 @@ Labels = Annotated[dict[str, Text], Field(max_length=32), _where_new(_checked_la
 Seed = Annotated[Integer, Field(ge=0, le=MAX_SEED)]
 Seconds = Annotated[Number, Field(gt=0, le=1e9)]
 AlgorithmName = Literal["grid", "random", "qmc", "tpe"]
+Mode = Literal["max", "min"]
+"""Which end of an objective is better."""
+
 Keep = Literal["latest", "best", "latest_and_best", "none"]
 """What stays of the checkpoints of a trial that ended: of its last epoch, of its best one by the objective, or both."""
 WhichCheckpoint = Literal["latest", "best"]
@@ -93,7 +96,7 @@ class Objective(StrictModel):
     """What makes one configuration better than another."""
 
     metric: Text = Field(description="a metric that every trial reports", examples=["val_accuracy"])
-    mode: Literal["max", "min"] = Field(description="which direction is better")
+    mode: Mode = Field(description="which direction is better")
     at: Literal["last", "best"] = Field("last", description="the metric of a trial's last epoch, or of its best one")
     target: Number | None = Field(
         None, description="the study ends once a configuration's mean is this good; null: it does not"

@@ -38,6 +38,10 @@ class StudyState(StrEnum):
         return self in (StudyState.RUNNING, StudyState.STOPPING)
 
 
+DRIVEN_STATES = tuple(state for state in StudyState if state.has_driver)
+"""The states of a study that a driver has."""
+
+
 class Reason(StrEnum):
     """Why a study ended."""
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import stdtrit
 
 from service.analysis.counting import counted_value, is_whole
 from service.analysis.moments import exponent_of, mean_and_std, scaled, unscaled
+from service.spec_sections import Mode
 from service.study import Configuration, Purpose, Trial, TrialState
 
 CONFIDENCE = 0.95
@@ -102,7 +103,7 @@ def aggregate(configurations: Sequence[Configuration], trials: Iterable[Trial]) 
     return [_result(configuration, of_configuration[configuration.id]) for configuration in configurations]
 
 
-def best(results: Iterable[AnyResult], mode: Literal["max", "min"]) -> AnyResult | None:
+def best(results: Iterable[AnyResult], mode: Mode) -> AnyResult | None:
     """The best of the confirmed configurations where there are any, else of the complete ones, else of the rest.
 
     By the confirmed mean, those with the most confirming trials first, else by the mean of the search; of equal ones
@@ -124,14 +125,14 @@ def best(results: Iterable[AnyResult], mode: Literal["max", "min"]) -> AnyResult
     return found and found[1]
 
 
-def rank(result: ConfigurationSummary, mode: Literal["max", "min"]) -> tuple[bool, bool, float, float, int]:
+def rank(result: ConfigurationSummary, mode: Mode) -> tuple[bool, bool, float, float, int]:
     """A sort key, the best search mean first: complete ones, then those with any objective, by mean, spread, number."""
     if result.objective is None:
         return (True, True, 0.0, 0.0, result.configuration.number)
     return (not result.complete, False, *_order(result.objective, result.configuration.number, mode))
 
 
-def most_seeds_first(summary: Summary, number: int, mode: Literal["max", "min"]) -> tuple[int, float, float, int]:
+def most_seeds_first(summary: Summary, number: int, mode: Mode) -> tuple[int, float, float, int]:
     """A sort key of a configuration with this number: a mean over fewer seeds has not the same say as one over more."""
     return (-summary.n, *_order(summary, number, mode))
 
@@ -156,7 +157,7 @@ def _summary(mean: float, std: float | None, n: int) -> Summary:
     return Summary(mean=mean, std=std, n=n, low=low, high=high)
 
 
-def _order(summary: Summary, number: int, mode: Literal["max", "min"]) -> tuple[float, float, int]:
+def _order(summary: Summary, number: int, mode: Mode) -> tuple[float, float, int]:
     mean = -summary.mean if mode == "max" else summary.mean
     spread = math.inf if summary.std is None else summary.std
     return (mean, spread, number)

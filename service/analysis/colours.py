@@ -7,9 +7,10 @@ viridis where they stand in an order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from plotly.colors import sample_colorscale, unlabel_rgb
+
+from service.spec_sections import Mode
 
 BEST = "#d1004b"
 """Outline of the best cell or point."""
@@ -37,7 +38,7 @@ def limits(means: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def colour(mean: float, ends: tuple[float, float], mode: Literal["max", "min"] | None) -> Rgb:
+def colour(mean: float, ends: tuple[float, float], mode: Mode | None) -> Rgb:
     """The colour of a mean, red, green and blue in [0, 1]; that of the nearest end where it lies beyond them.
 
     mode: of which end is the best one, and bright; None: neither, and what is large is bright.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from typing import Literal, Protocol
+from typing import Protocol
 
+from service.spec_sections import Mode
 from service.study import TrialState
 
 
@@ -42,7 +43,7 @@ def is_whole(trials: Collection[Outcome]) -> bool:
     return bool(trials) and len(counted(trials)) == len(trials)
 
 
-def reaches(mean: float, target: float | None, mode: Literal["max", "min"]) -> bool:
+def reaches(mean: float, target: float | None, mode: Mode) -> bool:
     """Whether the mean of a whole configuration is the target or better; never where there is no target."""
     if target is None:
         return False

@@ -12,6 +12,7 @@ from search_spaces.parameters import CategoricalParameter, FloatParameter, IntPa
 from service.analysis.aggregation import ConfigurationSummary
 from service.analysis.moments import scaled
 from service.errors import NotEnoughResultsError
+from service.spec_sections import Mode
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -36,7 +37,7 @@ def importances(
     results: Sequence[ConfigurationSummary],
     parameters: Mapping[str, Parameter],
     *,
-    mode: Literal["max", "min"],
+    mode: Mode,
     method: ImportanceMethod,
 ) -> tuple[dict[str, float], int]:
     """The importance of each parameter, the highest first, summing to 1; and of how many configurations it was told.
@@ -86,7 +87,7 @@ def _of_one_size(told: Sequence[tuple[Mapping[str, Any], float]]) -> list[tuple[
 def _evaluated(
     told: Sequence[tuple[Mapping[str, Any], float]],
     parameters: Mapping[str, Parameter],
-    mode: Literal["max", "min"],
+    mode: Mode,
     method: ImportanceMethod,
 ) -> dict[str, float]:
     import optuna

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces import FloatParameter, IntParameter, Parameter, scalar_key
 from service.analysis.aggregation import ConfigurationSummary, Summary, best, summarise
+from service.spec_sections import Mode
 from service.study import Scalar
 
 MAX_PANELS = 6
@@ -56,7 +56,7 @@ class Surface(BaseModel):
     x: str
     y: str
     metric: str = Field(description="what is shown: the objective's, unless another was asked for")
-    mode: Literal["max", "min"] | None = Field(description="the objective's; null for another metric")
+    mode: Mode | None = Field(description="the objective's; null for another metric")
     x_values: list[Scalar] = Field(description="numbers ascending, then words such as 1/t")
     y_values: list[Scalar]
     x_log: bool | None = Field(
@@ -73,7 +73,7 @@ def surface(
     results: Sequence[ConfigurationSummary],
     *,
     metric: str = "objective",
-    mode: Literal["max", "min"],
+    mode: Mode,
     parameters: Mapping[str, Parameter] | None = None,
     x: str = "lambda",
     y: str = "rho",
@@ -180,7 +180,7 @@ def _is_log(parameter: Parameter | None) -> bool | None:
     return parameter.log if isinstance(parameter, FloatParameter | IntParameter) else None
 
 
-def _cells(results: Iterable[ConfigurationSummary], mode: Literal["max", "min"], x: str, y: str) -> list[Cell]:
+def _cells(results: Iterable[ConfigurationSummary], mode: Mode, x: str, y: str) -> list[Cell]:
     by_place: dict[tuple[str, str], list[ConfigurationSummary]] = defaultdict(list)
     for result in results:
         point = result.configuration.point

@@ -53,14 +53,6 @@ _FOREIGN_PAGE = (
 _REMEDY = "send `Authorization: Bearer <key>`; the client and the command read it from SAMSTUDY_API_KEY"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address that is bound."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def allowed_names(listed: str) -> frozenset[str]:
     """The names in a list with commas between, as a Host header's are compared: without a port and a last dot."""
     names = (name.strip().partition(":")[0].rstrip(".").lower() for name in listed.split(","))

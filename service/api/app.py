@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.routing import BaseRoute
 
+from service.addresses import is_loopback
 from service.api import (
     checkpoints,
     configurations,
@@ -31,7 +32,7 @@ from service.api import (
     trials,
     webhooks,
 )
-from service.api.access import Authentication, Lock, allowed_names, is_loopback, open_paths
+from service.api.access import Authentication, Lock, allowed_names, open_paths
 from service.api.body_limit import BodyLimit
 from service.api.computing import Computing
 from service.api.farewell import Farewell

@@ -11,7 +11,7 @@ from service.analysis.labelling import lost_confirmation, missing_seeds
 from service.answers import ComparedStudy, StudyComparison, StudyDifference
 from service.api import reading
 from service.errors import FieldProblem, InvalidRequestError
-from service.spec import Objective
+from service.spec import Objective, stored_objective
 from service.store.studies import StudyStore
 from service.study import Purpose, Scalar, Study, TrialState
 from trainers.config import defaults
@@ -31,7 +31,7 @@ def compare_studies(store: StudyStore, study_ids: Sequence[str], metric: str | N
     Raises StudyNotFoundError, InvalidRequestError.
     """
     found = [reading.best_result(store, study_id) for study_id in study_ids]
-    objectives = {study.id: reading.objective_of(study) for study, _ in found}
+    objectives = {study.id: stored_objective(study.spec) for study, _ in found}
     optimised = {objective.metric for objective in objectives.values()}
     if metric is None:
         if len(optimised) > 1:

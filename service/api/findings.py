@@ -23,7 +23,7 @@ from service.errors import (
     StudyNotFoundError,
     TooManyRequestsError,
 )
-from service.spec import accepted_spec
+from service.spec import accepted_spec, stored_objective
 from service.study import Purpose
 from trainers.metrics import every_metric
 
@@ -97,7 +97,7 @@ def read_surface(
     if unknown:
         raise InvalidRequestError("; ".join(problem.message for problem in unknown), problems=unknown)
     results = studies.summaries(study_id)
-    objective = reading.objective_of(study)
+    objective = stored_objective(study.spec)
     shown = surface(results, metric=objective.metric, mode=objective.mode, parameters=known, x=x, y=y, panel=panel)
     if metric is None or metric == objective.metric:
         return shown
@@ -127,7 +127,7 @@ async def read_importances(
     """Which parameters matter: how much of the objective's variance over complete configurations each explains."""
     study = await run_in_threadpool(studies.get, study_id)
     parameters = accepted_spec(study.spec).space.parameters
-    objective = reading.objective_of(study)
+    objective = stored_objective(study.spec)
     results = await run_in_threadpool(studies.summaries, study_id)
     computing: Computing = request.app.state.computing
     found, n = await computing.answer(

@@ -18,16 +18,11 @@ from service.answers import (
     TrialList,
     TrialOverview,
 )
-from service.spec import Objective, stored_plan
+from service.spec import stored_objective, stored_plan
 from service.store.contents import Best, ConfigurationPage, StudyStanding, TrialPage
 from service.store.studies import StudyStore
 from service.study import OPEN_TRIAL_STATES, Study, TrialState
 from trainers.config import defaults
-
-
-def objective_of(study: Study) -> Objective:
-    """What the study optimises."""
-    return Objective.model_validate(study.spec["objective"])
 
 
 def overviews(store: StudyStore, studies: Sequence[Study]) -> list[StudyOverview]:
@@ -62,7 +57,7 @@ def study_detail(store: StudyStore, study_id: str, *, mlflow_url: str) -> StudyD
 def best_configuration(store: StudyStore, study_id: str) -> BestConfiguration:
     """What the study has found. Raises StudyNotFoundError."""
     study, found = store.best(study_id)
-    objective = objective_of(study)
+    objective = stored_objective(study.spec)
     return BestConfiguration(metric=objective.metric, mode=objective.mode, best=_result(found))
 
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator
-from pydantic_core import PydanticCustomError
 
 from service.answers import StudyDetail, StudyList, StudySortOrder
 from service.api import reading
@@ -41,6 +40,7 @@ from service.spec import Plan, StudySpec, parse_spec, plan
 from service.store.filters import StudyFilter
 from service.store.studies import NewStudy, StudyStore
 from service.study import Study, StudyState
+from service.text_rules import refusal
 
 router = APIRouter(tags=["studies"])
 
@@ -49,21 +49,17 @@ _MOMENT = re.compile(
 )
 
 
-def _refused(text: str) -> PydanticCustomError:
-    return PydanticCustomError("rule", "{text}", {"text": text})
-
-
 def _checked_label(label: str) -> str:
     key, colon, _ = label.partition(":")
     if not key or not colon or "\x00" in label:
-        raise _refused("must be key:value")
+        raise refusal("must be key:value")
     return label
 
 
 def _written_as_moment(text: str) -> str:
     """The text itself, before pydantic takes a number, such as a year, for the seconds since 1970."""
     if not _MOMENT.fullmatch(text):
-        raise _refused("must be an ISO 8601 date and time with its zone, such as 2026-01-31T12:00:00Z")
+        raise refusal("must be an ISO 8601 date and time with its zone, such as 2026-01-31T12:00:00Z")
     return text
 
 
@@ -71,7 +67,7 @@ def _checked_moment(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise _refused(f"must lie in the years 1 to 9999, got {moment.isoformat()}") from None
+        raise refusal(f"must lie in the years 1 to 9999, got {moment.isoformat()}") from None
 
 
 Label = Annotated[str, AfterValidator(_checked_label)]

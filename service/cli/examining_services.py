@@ -54,7 +54,7 @@ def examine_api(current: Settings, running: Addresses | None, *, store_is_missin
 
 def examine_keys(current: Settings, keys: KeyStore) -> Finding:
     """Whether somebody can come in who should not, or nobody can."""
-    from service.api.access import is_loopback
+    from service.addresses import is_loopback
 
     if keys.any_valid():
         return well("keys", "every request needs one")

@@ -21,7 +21,7 @@ from rich.text import Text
 from service.analysis.aggregation import ConfigurationResult, Summary
 from service.analysis.labelling import lost_confirmation, missing_seeds, point_label, symbol, value_label
 from service.answers import StudyDetail, StudyOverview
-from service.spec import Objective
+from service.spec import Objective, stored_objective
 from service.study import StudyState, TrialState
 from trainers.metrics import is_accuracy
 
@@ -61,11 +61,6 @@ class _PlainConsole(Console):
 def _visible(character: str) -> str:
     is_control = unicodedata.category(character) == "Cc" and character not in "\n\t"
     return "\N{REPLACEMENT CHARACTER}" if is_control else character
-
-
-def objective_of(study: StudyDetail) -> Objective:
-    """What the study optimises."""
-    return Objective.model_validate(study.spec["objective"])
 
 
 def studies_table(studies: Sequence[StudyOverview]) -> Table:
@@ -219,7 +214,7 @@ def in_its_unit(metric: str) -> str:
 def best_facts(study: StudyDetail) -> Iterator[RenderableType]:
     """Its best configuration and what that was worth; nothing where there is none."""
     if study.best is not None:
-        objective = objective_of(study)
+        objective = stored_objective(study.spec)
         best = study.best
         number, point = best.configuration.number, point_label(best.configuration.point)
         yield Text.assemble(("best: ", "bold"), f"configuration {number}, {point}")

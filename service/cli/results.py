@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from service.analysis.surface import in_order_of_interest
 from service.cli.studies import Json, StudyArgument, client
 from service.errors import NotEnoughResultsError
-from service.spec import accepted_spec
 from service.study import TrialState
 
 if TYPE_CHECKING:
@@ -44,6 +42,7 @@ def trials(
 ) -> None:
     """List the trials of a study: how they went, and why those that wait do."""
     from service.cli import rendering, trial_rendering
+    from service.spec import stored_objective
 
     with client() as service:
         study = service.study(study_id)
@@ -55,7 +54,7 @@ def trials(
         typer.echo("no trials")
         return
     console = rendering.console()
-    for part in trial_rendering.trials_table(found, objective=rendering.objective_of(study)):
+    for part in trial_rendering.trials_table(found, objective=stored_objective(study.spec)):
         console.print(part)
     there = sum(count for known, count in study.trial_counts.items() if not state or known in state)
     if there > len(found):
@@ -105,7 +104,9 @@ def surface(
     as_json: Json = False,
 ) -> None:
     """Show the objective over two parameters, such as λ and ρ, or another metric: as a table, or as a figure."""
+    from service.analysis.surface import in_order_of_interest
     from service.cli import rendering, surface_rendering
+    from service.spec import accepted_spec, stored_objective
 
     ending = "" if output is None else output.suffix
     if output is not None and ending not in (".png", ".html"):
@@ -120,7 +121,7 @@ def surface(
                 f"study {study_id!r} searches {', '.join(spec.space.parameters)}: a surface needs two parameters"
             )
         found = service.surface(study_id, x=x, y=y, panel=panel, metric=metric)
-    objective = rendering.objective_of(study)
+    objective = stored_objective(study.spec)
     label = (
         rendering.metric_label(objective) if found.metric == objective.metric else rendering.in_its_unit(found.metric)
     )

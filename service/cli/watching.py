@@ -13,7 +13,7 @@ from service.answers import StudyDetail
 from service.cli import rendering, surface_rendering
 from service.client import Client
 from service.errors import InvalidSpecError
-from service.spec import accepted_spec
+from service.spec import accepted_spec, stored_objective
 
 POLL_S = 0.5
 PLAIN_POLLS = 10
@@ -41,7 +41,7 @@ def watch_study(
 
 def results_of(client: Client, study: StudyDetail, *, width: int) -> RenderableType:
     """The study's λ × ρ table where its space has both and the table is of a size to be read, else its best ones."""
-    objective = rendering.objective_of(study)
+    objective = stored_objective(study.spec)
     try:
         spec = accepted_spec(study.spec)
     except InvalidSpecError:  # accepted by another version of the service

@@ -27,7 +27,7 @@ from sqlalchemy.types import String
 from service.errors import BackupDamagedError, RestoreRefusedError, StoreUnavailableError
 from service.store import tables
 from service.store.database import Database, current_revision, known_revisions, upgrade
-from service.study import StudyState, TrialState
+from service.study import DRIVEN_STATES, TrialState
 
 FORMAT = 1
 
@@ -265,10 +265,9 @@ def _let_go(connection: Connection, now: datetime) -> None:
     have gone on since: their exporter looks.
     """
     table = tables.studies
-    driven = [state for state in StudyState if state.has_driver]
     successes = (TrialState.SUCCEEDED, TrialState.EARLY_STOPPED)
     connection.execute(
-        update(table).where(table.c.state.in_(driven)).values(lease_expires_at=now - timedelta(seconds=1))
+        update(table).where(table.c.state.in_(DRIVEN_STATES)).values(lease_expires_at=now - timedelta(seconds=1))
     )
     ahead = {name: _ahead(table.c[name], now) for name in ("driver_attempt", "version")}
     connection.execute(update(table).values(revision=table.c.revision + 1, **ahead))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import ColumnElement, exists, func, true
 
 from service.answers import ConfigurationSortOrder, StudySortOrder, TrialSortOrder
+from service.spec_sections import Mode
 from service.store import tables
 from service.store.paging import Keyset, SortKey
 from service.store.ranking import by_objective
@@ -81,7 +82,7 @@ class ConfigurationFilter:
         if self.complete is not None:
             yield column.complete.is_(self.complete)
 
-    def keyset(self, study_id: str, order_by: ConfigurationSortOrder, mode: Literal["max", "min"]) -> Keyset:
+    def keyset(self, study_id: str, order_by: ConfigurationSortOrder, mode: Mode) -> Keyset:
         """The order of a list with this filter; mode: of the study's objective."""
         number = SortKey(tables.configurations.c.number, int, descending=order_by == "-number")
         keys = by_objective(mode) if order_by == "objective" else [number]

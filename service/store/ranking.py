@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, case, func
 
+from service.spec_sections import Mode
 from service.store import records, tables
 from service.store.paging import SortKey
 from service.study import Configuration, Study
@@ -15,7 +16,7 @@ from service.study import Configuration, Study
 _columns = tables.configurations.c
 
 
-def by_objective(mode: Literal["max", "min"]) -> list[SortKey]:
+def by_objective(mode: Mode) -> list[SortKey]:
     """The best first: complete ones, then those with any objective, by mean, spread and number."""
     return [
         SortKey(_flag(_columns.complete.is_(False)), int),
@@ -42,7 +43,7 @@ def best_configuration(connection: Connection, study: Study) -> Configuration | 
     return _first(connection, study, _columns.objective_n > 0, "objective", objective["mode"], most)
 
 
-def most_seeds_first(mode: Literal["max", "min"]) -> list[ColumnElement[Any]]:
+def most_seeds_first(mode: Mode) -> list[ColumnElement[Any]]:
     """By how many seeds have an objective, then by mean, spread and number, as the best are chosen to be confirmed."""
     return [_columns.objective_n.desc(), *_order("objective", mode)]
 
@@ -52,7 +53,7 @@ def _first(
     study: Study,
     condition: ColumnElement[bool],
     name: Literal["objective", "confirmed"],
-    mode: Literal["max", "min"],
+    mode: Mode,
     before: Sequence[ColumnElement[Any]],
 ) -> Configuration | None:
     row = connection.execute(
@@ -64,7 +65,7 @@ def _first(
     return None if row is None else records.as_record(Configuration, row)
 
 
-def _order(name: Literal["objective", "confirmed"], mode: Literal["max", "min"]) -> list[ColumnElement[Any]]:
+def _order(name: Literal["objective", "confirmed"], mode: Mode) -> list[ColumnElement[Any]]:
     mean, std = _columns[f"{name}_mean"], _columns[f"{name}_std"]
     return [mean.desc() if mode == "max" else mean.asc(), _flag(std.is_(None)), std, _columns.number]
 

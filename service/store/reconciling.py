@@ -15,7 +15,7 @@ from service.shares import Demand
 from service.store import records, tables
 from service.store.database import Database
 from service.store.demands import demands_of
-from service.study import AttemptState, Intent, Reason, Study, StudyState, TrialState
+from service.study import DRIVEN_STATES, AttemptState, Intent, Reason, Study, StudyState, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,6 @@ class UnconfirmedStart:
     lives: bool
 
 
-_DRIVEN = [state for state in StudyState if state.has_driver]
 _STEADY = timedelta(minutes=10)
 """A driver that has lived for so long does not end by its own start."""
 
@@ -100,7 +99,7 @@ class ReconcilingStore:
         table = tables.studies
         with self._database.reading() as connection:
             rows = connection.execute(
-                select(table).where(table.c.state.in_(_DRIVEN)).order_by(table.c.created_at, table.c.id)
+                select(table).where(table.c.state.in_(DRIVEN_STATES)).order_by(table.c.created_at, table.c.id)
             )
             studies = rows.all()
             demands = demands_of(connection, studies)
@@ -123,7 +122,7 @@ class ReconcilingStore:
         with self._database.writing() as connection:
             for study_id, number in slots.items():
                 connection.execute(
-                    update(table).where(table.c.id == study_id, table.c.state.in_(_DRIVEN)).values(slots=number)
+                    update(table).where(table.c.id == study_id, table.c.state.in_(DRIVEN_STATES)).values(slots=number)
                 )
 
     def set_waiting_reason(self, study_ids: Sequence[str], waiting_reason: str) -> None:
@@ -172,7 +171,7 @@ class ReconcilingStore:
         """Drivers of whose start no event tells: it is under way, or whoever was to confirm it could not."""
         table = tables.studies
         with self._database.reading() as connection:
-            rows = connection.execute(select(table).where(table.c.state.in_(_DRIVEN)).order_by(table.c.id)).all()
+            rows = connection.execute(select(table).where(table.c.state.in_(DRIVEN_STATES)).order_by(table.c.id)).all()
             return [
                 UnconfirmedStart(DriverClaim(row.id, row.driver_attempt), _lives(row))
                 for row in rows
@@ -209,7 +208,7 @@ class ReconcilingStore:
             now = records.GIVEN_UP + timedelta(seconds=1) if given_up else self._database.now(connection)
             rows = connection.execute(
                 select(table.c.id, table.c.driver_attempt).where(
-                    table.c.state.in_(_DRIVEN),
+                    table.c.state.in_(DRIVEN_STATES),
                     table.c.lease_expires_at < now,
                 )
             )
@@ -224,7 +223,7 @@ class ReconcilingStore:
         with self._database.reading() as connection:
             latest = _latest_end(self._database.now(connection))
             far = select(table.c.id, table.c.driver_attempt).where(
-                table.c.state.in_(_DRIVEN), table.c.lease_expires_at > latest
+                table.c.state.in_(DRIVEN_STATES), table.c.lease_expires_at > latest
             )
             claims = [DriverClaim(row.id, row.driver_attempt) for row in connection.execute(far)]
         if claims:
@@ -232,7 +231,7 @@ class ReconcilingStore:
                 now = self._database.now(connection)
                 connection.execute(
                     update(table)
-                    .where(table.c.state.in_(_DRIVEN), table.c.lease_expires_at > _latest_end(now))
+                    .where(table.c.state.in_(DRIVEN_STATES), table.c.lease_expires_at > _latest_end(now))
                     .values(lease_expires_at=now + timedelta(seconds=lease_s))
                 )
         return claims

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from service.answers import StudySortOrder
 from service.errors import IdempotencyConflictError
+from service.ids import new_id
 from service.store import records, tables
 from service.store.contents import StudyContents
 from service.store.filters import StudyFilter, in_scope
@@ -19,7 +19,7 @@ from service.study import Intent, Study, StudyState, TrialState
 
 __all__ = ["NewStudy", "StudyFilter", "StudyPage", "StudyStore"]
 
-_ID_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # without letters that are read as another
+_ID_LENGTH = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class StudyStore(StudyContents):
             if known:
                 return known, False
             now = self._database.now(connection)
-            study_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(10))
+            study_id = new_id(_ID_LENGTH)
             connection.execute(
                 insert(tables.studies).values(
                     id=study_id,

@@ -10,13 +10,11 @@ from sqlalchemy import Connection, Select, case, func, select
 
 from service.store import records, tables
 from service.store.database import Database
-from service.study import StudyState, TrialState
+from service.study import DRIVEN_STATES, StudyState, TrialState
 from service.webhook import STUDY_STATE
 
 CONTROLLER_LEASE = "controller"
 """Name of the lease by which a controller leads."""
-
-_DRIVEN = [state for state in StudyState if state.has_driver]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ class WatchingStore:
                     func.count(),
                     func.sum(case((studies.c.lease_expires_at < now, 1), else_=0)),
                     func.min(lease_end),
-                ).where(studies.c.state.in_(_DRIVEN))
+                ).where(studies.c.state.in_(DRIVEN_STATES))
             ).one()
             open_deliveries = select(func.count(), func.min(deliveries.c.created_at)).where(
                 deliveries.c.next_attempt_at.is_not(None)

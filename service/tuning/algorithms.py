@@ -22,6 +22,7 @@ from search_spaces.parameters import (
 from search_spaces.space import SearchSpace
 from service.analysis.importances import distribution, in_optuna
 from service.spec import StudySpec
+from service.spec_sections import Mode
 
 Outcome = Literal["complete", "pruned", "failed"]
 
@@ -128,9 +129,7 @@ class QuasiRandomAlgorithm:
 class OptunaAlgorithm:
     """An Optuna sampler behind ask and tell; conditional parameters are suggested only where they are active."""
 
-    def __init__(
-        self, space: SearchSpace, sampler: optuna.samplers.BaseSampler, *, mode: Literal["max", "min"]
-    ) -> None:
+    def __init__(self, space: SearchSpace, sampler: optuna.samplers.BaseSampler, *, mode: Mode) -> None:
         self._space = space
         direction: Literal["maximize", "minimize"] = "maximize" if mode == "max" else "minimize"
         self._study = optuna.create_study(direction=direction, sampler=sampler)

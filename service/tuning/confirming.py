@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 from service.analysis.aggregation import most_seeds_first, summarise
 from service.analysis.counting import counted
-from service.spec_sections import Confirm
+from service.spec_sections import Confirm, Mode
 from service.study import Purpose
 from service.tuning.search_progress import ConfigurationProgress
 
@@ -18,7 +17,7 @@ class Confirmation:
     confirm: the spec's; None where nothing is confirmed.
     """
 
-    def __init__(self, confirm: Confirm | None, mode: Literal["max", "min"]) -> None:
+    def __init__(self, confirm: Confirm | None, mode: Mode) -> None:
         self._confirm = confirm
         self._mode = mode
         self._chosen: list[ConfigurationProgress] | None = None
@@ -43,7 +42,7 @@ class Confirmation:
 
 
 def best_of_search(
-    configurations: Iterable[ConfigurationProgress], number: int, mode: Literal["max", "min"]
+    configurations: Iterable[ConfigurationProgress], number: int, mode: Mode
 ) -> list[ConfigurationProgress]:
     """So many configurations, the best first, in the API's order; without those of which no seed counts.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 from service.spec import StudySpec
+from service.spec_sections import Mode
 from service.tuning.decisions import IssuedTrial
 
 
@@ -30,7 +31,7 @@ class TrialOrder:
     max_trial_s: float | None = None
     seconds_left: float | None = None
     best_by: str | None = None
-    best_mode: Literal["max", "min"] = "max"
+    best_mode: Mode = "max"
 
     def to_tune_config(self) -> dict[str, Any]:
         """The order as Tune's config of one trial: a list, because a Tune trial may execute several of ours."""

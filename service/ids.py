@@ -1,0 +1,13 @@
+"""Ids that people read out and type: of studies, and of keys."""
+
+from __future__ import annotations
+
+import secrets
+
+ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+"""Without letters that are read as another."""
+
+
+def new_id(length: int) -> str:
+    """So many random characters of the alphabet, of almost 5 bits each."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))
