@@ -54,7 +54,7 @@ def scale_axis(values: Sequence[Scalar], *, is_log: bool | None = None) -> Axis:
     positions = {scalar_key(value): number for value, number in zip(values, numbers, strict=True)}
     low, high = min(numbers), max(numbers)
     if low > 0 and (_lie_logarithmically(numbers) if is_log is None else is_log):
-        margin = high**0.05 / low**0.05
+        margin = high**0.05 / low**0.05 if low < high else 2.0
         low, high = max(low / margin, sys.float_info.min), min(high * margin, _LARGEST)
         ticks = _log_ticks(low, high)
         return Axis(positions, low, high, True, ticks, [f"{tick:g}" for tick in ticks])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -19,10 +20,11 @@ from matplotlib.ticker import ScalarFormatter
 from service.analysis import colours
 from service.analysis.axes import Axis, grid_axis, scale_axis
 from service.analysis.labelling import ordering, symbol, unit_of, value_label
+from service.analysis.profile import Profile
 from service.analysis.surface import Cell, Panel, Surface, best_words
 
 _CELL_WIDTH, _CELL_HEIGHT = 1.22, 0.72  # inches; a cell holds "95.70 ± 0.05" at _CELL_FONT
-_SCATTER_WIDTH, _SCATTER_HEIGHT = 5.2, 4.2  # inches
+_SCATTER_WIDTH, _SCATTER_HEIGHT, _PROFILE_HEIGHT = 5.2, 4.2, 3.0  # inches
 _CELL_FONT, _SMALL_FONT, _LABEL_FONT, _TITLE_FONT = 10.0, 8.0, 11.0, 13.0  # points
 _DPI = 120
 _MAX_WIDTH = 13.0  # inches of panels side by side; further panels go below
@@ -83,6 +85,46 @@ def scatter_png(surface: Surface, *, title: str, metric: str) -> bytes:
     return canvas.png(" · ".join(said))
 
 
+def profile_png(shown: Profile, *, title: str) -> bytes:
+    """A point for each value of the parameter, with a bar of one standard deviation up and down."""
+    unit = unit_of(shown.metric, [point.objective for point in shown.points])
+    x = scale_axis(shown.values, is_log=shown.is_log)
+    width, height = _LEFT + _SCATTER_WIDTH + 0.3, 0.82 + _PROFILE_HEIGHT + _BOTTOM
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    place = (_LEFT / width, _BOTTOM / height, _SCATTER_WIDTH / width, _PROFILE_HEIGHT / height)
+    axes = figure.add_axes(place)
+    _set_scale(axes.xaxis, axes.set_xscale, axes.set_xlim, x)
+    axes.grid(color=colours.GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=_CELL_FONT, colors=colours.INK, which="both")
+    axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+    for point in shown.points:
+        axes.errorbar(
+            x.position(point.value),
+            point.objective.mean * unit.factor,
+            yerr=(point.objective.std or 0.0) * unit.factor,
+            fmt="o",
+            color=colours.CATEGORIES[0],
+            markersize=7,
+            capsize=3,
+            markeredgecolor=colours.BEST if point.is_best else "white",
+            markeredgewidth=2.2 if point.is_best else 0.7,
+            zorder=4 if point.is_best else 3,
+        )
+    style: dict[str, Any] = {"fontsize": _LABEL_FONT, "color": colours.INK}
+    axes.set_xlabel(drawable(symbol(shown.parameter)), **style)
+    notes = [
+        f"{shown.metric}{unit.suffix}, {ordering(shown.mode)}",
+        "mean ± std over seeds" if shown.points else "no result",
+    ]
+    if any(point.is_best for point in shown.points):
+        notes.append("outlined: best")
+    _write(figure, title, 0.2, _TITLE_FONT, colours.INK, "bold")
+    _write(figure, " · ".join(notes), 0.47, _SMALL_FONT + 0.8, colours.FAINT, "normal")
+    return _png(figure)
+
+
 class _Canvas:
     """A figure: title, a line that says what is seen, one axes for each panel, a colour bar common to all."""
 
@@ -109,7 +151,7 @@ class _Canvas:
             axes = self._axes(left + column * (width + _GAP), bottom, width, height)
             self._label(axes, panel, is_first=column == 0)
             self.panels.append((axes, panel))
-        self._text(title, 0.2, _TITLE_FONT, colours.INK, "bold")
+        _write(self._figure, title, 0.2, _TITLE_FONT, colours.INK, "bold")
         if summaries:
             bar_height = min(self._height - top - _BOTTOM, 3.2)
             bar_left = left + across * (width + _GAP) - _GAP + 0.22
@@ -130,10 +172,8 @@ class _Canvas:
             notes.append(f"outlined: {best_words(surface)}")
         if surface.left_out:
             notes.append(f"{surface.left_out} without {symbol(surface.x)} and {symbol(surface.y)} left out")
-        self._text(" · ".join(filter(None, notes)), 0.47, _SMALL_FONT + 0.8, colours.FAINT, "normal")
-        buffer = io.BytesIO()
-        FigureCanvasAgg(self._figure).print_figure(buffer, format="png", facecolor="white")
-        return buffer.getvalue()
+        _write(self._figure, " · ".join(filter(None, notes)), 0.47, _SMALL_FONT + 0.8, colours.FAINT, "normal")
+        return _png(self._figure)
 
     def _axes(self, left: float, bottom: float, width: float, height: float) -> Axes:
         across, up = self._width, self._height
@@ -152,14 +192,6 @@ class _Canvas:
             label = f"{symbol(surface.panel)} = {value_label(panel.label)}"
             axes.set_title(drawable(label), loc="left", parse_math=False, **style)
 
-    def _text(self, text: str, from_top: float, size: float, colour: str, weight: str) -> None:
-        width = 0.66 if weight == "bold" else 0.52  # of a letter, in em
-        room = int((self._width - 0.35) * 72 / (width * size))
-        short = text if len(text) <= room else text[: room - 1] + "…"
-        place = 0.2 / self._width, 1 - from_top / self._height
-        style: dict[str, Any] = {"fontsize": size, "color": colour, "fontweight": weight, "va": "top", "ha": "left"}
-        self._figure.text(*place, drawable(short), parse_math=False, **style)
-
     def _draw_bar(self, axes: Axes) -> None:
         norm = Normalize(self._ends[0] * self.unit.factor, self._ends[1] * self.unit.factor)
         colour_map = "viridis_r" if self._surface.mode == "min" else "viridis"
@@ -168,17 +200,34 @@ class _Canvas:
         bar.ax.tick_params(labelsize=_SMALL_FONT + 1, length=0, colors=colours.INK)
 
 
+def _write(figure: Figure, text: str, from_top: float, size: float, colour: str, weight: str) -> None:
+    """One line, so many inches from the top, cut off where the figure ends."""
+    across, up = figure.get_size_inches()
+    width = 0.66 if weight == "bold" else 0.52  # of a letter, in em
+    room = int((across - 0.35) * 72 / (width * size))
+    short = text if len(text) <= room else text[: room - 1] + "…"
+    style: dict[str, Any] = {"fontsize": size, "color": colour, "fontweight": weight, "va": "top", "ha": "left"}
+    figure.text(0.2 / across, 1 - from_top / up, drawable(short), parse_math=False, **style)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(buffer, format="png", facecolor="white")
+    return buffer.getvalue()
+
+
 def _set_axes(axes: Axes, x: Axis, y: Axis) -> None:
-    for axis, shown, scale, limit in (
-        (x, axes.xaxis, axes.set_xscale, axes.set_xlim),
-        (y, axes.yaxis, axes.set_yscale, axes.set_ylim),
-    ):
-        if axis.is_log:
-            scale("log")
-        limit(axis.low, axis.high)
-        if axis.ticks is not None:
-            shown.set_ticks(axis.ticks, labels=[_tick(label) for label in axis.labels])
-            shown.set_ticks([], minor=True)
+    _set_scale(axes.xaxis, axes.set_xscale, axes.set_xlim, x)
+    _set_scale(axes.yaxis, axes.set_yscale, axes.set_ylim, y)
+
+
+def _set_scale(shown: Any, scale: Callable[[str], object], limit: Callable[[float, float], object], axis: Axis) -> None:
+    if axis.is_log:
+        scale("log")
+    limit(axis.low, axis.high)
+    if axis.ticks is not None:
+        shown.set_ticks(axis.ticks, labels=[_tick(label) for label in axis.labels])
+        shown.set_ticks([], minor=True)
 
 
 def _room_for(y: Axis) -> float:

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 from service.analysis import colours
 from service.analysis.axes import Axis, grid_axis, scale_axis
 from service.analysis.labelling import Unit, ordering, symbol, unit_of, value_label
+from service.analysis.profile import Profile
 from service.analysis.surface import Cell, Panel, Surface
 
 _MAX_WIDTH = 1_150  # pixels of panels side by side; further panels go below
@@ -91,6 +92,53 @@ def scatter_html(surface: Surface, *, title: str, metric: str) -> str:
     grid = {"showgrid": True, "gridcolor": colours.GRID, "linecolor": "#bbbbbb"}
     figure.update_xaxes(grid)
     figure.update_yaxes(grid)
+    return page_of(figure)
+
+
+def profile_html(shown: Profile, *, title: str) -> str:
+    """A point for each value of the parameter, with a bar of one standard deviation up and down."""
+    unit = unit_of(shown.metric, [point.objective for point in shown.points])
+    x = scale_axis(shown.values, is_log=shown.is_log)
+    metric, parameter = html.escape(shown.metric) + unit.suffix, html.escape(symbol(shown.parameter))
+    points = go.Scatter(
+        x=[x.position(point.value) for point in shown.points],
+        y=[point.objective.mean * unit.factor for point in shown.points],
+        error_y={"array": [(point.objective.std or 0.0) * unit.factor for point in shown.points], "thickness": 1.5},
+        customdata=[
+            f"<b>{parameter} = {html.escape(value_label(point.value))}</b><br>"
+            f"{metric}: {unit.mean_and_std(point.objective)} (n = {point.objective.n})<br>configuration {point.number}"
+            for point in shown.points
+        ],
+        hovertemplate="%{customdata}<extra></extra>",
+        mode="markers",
+        marker={
+            "color": colours.CATEGORIES[0],
+            "size": 11,
+            "line": {
+                "color": [colours.BEST if point.is_best else "white" for point in shown.points],
+                "width": [3 if point.is_best else 1 for point in shown.points],
+            },
+        },
+    )
+    figure = go.Figure(points)
+    subtitle = f"{metric}, {ordering(shown.mode)} · mean ± standard deviation"
+    figure.update_layout(
+        title={
+            "text": f"<b>{html.escape(title)}</b>",
+            "subtitle": {"text": subtitle, "font": {"size": 13, "color": colours.FAINT}},
+            "font": {"size": 18},
+            "x": 0.0,
+            "xref": "paper",
+        },
+        font={"family": FONT, "size": 13, "color": colours.INK},
+        width=640,
+        height=460,
+        plot_bgcolor="white",
+        paper_bgcolor="white",
+    )
+    grid = {"gridcolor": colours.GRID, "linecolor": "#bbbbbb", "zeroline": False}
+    figure.update_xaxes({**_axis_options(x), **grid, "showgrid": True, "title_text": parameter})
+    figure.update_yaxes(title_text=metric, **grid)
     return page_of(figure)
 
 

@@ -105,8 +105,8 @@ def surface(
         mode=mode,
         x_values=ordered(result.configuration.point[x] for result in placed),
         y_values=ordered(result.configuration.point[y] for result in placed),
-        x_log=_is_log((parameters or {}).get(x)),
-        y_log=_is_log((parameters or {}).get(y)),
+        x_log=is_log((parameters or {}).get(x)),
+        y_log=is_log((parameters or {}).get(y)),
         panel=panel,
         panels=panels,
         best=next(
@@ -176,7 +176,8 @@ def ordered(values: Iterable[Scalar]) -> list[Scalar]:
     return sorted(distinct.values(), key=_order)
 
 
-def _is_log(parameter: Parameter | None) -> bool | None:
+def is_log(parameter: Parameter | None) -> bool | None:
+    """Whether it is searched by its logarithm; None where it is picked from a list, or there is none."""
     return parameter.log if isinstance(parameter, FloatParameter | IntParameter) else None
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import yaml
 
 from service.analysis.aggregation import ConfigurationResult, Summary, best
-from service.analysis.plots import heat_map_html, heat_map_png
+from service.analysis.plots import heat_map_html, heat_map_png, profile_html, profile_png
+from service.analysis.profile import profile
 from service.analysis.surface import in_order_of_interest, surface
 from service.spec import StudySpec
 from service.study import Scalar, Study, TrialState
@@ -30,16 +31,23 @@ def result_files(study: Study, spec: StudySpec, results: Sequence[ConfigurationR
     winner = best(results, spec.objective.mode)
     if winner:
         files["best_configuration.json"] = _json(winner.model_dump(mode="json"))
-    names = in_order_of_interest(spec.space.parameters)
-    if len(names) >= 2:
-        x, y = names[:2]
-        shown = surface(
-            results, metric=spec.objective.metric, mode=spec.objective.mode, parameters=spec.space.parameters, x=x, y=y
-        )
-        title = study.name + (" (best epoch)" if spec.objective.at == "best" else "")
-        files[f"{x}_{y}.png"] = heat_map_png(shown, title=title, metric=spec.objective.metric)
-        files[f"{x}_{y}.html"] = heat_map_html(shown, title=title, metric=spec.objective.metric).encode()
-    return files
+    return files | _figures(study, spec, results)
+
+
+def _figures(study: Study, spec: StudySpec, results: Sequence[ConfigurationResult]) -> dict[str, bytes]:
+    """The objective over the first two parameters, or over the only one."""
+    metric, mode, parameters = spec.objective.metric, spec.objective.mode, spec.space.parameters
+    title = study.name + (" (best epoch)" if spec.objective.at == "best" else "")
+    x, *others = in_order_of_interest(parameters)
+    if not others:
+        line = profile(results, metric=metric, mode=mode, name=x, parameter=parameters[x])
+        return {f"{x}.png": profile_png(line, title=title), f"{x}.html": profile_html(line, title=title).encode()}
+    y = others[0]
+    shown = surface(results, metric=metric, mode=mode, parameters=parameters, x=x, y=y)
+    return {
+        f"{x}_{y}.png": heat_map_png(shown, title=title, metric=metric),
+        f"{x}_{y}.html": heat_map_html(shown, title=title, metric=metric).encode(),
+    }
 
 
 def configurations_csv(results: Sequence[ConfigurationResult]) -> str:

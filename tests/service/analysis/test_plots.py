@@ -17,7 +17,8 @@ from service.analysis import colours
 from service.analysis.aggregation import Summary, aggregate
 from service.analysis.axes import scale_axis
 from service.analysis.labelling import point_label, unit_of, value_label
-from service.analysis.plots import heat_map_html, heat_map_png, is_continuous
+from service.analysis.plots import heat_map_html, heat_map_png, is_continuous, profile_html, profile_png
+from service.analysis.profile import Profile, profile
 from service.analysis.surface import Surface, surface
 from service.study import TrialState
 from tests.service.analysis.records import configuration, grid, results, trial
@@ -156,6 +157,8 @@ def test_an_axis_is_as_the_space_says_however_its_values_lie(is_log: bool) -> No
     values = [0.02, 0.03, 0.3, 0.4] if is_log else [0.01 * 1.2**number for number in range(20)]
     assert scale_axis(values).is_log is not is_log
     assert scale_axis(values, is_log=is_log).is_log is is_log
+    single = scale_axis([0.1], is_log=is_log)
+    assert single.low < 0.1 < single.high
 
 
 def test_a_figure_has_the_scales_of_the_search_space() -> None:
@@ -234,3 +237,44 @@ def traces(page: str) -> list[dict[str, Any]]:
     found, _ = json.JSONDecoder().raw_decode(page[start:])
     assert isinstance(found, list)
     return found
+
+
+def a_profile(*values: Any, parameter: Any = None, metric: str = "val_accuracy") -> Profile:
+    points = [{"rho": value} for value in values]
+    found = results(points, [0.8 + number / 100 for number in range(len(values))])
+    parameter = parameter or FloatParameter(low=0.001, high=10, log=True)
+    return profile(found, metric=metric, mode="max", name="rho", parameter=parameter)
+
+
+def test_a_profile_has_a_point_for_each_configuration_with_a_result() -> None:
+    shown = a_profile(0.2, 0.1, 0.05)
+    assert shown.values == [0.05, 0.1, 0.2]
+    assert [point.number for point in shown.points] == [3, 2, 1]
+    assert [point.is_best for point in shown.points] == [True, False, False]
+    assert [point.objective.n for point in shown.points] == [2, 2, 2]
+    waiting = aggregate([configuration(1, rho=0.1)], [trial(configuration(1, rho=0.1), 0, None, TrialState.RUNNING)])
+    parameter = CategoricalParameter(choices=(0.1, 0.2))
+    assert profile(waiting, metric="m", mode="min", name="rho", parameter=parameter).points == ()
+
+
+@pytest.mark.parametrize("values", [(), (0.1,), (0.05, 0.1, 0.4), ("1/t", 0.5, "1-1/t"), (1e300, 1e-300)])
+def test_a_profile_is_drawn_whatever_its_values_are(values: tuple[Any, ...]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        png = profile_png(a_profile(*values), title="a study")
+        page = profile_html(a_profile(*values), title="<a> study")
+    assert size_of(png)[0] > 500
+    assert "&lt;a&gt; study" in page
+    (points,) = traces(page)
+    assert len(points["x"]) == len(values)
+
+
+def test_a_profile_has_the_scale_of_its_parameter() -> None:
+    assert '"type":"log"' in profile_html(a_profile(0.1, 0.2, 0.3), title="")
+    linear = FloatParameter(low=0, high=1)
+    assert '"type":"log"' not in profile_html(a_profile(0.001, 0.01, 0.1, 1.0, parameter=linear), title="")
+
+
+def test_a_profiles_values_are_in_its_unit() -> None:
+    (points,) = traces(profile_html(a_profile(0.1, 0.2), title=""))
+    assert points["y"] == pytest.approx([80.5, 81.5], abs=1)

@@ -179,6 +179,17 @@ def test_the_parent_run_has_the_files(
     assert (rows[0]["objective_seed_1"], rows[0]["objective_n"]) == ("0.92", "2")
 
 
+def test_a_study_of_one_parameter_has_a_figure_too(life: Life, exporter: Exporter, client: MlflowClient) -> None:
+    study = life.create(search_space={"rho": {"type": "categorical", "choices": [0.1, 0.2]}})
+    driver = life.start(study)
+    for trial in life.propose(driver, {"rho": 0.1}):
+        life.train(driver, trial, 0.9)
+    driver.finish(StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED, known=driver.snapshot().known)
+    exporter.export_pending()
+    names = {file.path for file in client.list_artifacts(parent_of(client, study).info.run_id)}
+    assert {"rho.png", "rho.html"} <= names
+
+
 def test_every_final_state_can_be_told_apart(
     life: Life, exporter: Exporter, client: MlflowClient, tmp_path: Path
 ) -> None:
