@@ -103,6 +103,9 @@ def _families(seen: Sight) -> Iterator[Metric]:
     yield _gauge(oldest, "How long the oldest QUEUED study has been in the queue; 0: none is", seen.queued.oldest_s)
     yield _gauge("samstudy_drivers", "Studies that have a driver", seen.drivers)
     yield _gauge("samstudy_drivers_overdue", "Drivers whose lease has run out", seen.overdue_drivers)
+    yield _gauge("samstudy_idle_studies", "Studies that have a driver and train nothing", seen.idle.count)
+    said = "How long the longest of them has had no event; 0: there is none"
+    yield _gauge("samstudy_idle_age_seconds", said, seen.idle.oldest_s)
     if seen.driver_lease_s is not None:
         said = "What is left of the driver's lease that runs out first; negative since it ran out"
         yield _gauge("samstudy_driver_lease_remaining_seconds", said, seen.driver_lease_s)

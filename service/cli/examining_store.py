@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LEAST_STORE_BYTES = 256 * 1024**2
 MOST_SKEW_S = 2.0
+MOST_IDLE_S = 600.0
 MOST_LAG_S = 60.0
 MOST_PENDING_S = 600.0
 
@@ -68,6 +69,7 @@ def examine_work(store: WatchingStore) -> Iterator[Finding]:
         yield _controller(sight)
         yield from _drivers(sight)
         yield from _queue(sight, store)
+        yield from _idle(sight, store)
         yield _export(sight)
         yield from _pending(sight)
         if sight.warned:
@@ -171,6 +173,17 @@ def _queue(sight: Sight, store: WatchingStore) -> Iterator[Finding]:
     if sight.queued.count > len(waiting):
         said = f"{sight.queued.count - len(waiting):,} more wait, the oldest for {_duration(sight.queued.oldest_s)}"
         yield note("queue", said)
+
+
+def _idle(sight: Sight, store: WatchingStore) -> Iterator[Finding]:
+    """Studies whose drivers live and train nothing: mostly the cluster has no room, or they have no share."""
+    if sight.idle.oldest_s <= MOST_IDLE_S:
+        return
+    for study_id, name, reason in store.waiting_reasons(at_most=_STUDIES_SHOWN, idle=True):
+        yield note("idle", f"{study_id} ({name}) has a driver and trains nothing: {reason or 'it says no reason'}")
+    said = f"{_count(sight.idle.count, 'study trains', 'studies train')} nothing, the longest for "
+    remedy = "where nodes have room for it all the same: samstudy pause ID and resume ID give it another driver"
+    yield note("idle", said + _duration(sight.idle.oldest_s), remedy)
 
 
 def _export(sight: Sight) -> Finding:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, select
+from sqlalchemy import ColumnElement, Connection, Select, case, exists, func, select
 
 from service.store import records, tables
 from service.store.database import Database
@@ -38,11 +38,12 @@ class Sight:
     """The whole service at one moment.
 
     queued: since they became QUEUED, the last time. driver_lease_s: what is left of the lease that runs out first,
-    negative since it ran out; None where no study has a driver. controller: None where nobody has ever led, or the last
-    leader has left. behind: studies that MLflow does not show as they are; the age is that of the oldest result that
-    it lacks; where it lacks none, of the study's last event or newest result, whichever came later. deliveries: of
-    webhooks, neither delivered nor given up. removals: of deleted studies. warned: running trials whose attempt has had
-    a warning, as of a checkpoint that could not be written.
+    negative since it ran out; None where no study has a driver. controller: None where nobody has ever led, or the
+    last leader has left. idle: studies that a driver has and of which no trial trains, since their last event.
+    behind: studies that MLflow does not show as they are; the age is that of the oldest result that it lacks; where
+    it lacks none, of the study's last event or newest result, whichever came later. deliveries: of webhooks,
+    neither delivered nor given up. removals: of deleted studies. warned: running trials whose attempt has had a
+    warning, as of a checkpoint that could not be written.
     """
 
     at: datetime
@@ -53,6 +54,7 @@ class Sight:
     overdue_drivers: int
     driver_lease_s: float | None
     controller: Lease | None
+    idle: Waiting
     behind: Waiting
     deliveries: Waiting
     removals: Waiting
@@ -93,6 +95,7 @@ class WatchingStore:
                 overdue_drivers=overdue or 0,
                 driver_lease_s=(first - now).total_seconds() if first else None,
                 controller=controller_lease(connection, now),
+                idle=_waiting(connection, _idle_since(), now),
                 behind=_waiting(connection, _behind_since(), now),
                 deliveries=_waiting(connection, open_deliveries, now),
                 removals=_waiting(connection, select(func.count(), func.min(removals.c.requested_at)), now),
@@ -106,10 +109,11 @@ class WatchingStore:
         with self._database.reading() as connection:
             return connection.execute(query.order_by(table.c.created_at.desc()).limit(1)).scalar_one_or_none()
 
-    def waiting_reasons(self, *, at_most: int) -> list[tuple[str, str, str | None]]:
-        """Id, name and waiting reason of studies that are QUEUED, the oldest first."""
+    def waiting_reasons(self, *, at_most: int, idle: bool = False) -> list[tuple[str, str, str | None]]:
+        """Id, name and waiting reason of studies that are QUEUED, or of those that are idle, the oldest first."""
         table = tables.studies
-        query = select(table.c.id, table.c.name, table.c.waiting_reason).where(table.c.state == StudyState.QUEUED)
+        query = select(table.c.id, table.c.name, table.c.waiting_reason)
+        query = query.where(_is_idle() if idle else table.c.state == StudyState.QUEUED)
         with self._database.reading() as connection:
             rows = connection.execute(query.order_by(table.c.created_at, table.c.id).limit(at_most))
             return [(row.id, row.name, row.waiting_reason) for row in rows]
@@ -137,6 +141,20 @@ def _queued_since() -> Select[int, Any]:
     )
     each = select(func.coalesce(queued_at, studies.c.created_at).label("since"))
     return _count_and_oldest(each.where(studies.c.state == StudyState.QUEUED))
+
+
+def _is_idle() -> ColumnElement[bool]:
+    """Whether the study has a driver, and none of its trials trains."""
+    studies, trials = tables.studies, tables.trials
+    trains = exists().where(trials.c.study_id == studies.c.id, trials.c.state == TrialState.RUNNING)
+    return studies.c.state.in_(DRIVEN_STATES) & ~trains
+
+
+def _idle_since() -> Select[int, Any]:
+    studies, events = tables.studies, tables.events
+    last_event = select(func.max(events.c.at)).where(events.c.study_id == studies.c.id).correlate(studies)
+    each = select(func.coalesce(last_event.scalar_subquery(), studies.c.created_at).label("since"))
+    return _count_and_oldest(each.where(_is_idle()))
 
 
 def _behind_since() -> Select[int, Any]:

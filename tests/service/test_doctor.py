@@ -310,6 +310,22 @@ class TestTheWork:
         finding = self.findings(database)["drivers"]
         assert (finding.verdict, finding.said[:14]) == (Verdict.NOTE, "2 of 2 overdue")
 
+    def test_a_study_that_trains_nothing_for_long_is_named_with_its_reason(
+        self, database: Database, life: Life
+    ) -> None:
+        driver = life.start(life.create())
+        life.propose(driver, {"lambda": 0.0, "rho": 0.1})
+        driver.heartbeat(3600, "no node has a GPU")
+        assert "idle" not in self.findings(database)
+        with database.writing() as connection:
+            connection.execute(update(tables.events).values(at=datetime.now(UTC) - timedelta(hours=3)))
+        first, last = [f for f in examining_store.examine_work(WatchingStore(database)) if f.what == "idle"]
+        assert first.said == (
+            f"{driver.study_id} (lambda-rho-digits) has a driver and trains nothing: no node has a GPU"
+        )
+        assert (last.verdict, last.said) == (Verdict.NOTE, "1 study trains nothing, the longest for 3 h")
+        assert "samstudy pause ID" in last.remedy
+
     def test_studies_that_wait_say_why(self, database: Database, life: Life) -> None:
         ids = [life.create().id for _ in range(7)]
         ReconcilingStore(database).set_waiting_reason(ids, "the cluster is down")

@@ -94,6 +94,8 @@ def test_an_idle_service_has_every_series(database: Database) -> None:
         "samstudy_queue_age_seconds",
         "samstudy_drivers",
         "samstudy_drivers_overdue",
+        "samstudy_idle_studies",
+        "samstudy_idle_age_seconds",
         "samstudy_controller_leading",
         "samstudy_export_behind_studies",
         "samstudy_export_lag_seconds",
@@ -129,6 +131,19 @@ def test_the_age_of_the_queue_counts_from_when_a_study_came_there(database: Data
     assert read(database)["samstudy_queue_age_seconds"] < 60
     life.start(old)
     assert read(database)["samstudy_queue_age_seconds"] == 0
+
+
+def test_a_study_that_has_a_driver_and_trains_nothing_is_idle(database: Database, life: Life) -> None:
+    life.create()
+    training, waiting = life.start(life.create()), life.start(life.create())
+    trial, _ = life.propose(training, {"lambda": 0.0, "rho": 0.1})
+    life.begin(training, trial)
+    trial, _ = life.propose(waiting, {"lambda": 0.0, "rho": 0.1})
+    assert (read(database)["samstudy_idle_studies"], read(database)["samstudy_idle_age_seconds"] < 60) == (1, True)
+    change(database, update(tables.events).values(at=datetime.now(UTC) - AGO))
+    assert read(database)["samstudy_idle_age_seconds"] == pytest.approx(600, abs=60)
+    life.begin(waiting, trial)
+    assert (read(database)["samstudy_idle_studies"], read(database)["samstudy_idle_age_seconds"]) == (0, 0)
 
 
 def test_the_lease_of_the_most_overdue_driver_shows(database: Database, life: Life) -> None:
