@@ -175,7 +175,7 @@ def _value(knob: Knob | None, text: str) -> Scalar:
 def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | None, path: Path | None) -> int:
     from trainers import checkpoint  # torch, which --help and a bad setting need not wait for
     from trainers.datasets import DatasetUnavailableError
-    from trainers.loop import DeviceUnavailableError, DivergedError, OtherRunError, Training
+    from trainers.loop import DeviceUnavailableError, NotFiniteError, OtherRunError, Training
 
     try:
         training = Training(config, threads=threads)
@@ -204,7 +204,7 @@ def _run(config: TrainConfig, program: str, *, as_json: bool, threads: int | Non
         _print_problems(error, program)
         return 2
     except (
-        DivergedError,
+        NotFiniteError,
         DatasetUnavailableError,
         DeviceUnavailableError,
         checkpoint.DamagedCheckpointError,

@@ -23,10 +23,10 @@ from trainers.config import TrainConfig
 from trainers.datasets import Split
 from trainers.evaluation import evaluate
 from trainers.landscape import landscape
-from trainers.metrics import LANDSCAPE
+from trainers.metrics import LANDSCAPE, SAMPLING
 from trainers.sampling import MiniBatch, output_gradient_norms
 
-__all__ = ["DeviceUnavailableError", "DivergedError", "EpochResult", "Training", "train"]
+__all__ = ["DeviceUnavailableError", "DivergedError", "EpochResult", "NotFiniteError", "Training", "train"]
 
 _LEAST_LOSS_SCALE = 1.0
 """Below it what is not finite is no matter of float16's range any more, but of the run."""
@@ -37,20 +37,24 @@ _SMALL = 2**16
 _SAMPLING, _AUGMENTATION, _LAYERS, _LANDSCAPE = 1, 2, 3, 4  # the random streams of a run
 
 
-class DivergedError(RuntimeError):
-    """Training, or the landscape around where it went, left the finite numbers; `epoch` and `metric` say where."""
+class NotFiniteError(RuntimeError):
+    """What was measured of a training is not finite; `epoch` and `metric` say where."""
+
+    what = "what was measured is not finite"
 
     def __init__(self, epoch: int, metric: str, value: float) -> None:
-        what = (
-            "the landscape is not finite (landscape: none leaves it out)"
-            if metric in LANDSCAPE
-            else "training diverged"
-        )
+        what = "the landscape is not finite (landscape: none leaves it out)" if metric in LANDSCAPE else self.what
         super().__init__(f"{what}: {metric} is {value} in epoch {epoch}")
         self.epoch, self.metric, self.value = epoch, metric, value
 
-    def __reduce__(self) -> tuple[type[DivergedError], tuple[int, str, float]]:
+    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[int, str, float]]:
         return type(self), (self.epoch, self.metric, self.value)
+
+
+class DivergedError(NotFiniteError):
+    """The training itself left the finite numbers: its settings are too bold, and the next run of them will be too."""
+
+    what = "training diverged"
 
 
 class OtherRunError(ValueError):
@@ -122,7 +126,8 @@ class Training:
     def next_result(self) -> EpochResult:
         """Trains up to the next epoch that is reported, evaluates, and counts.
 
-        Raises DivergedError where a loss or another metric is no longer finite, and RuntimeError after the last epoch.
+        Raises DivergedError where a loss, or another metric of the training itself, is no longer finite, NotFiniteError
+        where only what is measured beside it is, and RuntimeError after the last epoch.
         """
         config = self.config
         if self.epochs_done >= config.epochs:
@@ -145,7 +150,8 @@ class Training:
             metrics |= self._evaluate("test", self._dataset.test)
         for name, value in metrics.items():
             if not math.isfinite(value):
-                raise DivergedError(until, name, value)
+                is_beside = name in LANDSCAPE or name in SAMPLING
+                raise (NotFiniteError if is_beside else DivergedError)(until, name, value)
         return EpochResult(until, metrics, is_last)
 
     def state_dict(self) -> dict[str, Any]:

@@ -46,15 +46,17 @@ def grid_axis(values: Sequence[Scalar]) -> Axis:
 def scale_axis(values: Sequence[Scalar], *, is_log: bool | None = None) -> Axis:
     """Numbers at their places; with words among them every value in turn.
 
-    is_log: whether their logarithms are what is evenly spread; None where nobody has said so, and they show it.
+    is_log: whether their logarithms are what is evenly spread; None where nobody has said so, and they show it. A short
+    range is linear in any case.
     """
     numbers = [float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
     if len(numbers) < len(values) or not numbers:
         return grid_axis(values)
     positions = {scalar_key(value): number for value, number in zip(values, numbers, strict=True)}
     low, high = min(numbers), max(numbers)
-    if low > 0 and (_lie_logarithmically(numbers) if is_log is None else is_log):
-        margin = high**0.05 / low**0.05 if low < high else 2.0
+    is_wide = low > 0 and high / low >= _LOG_RATIO
+    if is_wide and (_lie_logarithmically(numbers) if is_log is None else is_log):
+        margin = high**0.05 / low**0.05
         low, high = max(low / margin, sys.float_info.min), min(high * margin, _LARGEST)
         ticks = _log_ticks(low, high)
         return Axis(positions, low, high, True, ticks, [f"{tick:g}" for tick in ticks])
@@ -64,10 +66,8 @@ def scale_axis(values: Sequence[Scalar], *, is_log: bool | None = None) -> Axis:
 
 
 def _lie_logarithmically(numbers: Sequence[float]) -> bool:
-    """Whether the middle of the numbers is nearer to the geometric than to the arithmetic mean of their ends."""
+    """Whether the middle of the numbers, all above 0, is nearer to the geometric than to the arithmetic mean."""
     low, high, middle = min(numbers), max(numbers), statistics.median(numbers)
-    if low <= 0 or high / low < _LOG_RATIO:
-        return False
     return middle < math.sqrt(math.sqrt(low * high) * (low + high) / 2)
 
 

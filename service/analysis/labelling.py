@@ -96,11 +96,15 @@ def lost_confirmation(result: ConfigurationResult) -> str | None:
     return f"{len(lost)} of {result.confirming_trials} trials {said or 'ended without a value'}"
 
 
-def missing_seeds(missing: Mapping[int, TrialState]) -> str | None:
-    """`no value for seed 2: its trial failed`, of the states of trials without a value by seed; None without any."""
+def missing_seeds(missing: Mapping[int, TrialState], *, confirms: bool = False) -> str | None:
+    """`no value for seed 2: its trial failed`, of the states of trials without a value by seed; None without any.
+
+    confirms: whether these are confirming trials, which nothing stops early unless they diverge.
+    """
+    reasons = {**_WITHOUT_VALUE, **_LOST} if confirms else _WITHOUT_VALUE
     seeds_by_reason: dict[str, list[int]] = defaultdict(list)
     for seed, state in sorted(missing.items()):
-        seeds_by_reason[_WITHOUT_VALUE.get(state, "did not end yet")].append(seed)
+        seeds_by_reason[reasons.get(state, "did not end yet")].append(seed)
     return ", ".join(_missing(seeds, reason) for reason, seeds in seeds_by_reason.items()) or None
 
 

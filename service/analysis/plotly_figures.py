@@ -244,7 +244,7 @@ class _Drawing:
             if known.low is not None and known.high is not None:
                 lines.append(f"95 % interval: {self.unit.number(known.low)} to {self.unit.number(known.high)}")
         else:
-            lines.append("no trial has succeeded")
+            lines.append("no trial has a value yet")
         lines.append(f"configuration {cell.number}" + ("" if cell.complete else ", unfinished"))
         if cell.configurations > 1:
             lines.append(f"the best of {cell.configurations} configurations here")

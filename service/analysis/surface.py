@@ -30,7 +30,7 @@ class Cell(BaseModel):
     number: int = Field(description="of the configuration that is shown")
     value: Summary | None = Field(description="over the search trials that succeeded; null while none of them has one")
     confirmed: Summary | None = Field(None, description="the same on fresh seeds; null where it was not confirmed")
-    complete: bool = Field(description="every trial of the configuration succeeded")
+    complete: bool = Field(description="every search trial of the configuration succeeded, and has a value")
     configurations: int = Field(description="how many configurations lie here; above 1 where other parameters vary")
 
 
@@ -135,7 +135,8 @@ def of_another_metric(
             summarise(values) if (values := by_id.get(cell.configuration_id)) else None
             for by_id in (search, confirming)
         )
-        return cell.model_copy(update={"value": value, "confirmed": confirmed})
+        complete = cell.complete and value is not None and cell.value is not None and value.n == cell.value.n
+        return cell.model_copy(update={"value": value, "confirmed": confirmed, "complete": complete})
 
     panels = [panel.model_copy(update={"cells": [changed(cell) for cell in panel.cells]}) for panel in shown.panels]
     best = None if shown.best is None else changed(shown.best)

@@ -117,7 +117,7 @@ def _compared(
 def _missing(side: ComparedStudy, values: Values) -> list[str]:
     """Of which seeds it has no value, and why its search is compared where confirming it has come to nothing."""
     notes = []
-    if seeds := missing_seeds(side.missing_by_seed):
+    if seeds := missing_seeds(side.missing_by_seed, confirms=values == "confirmed"):
         notes.append(f"{side.study_id} has {seeds}")
     winner = side.configuration
     if values == "search" and winner and not winner.confirmed and (lost := lost_confirmation(winner)):

@@ -131,7 +131,8 @@ def surface(
         from service.analysis.plots import heat_map_html, heat_map_png  # they take a second to import
 
         draw = heat_map_png if ending == ".png" else heat_map_html
-        drawn = draw(found, title=study.name, metric=found.metric)
+        is_of_best_epoch = found.metric == objective.metric and objective.at == "best"
+        drawn = draw(found, title=study.name + " (best epoch)" * is_of_best_epoch, metric=found.metric)
         _write(output, [drawn.encode() if isinstance(drawn, str) else drawn])
         typer.echo(f"{output}: {label} of study {study_id}", err=True)
     elif surface_rendering.is_readable(found):

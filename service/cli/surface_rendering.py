@@ -33,7 +33,7 @@ def surface_tables(surface: Surface, *, label: str, seeds: int, width: int) -> R
     body = _arranged(surface, seeds, width)
     notes = [f"{label}, mean ± std (n) over seeds, {BEST} {best_words(surface)}"]
     if any(cell.value is None for panel in surface.panels for cell in panel.cells):
-        notes.append(f"{NOTHING_YET} none of its trials has succeeded")
+        notes.append(f"{NOTHING_YET} no trial has a value yet")
     if any(cell.configurations > 1 for panel in surface.panels for cell in panel.cells):
         notes.append("each cell shows its best configuration")
     if surface.left_out:

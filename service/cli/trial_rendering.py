@@ -28,7 +28,8 @@ def trials_table(trials: Sequence[TrialOverview], *, objective: Objective) -> It
     names = list(dict.fromkeys(name for trial in trials for name in trial.point))
     attempts = ["attempts"] if any(trial.attempt > 1 for trial in trials) else []
     symbols = [symbol(name) for name in names]
-    columns = ("trial", *symbols, "seed", "state", *attempts, "epochs", metric_label(objective))
+    epochs = "trained" if "epochs" in names else "epochs"
+    columns = ("trial", *symbols, "seed", "state", *attempts, epochs, metric_label(objective))
     table = plain_table(*columns, ids=["trial", *symbols, "state"])
     said: defaultdict[str, list[str]] = defaultdict(list)
     for trial in trials:

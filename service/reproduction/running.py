@@ -13,7 +13,7 @@ from service.errors import SamstudyError
 from service.reproduction.experiment import Experiment, StudyResults
 from service.reproduction.sources import sources_digest
 from service.spec import parse_spec
-from service.study import Study, StudyState
+from service.study import Study, StudyState, TrialState
 
 EXPERIMENT_LABEL, PART_LABEL, KEY_LABEL = "reproduces", "part", "reproduction"
 """The labels by which a study of an experiment is found again."""
@@ -80,12 +80,21 @@ def study_key(experiment: Experiment, part: str) -> str:
 
 
 def collect(client: Client, study_id: str) -> StudyResults:
-    """Everything that the study found. Raises ReproductionFailedError where it did not succeed."""
+    """Everything that the study found. Raises ReproductionFailedError where it did not succeed.
+
+    Nor has it where trials diverged and none was to fail: a mean over the others would be too good.
+    """
     study = client.study(study_id)
     if study.state is not StudyState.SUCCEEDED:
         why = f": {study.error}" if study.error else ""
         raise ReproductionFailedError(f"study {study.id} ({study.name}) is {study.state}{why}")
     trials = client.trials(study_id)
+    lost = [trial for trial in trials if trial.state is not TrialState.SUCCEEDED]
+    if lost and study.spec["budget"]["max_failed_trials"] == 0:
+        raise ReproductionFailedError(
+            f"{len(lost)} of the {len(trials)} trials of study {study.id} ({study.name}) did not succeed; "
+            f"{lost[0].id} is {lost[0].state}: {lost[0].note or lost[0].error or 'no reason is known'}"
+        )
     return StudyResults(
         study=study,
         configurations=tuple(client.configurations(study_id)),

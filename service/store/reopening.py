@@ -98,7 +98,8 @@ def check_confirming(connection: Connection, study: Row[Any], spec: StudySpec) -
         return False
     if raised and (study.state == StudyState.FAILED or not has_results):
         return False
-    if study.state == StudyState.FAILED:
+    failures = len(records.trials_in(connection, study.id, [TrialState.FAILED]))
+    if study.state == StudyState.FAILED and (failures or study.reason == Reason.DRIVER_FAILED):
         raise InvalidTransitionError(f"study {study.id!r} has failed: retry it before you have its best confirmed")
     if not has_results:
         raise InvalidTransitionError(f"study {study.id!r} has no configuration with a result: there is none to confirm")
@@ -112,7 +113,7 @@ def check_confirming(connection: Connection, study: Row[Any], spec: StudySpec) -
             f"study {study.id!r} has ended before its search was over: with budget.max_trials at {most}, in the same "
             "change, it confirms the best that it has; without confirm, a raised limit lets it search on first"
         )
-    _check_failures(study, spec, failures=len(records.trials_in(connection, study.id, [TrialState.FAILED])))
+    _check_failures(study, spec, failures=failures)
     return True
 
 

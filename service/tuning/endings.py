@@ -70,12 +70,13 @@ def natural_ending(counts: TrialCounts, *, has_reached_target: bool, is_exhauste
 
 def _why_none_succeeded(counts: TrialCounts) -> str:
     total, failed, diverged = counts.total, counts.failed, counts.diverged
+    everyone = "the only one" if total == 1 else f"all {total}"
     if failed == total:
         return "every trial failed"
     if diverged == total:
-        return f"no trial succeeded: all {total} diverged, so lr or rho is too large"
+        return f"no trial succeeded: {everyone} diverged, so lr or rho is too large"
     if not failed + diverged:
-        return f"no trial succeeded: all {total} were stopped early"
+        return f"no trial succeeded: {everyone} {'was' if total == 1 else 'were'} stopped early"
     parts = [f"{failed} failed" * bool(failed), f"{diverged} diverged" * bool(diverged)]
     others = "the others were stopped early" * (failed + diverged < total)
     return f"no trial succeeded: of {total}, {', '.join(part for part in (*parts, others) if part)}"

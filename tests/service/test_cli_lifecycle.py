@@ -334,6 +334,12 @@ class TestTrials:
         assert said.startswith("trial λ ρ seed state attempts epochs")
         assert f"{first.id} 1/t 0.1 0 RUNNING 2 0" in said
 
+    def test_no_two_columns_have_one_name(self, command: Command, life: Life) -> None:
+        study = life.create()
+        driver = life.start(study)
+        life.propose(driver, {"epochs": 5, "rho": 0.1})
+        assert command("trials", study.id).startswith("trial epochs ρ seed state trained")
+
     def test_a_parameter_that_is_inactive_has_no_value(self, command: Command, life: Life) -> None:
         study = life.create()
         driver = life.start(study)

@@ -13,7 +13,7 @@ from tests.trainers.simulation import Array, importance, unified_sam
 from trainers import assembly, checkpoint
 from trainers.catalog import DATASETS, OPTIMIZERS, SAMPLINGS
 from trainers.config import LARGEST_FLOAT, InvalidTrainConfigError, TrainConfig
-from trainers.loop import DeviceUnavailableError, DivergedError, EpochResult, Training, train
+from trainers.loop import DeviceUnavailableError, DivergedError, EpochResult, NotFiniteError, Training, train
 from trainers.metrics import LANDSCAPE, epoch_metrics, reported_metrics
 from trainers.problems import ProblemSettings, problem
 from trainers.sampling import MiniBatch
@@ -347,6 +347,23 @@ def test_a_run_that_diverges_says_in_which_epoch_and_of_what() -> None:
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value)
     assert again.epoch == caught.value.epoch >= 1
+
+
+@pytest.mark.parametrize("metric", ["sharpness_multi_step", "variance_ratio"])
+def test_what_is_measured_beside_the_training_is_not_its_divergence(
+    metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(a_config(epochs=1, landscape="last"))
+    if metric in LANDSCAPE:
+        monkeypatch.setattr("trainers.loop.landscape", lambda *_, **__: {metric: math.inf})
+    else:
+        known = training._sampler.diagnostics
+        monkeypatch.setattr(training._sampler, "diagnostics", lambda: {**known(), metric: math.inf})
+    with pytest.raises(NotFiniteError, match=f"{metric} is inf in epoch 1") as caught:
+        training.next_result()
+    assert not isinstance(caught.value, DivergedError)
+    assert ("landscape: none leaves it out" in str(caught.value)) is (metric in LANDSCAPE)
+    assert type(pickle.loads(pickle.dumps(caught.value))) is NotFiniteError
 
 
 def test_no_epoch_comes_after_the_last() -> None:

@@ -56,3 +56,9 @@ def test_a_confirmation_says_how_many_of_its_trials_ended_without_a_value(
 )
 def test_seeds_without_a_value_are_named_with_the_reason(missing: dict[int, TrialState], said: str | None) -> None:
     assert missing_seeds(missing) == said
+
+
+def test_a_confirming_trial_that_was_stopped_diverged() -> None:
+    assert missing_seeds({10: STOPPED}) == "no value for seed 10: its trial stopped early"
+    assert missing_seeds({10: STOPPED}, confirms=True) == "no value for seed 10: its trial diverged"
+    assert missing_seeds({10: CANCELLED}, confirms=True) == "no value for seed 10: its trial got cancelled"

@@ -157,8 +157,13 @@ def test_an_axis_is_as_the_space_says_however_its_values_lie(is_log: bool) -> No
     values = [0.02, 0.03, 0.3, 0.4] if is_log else [0.01 * 1.2**number for number in range(20)]
     assert scale_axis(values).is_log is not is_log
     assert scale_axis(values, is_log=is_log).is_log is is_log
-    single = scale_axis([0.1], is_log=is_log)
-    assert single.low < 0.1 < single.high
+
+
+@pytest.mark.parametrize("values", [[0.1], [0.15], [0.13, 0.17], [0.11, 0.115, 0.12, 0.123], [0.1, 0.11]])
+def test_a_short_axis_is_linear_whatever_the_space_says(values: list[float]) -> None:
+    axis = scale_axis(values, is_log=True)
+    assert (axis.is_log, axis.ticks) == (False, None)
+    assert axis.low < min(values) <= max(values) < axis.high
 
 
 def test_a_figure_has_the_scales_of_the_search_space() -> None:
@@ -186,7 +191,9 @@ def test_a_cell_that_waits_is_drawn_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         heat_map_png(surface(waiting, mode="max"), title="", metric="val_accuracy")
-        assert "no trial has succeeded" in heat_map_html(surface(waiting, mode="max"), title="", metric="val_accuracy")
+        assert "no trial has a value yet" in heat_map_html(
+            surface(waiting, mode="max"), title="", metric="val_accuracy"
+        )
 
 
 @pytest.mark.parametrize("mean", [number / 20 for number in range(21)])
@@ -270,7 +277,7 @@ def test_a_profile_is_drawn_whatever_its_values_are(values: tuple[Any, ...]) -> 
 
 
 def test_a_profile_has_the_scale_of_its_parameter() -> None:
-    assert '"type":"log"' in profile_html(a_profile(0.1, 0.2, 0.3), title="")
+    assert '"type":"log"' in profile_html(a_profile(0.01, 0.02, 0.3), title="")
     linear = FloatParameter(low=0, high=1)
     assert '"type":"log"' not in profile_html(a_profile(0.001, 0.01, 0.1, 1.0, parameter=linear), title="")
 

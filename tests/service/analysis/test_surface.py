@@ -159,6 +159,7 @@ def test_another_metric_lies_where_the_objective_does() -> None:
     )
     cells = {cell.configuration_id: cell for cell in found.panels[0].cells}
     assert cells[best.configuration_id] == found.best
+    assert (cells[best.configuration_id].complete, cells[other.configuration_id].complete) == (True, False)
     assert cells[other.configuration_id].value == summarise([7.0])
     assert [cell.value for cell in cells.values()].count(None) == 8
     assert (best_words(shown), best_words(found)) == ("best", "best objective on fresh seeds")

@@ -19,7 +19,8 @@ from service.reproduction.running import (
     study_key,
 )
 from service.spec import parse_spec
-from service.study import Reason, StudyState
+from service.store.reports import TrialEnded
+from service.study import Reason, StudyState, TrialState
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi
@@ -144,6 +145,25 @@ def test_a_finished_experiment_is_not_run_again(client: Client, life: Life, a_sp
     first = run_experiment(client, of, watch=lambda study_id: finish(life, study_id))
     again = run_experiment(client, of)  # returns at once, because the study has ended
     assert again == first
+
+
+@pytest.mark.parametrize(("most", "is_refused"), [(0, True), (5, False)])
+def test_a_run_that_diverged_is_in_no_mean_where_none_was_to_fail(
+    client: Client, life: Life, a_spec: dict[str, Any], most: int, is_refused: bool
+) -> None:
+    study = life.create(**{**a_spec, "budget": {"max_failed_trials": most}})
+    driver = life.start(study)
+    first, second = life.propose(driver, {"lambda": 0.5, "rho": 0.1})
+    life.train(driver, first, 0.9)
+    life.begin(driver, second)
+    said = "training diverged: val_loss is nan in epoch 1"
+    driver.record([TrialEnded(second.id, 1, TrialState.EARLY_STOPPED, None, note=said)])
+    driver.finish(StudyState.SUCCEEDED, Reason.SPACE_EXHAUSTED, known=driver.snapshot().known)
+    if is_refused:
+        with pytest.raises(ReproductionFailedError, match=f"1 of the 2 trials .* {second.id} is EARLY_STOPPED: {said}"):
+            collect(client, study.id)
+    else:
+        assert collect(client, study.id).not_succeeded == 1
 
 
 def test_a_study_that_fails_is_said_with_its_error(client: Client, life: Life, a_spec: dict[str, Any]) -> None:

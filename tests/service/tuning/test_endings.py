@@ -44,3 +44,16 @@ def test_a_study_whose_work_is_done_succeeds_with_one_success_or_without_any_tri
     for counts in (TrialCounts(), TrialCounts(total=3, succeeded=1, failed=2)):
         ending = natural_ending(counts, has_reached_target=False, is_exhausted=is_exhausted)
         assert ending == Ending(StudyState.SUCCEEDED, reason)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (TrialCounts(total=1, diverged=1), "no trial succeeded: the only one diverged, so lr or rho is too large"),
+        (TrialCounts(total=1), "no trial succeeded: the only one was stopped early"),
+        (TrialCounts(total=2), "no trial succeeded: all 2 were stopped early"),
+        (TrialCounts(total=2, diverged=1), "no trial succeeded: of 2, 1 diverged, the others were stopped early"),
+    ],
+)
+def test_a_study_without_a_success_says_what_became_of_its_trials(counts: TrialCounts, said: str) -> None:
+    assert natural_ending(counts, has_reached_target=False, is_exhausted=False).error == said

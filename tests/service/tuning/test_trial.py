@@ -148,6 +148,14 @@ def test_a_training_that_diverges_says_where_and_is_no_error(worker: Worker) -> 
     assert "Traceback" not in worker.log()
 
 
+def test_a_landscape_that_is_not_finite_is_an_error(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainers.loop.landscape", lambda *_, **__: {"hessian_trace": float("nan")})
+    report = TrialReport.from_tune_result(worker.trial(train={"landscape": "every_epoch"}).step())
+    assert report.divergence is None
+    assert report.error is not None
+    assert "landscape: none leaves it out" in report.error
+
+
 def test_storage_that_fails_does_not_end_the_training(
     worker: Worker, uninterrupted: dict[int, Any], tmp_path: Path
 ) -> None:
