@@ -186,6 +186,7 @@ def test_two_studies_share_the_cluster(client: Client) -> None:
     assert {first.wait(60).state, second.wait(60).state} == {StudyState.CANCELLED}
 
 
+@pytest.mark.soak
 def test_studies_whose_share_is_taken_give_their_workers_back(service: Service, client: Client) -> None:
     """Of one owner's studies the older ones come first: two that are resumed have the two places."""
     older = [client.submit(spec_for(f"older-{number}", epochs=EPOCHS, search_space={"rho": RHOS})) for number in (1, 2)]
