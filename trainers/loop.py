@@ -24,6 +24,7 @@ from trainers.datasets import Split
 from trainers.evaluation import evaluate
 from trainers.landscape import landscape
 from trainers.metrics import LANDSCAPE, SAMPLING
+from trainers.not_finite import DivergedError, NotFiniteError
 from trainers.sampling import MiniBatch, output_gradient_norms
 
 __all__ = ["DeviceUnavailableError", "DivergedError", "EpochResult", "NotFiniteError", "Training", "train"]
@@ -35,26 +36,6 @@ _SMALL = 2**16
 """Numbers in inputs that the caches hold with what a model makes of them: 1,024 digits, or 83 images of CIFAR."""
 
 _SAMPLING, _AUGMENTATION, _LAYERS, _LANDSCAPE = 1, 2, 3, 4  # the random streams of a run
-
-
-class NotFiniteError(RuntimeError):
-    """What was measured of a training is not finite; `epoch` and `metric` say where."""
-
-    what = "what was measured is not finite"
-
-    def __init__(self, epoch: int, metric: str, value: float) -> None:
-        what = "the landscape is not finite (landscape: none leaves it out)" if metric in LANDSCAPE else self.what
-        super().__init__(f"{what}: {metric} is {value} in epoch {epoch}")
-        self.epoch, self.metric, self.value = epoch, metric, value
-
-    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[int, str, float]]:
-        return type(self), (self.epoch, self.metric, self.value)
-
-
-class DivergedError(NotFiniteError):
-    """The training itself left the finite numbers: its settings are too bold, and the next run of them will be too."""
-
-    what = "training diverged"
 
 
 class OtherRunError(ValueError):

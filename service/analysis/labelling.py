@@ -87,6 +87,11 @@ def ordering(mode: str) -> str:
     return "higher is better" if mode == "max" else "lower is better"
 
 
+def figure_title(name: str, *, at: str) -> str:
+    """A study's name; at: the epoch that its objective is of, which is said where it is not the last."""
+    return f"{name} (best epoch)" if at == "best" else name
+
+
 def lost_confirmation(result: ConfigurationResult) -> str | None:
     """`1 of 3 trials failed`, of those that confirm the configuration; None where none has ended without a value."""
     lost = [state for state in result.confirmed_missing_by_seed.values() if state.is_final]

@@ -123,13 +123,7 @@ def profile_html(shown: Profile, *, title: str) -> str:
     figure = go.Figure(points)
     subtitle = f"{metric}, {ordering(shown.mode)} · mean ± standard deviation"
     figure.update_layout(
-        title={
-            "text": f"<b>{html.escape(title)}</b>",
-            "subtitle": {"text": subtitle, "font": {"size": 13, "color": colours.FAINT}},
-            "font": {"size": 18},
-            "x": 0.0,
-            "xref": "paper",
-        },
+        title=_title(html.escape(title), subtitle),
         font={"family": FONT, "size": 13, "color": colours.INK},
         width=640,
         height=460,
@@ -184,15 +178,7 @@ class _Drawing:
         subtitle += f", {ordering(self.surface.mode)}" if self.surface.mode else ""
         subtitle += " · mean ± standard deviation"
         figure.update_layout(
-            title={
-                "text": f"<b>{self.title}</b>",
-                "subtitle": {"text": subtitle, "font": {"size": 13, "color": colours.FAINT}},
-                "font": {"size": 18},
-                "x": 0.0,
-                "xref": "paper",
-                "y": 1 - 24 / (inner_height + 170),
-                "yanchor": "top",
-            },
+            title=_title(self.title, subtitle) | {"y": 1 - 24 / (inner_height + 170), "yanchor": "top"},
             font={"family": FONT, "size": 13, "color": colours.INK},
             width=max(inner_width, 420) + margin["l"] + margin["r"],
             height=inner_height + margin["t"] + margin["b"],
@@ -264,6 +250,17 @@ class _Drawing:
             return None
         name = symbol(self.surface.panel)
         return [html.escape(f"{name} = {value_label(panel.label)}") for panel in self.surface.panels]
+
+
+def _title(title: str, subtitle: str) -> dict[str, Any]:
+    """Both lines, whose text is escaped."""
+    return {
+        "text": f"<b>{title}</b>",
+        "subtitle": {"text": subtitle, "font": {"size": 13, "color": colours.FAINT}},
+        "font": {"size": 18},
+        "x": 0.0,
+        "xref": "paper",
+    }
 
 
 def _axis_options(axis: Axis) -> dict[str, Any]:

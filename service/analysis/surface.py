@@ -72,7 +72,7 @@ class Surface(BaseModel):
 def surface(
     results: Sequence[ConfigurationSummary],
     *,
-    metric: str = "objective",
+    metric: str,
     mode: Mode,
     parameters: Mapping[str, Parameter] | None = None,
     x: str = "lambda",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from service.analysis.aggregation import ConfigurationResult, summarise
@@ -42,7 +42,7 @@ def compare_studies(store: StudyStore, study_ids: Sequence[str], metric: str | N
     known = {name for _, winner in found if winner for name in winner.metrics}
     reported = known or every_metric()
     if metric not in reported | optimised:
-        raise _refused(f"no trial reports {metric!r}; what they report: {', '.join(sorted(reported))}")
+        raise unreported(metric, reported)
     winners = [winner for _, winner in found if winner is not None]
     values: Values = "confirmed" if winners and all(winner.confirmed for winner in winners) else "search"
     shared = _shared_objective(metric, objectives)
@@ -71,6 +71,11 @@ def _shared_objective(metric: str, objectives: Mapping[str, Objective]) -> Objec
     first, *others = objectives.values()
     is_shared = first.metric == metric and all((other.metric, other.at) == (metric, first.at) for other in others)
     return first if is_shared else None
+
+
+def unreported(metric: str, reported: Iterable[str]) -> InvalidRequestError:
+    """The refusal of a metric that no trial has, with those that they have."""
+    return _refused(f"no trial reports {metric!r}; what they report: {', '.join(sorted(reported))}")
 
 
 def _refused(message: str) -> InvalidRequestError:

@@ -105,8 +105,7 @@ def read_surface(
     if not any(values.values()):
         reported = set(studies.metric_names(study_id)) or every_metric()
         if metric not in reported:
-            message = f"no trial reports {metric!r}; what they report: {', '.join(sorted(reported))}"
-            raise InvalidRequestError(message, problems=[FieldProblem("metric", message)])
+            raise comparing.unreported(metric, reported)
     return of_another_metric(shown, metric, search=values[Purpose.SEARCH], confirming=values[Purpose.CONFIRM])
 
 

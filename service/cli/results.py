@@ -128,11 +128,12 @@ def surface(
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     elif output is not None:
+        from service.analysis.labelling import figure_title
         from service.analysis.plots import heat_map_html, heat_map_png  # they take a second to import
 
         draw = heat_map_png if ending == ".png" else heat_map_html
-        is_of_best_epoch = found.metric == objective.metric and objective.at == "best"
-        drawn = draw(found, title=study.name + " (best epoch)" * is_of_best_epoch, metric=found.metric)
+        title = figure_title(study.name, at=objective.at if found.metric == objective.metric else "last")
+        drawn = draw(found, title=title, metric=found.metric)
         _write(output, [drawn.encode() if isinstance(drawn, str) else drawn])
         typer.echo(f"{output}: {label} of study {study_id}", err=True)
     elif surface_rendering.is_readable(found):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import yaml
 
 from service.analysis.aggregation import ConfigurationResult, Summary, best
+from service.analysis.labelling import figure_title
 from service.analysis.plots import heat_map_html, heat_map_png, profile_html, profile_png
 from service.analysis.profile import profile
 from service.analysis.surface import in_order_of_interest, surface
@@ -37,7 +38,7 @@ def result_files(study: Study, spec: StudySpec, results: Sequence[ConfigurationR
 def _figures(study: Study, spec: StudySpec, results: Sequence[ConfigurationResult]) -> dict[str, bytes]:
     """The objective over the first two parameters, or over the only one."""
     metric, mode, parameters = spec.objective.metric, spec.objective.mode, spec.space.parameters
-    title = study.name + (" (best epoch)" if spec.objective.at == "best" else "")
+    title = figure_title(study.name, at=spec.objective.at)
     x, *others = in_order_of_interest(parameters)
     if not others:
         line = profile(results, metric=metric, mode=mode, name=x, parameter=parameters[x])

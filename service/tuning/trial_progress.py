@@ -67,7 +67,7 @@ class TrialProgress:
 
     @property
     def has_diverged(self) -> bool:
-        """Whether its training left the finite numbers: what early stopping stops has a value of the objective."""
+        """Whether its training diverged: it was stopped early without an objective, which a scheduler's stop leaves."""
         return self.state is TrialState.EARLY_STOPPED and self.objective is None
 
     def attempt_s(self, now_s: float) -> float:

@@ -28,14 +28,14 @@ HOSTILE = "$x_1$ </script><b>bold</b> 研究 \n %{z}"
 
 def a_grid() -> Surface:
     points = grid(sampling=["uniform", "lipschitz"])
-    return surface(results(points, [0.9 + number / 1000 for number in range(20)]), mode="max")
+    return surface(results(points, [0.9 + number / 1000 for number in range(20)]), metric="m", mode="max")
 
 
 def a_continuum(count: int = 30) -> Surface:
     points: list[dict[str, Any]] = [
         {"lambda": number / count, "rho": 0.01 * 50 ** (number / count)} for number in range(count)
     ]
-    return surface(results(points, [0.8 + number / 1000 for number in range(count)]), mode="min")
+    return surface(results(points, [0.8 + number / 1000 for number in range(count)]), metric="m", mode="min")
 
 
 def size_of(png: bytes) -> tuple[int, int]:
@@ -46,7 +46,9 @@ def size_of(png: bytes) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    "shown", [a_grid(), a_continuum(), surface([], mode="max")], ids=["grid", "continuum", "empty"]
+    "shown",
+    [a_grid(), a_continuum(), surface([], metric="m", mode="max")],
+    ids=["grid", "continuum", "empty"],
 )
 def test_every_surface_can_be_drawn(shown: Surface) -> None:
     width, height = size_of(heat_map_png(shown, title=HOSTILE, metric="val_accuracy"))
@@ -70,7 +72,7 @@ def test_every_number_can_be_drawn_without_a_warning(values: list[float], count:
     trials = [
         trial(of, seed, values[(of.number + seed * (of.number % 3)) % 4]) for of in configurations for seed in (0, 1)
     ]
-    shown = surface(aggregate(configurations, trials), mode="min")
+    shown = surface(aggregate(configurations, trials), metric="m", mode="min")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         size_of(heat_map_png(shown, title="", metric="val_loss"))
@@ -80,7 +82,11 @@ def test_every_number_can_be_drawn_without_a_warning(values: list[float], count:
 
 def test_parameters_of_any_size_can_be_drawn_without_a_warning() -> None:
     for values in ([10.0**power for power in range(-308, 309, 40)], [5e306 * number for number in range(18)]):
-        shown = surface(results([{"lambda": 0.5, "rho": value} for value in values], [0.5] * len(values)), mode="max")
+        shown = surface(
+            results([{"lambda": 0.5, "rho": value} for value in values], [0.5] * len(values)),
+            metric="val_accuracy",
+            mode="max",
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             heat_map_png(shown, title="", metric="m")
@@ -88,7 +94,7 @@ def test_parameters_of_any_size_can_be_drawn_without_a_warning() -> None:
 
 
 def test_a_picture_grows_with_its_grid() -> None:
-    one = surface(results([{"lambda": 0.5, "rho": 0.1}], [0.5]), mode="max")
+    one = surface(results([{"lambda": 0.5, "rho": 0.1}], [0.5]), metric="m", mode="max")
     assert size_of(heat_map_png(a_grid(), title="", metric="m")) > size_of(heat_map_png(one, title="", metric="m"))
 
 
@@ -103,7 +109,10 @@ def test_a_picture_grows_with_its_grid() -> None:
 )
 def test_nothing_is_cut_off_at_the_edges(y: str, values: list[Any]) -> None:
     shown = surface(
-        results([{"lambda": n, y: value} for n, value in enumerate(values)], [0.5] * len(values)), mode="max", y=y
+        results([{"lambda": n, y: value} for n, value in enumerate(values)], [0.5] * len(values)),
+        metric="m",
+        mode="max",
+        y=y,
     )
     picture = imread(io.BytesIO(heat_map_png(shown, title="t", metric="m")))[..., :3]
     edges = (picture[:, :4], picture[:, -4:], picture[:4], picture[-4:])
@@ -171,12 +180,12 @@ def test_a_figure_has_the_scales_of_the_search_space() -> None:
     space = {"lambda": FloatParameter(low=0, high=1), "rho": FloatParameter(low=0.02, high=10)}
     logarithmic = {**space, "rho": FloatParameter(low=0.02, high=10, log=True)}
     for parameters, is_log in ((space, False), (logarithmic, True)):
-        shown = surface(results(points, [0.5] * len(points)), mode="max", parameters=parameters)
+        shown = surface(results(points, [0.5] * len(points)), metric="m", mode="max", parameters=parameters)
         assert (shown.x_log, shown.y_log) == (False, is_log)
         assert ('"type":"log"' in heat_map_html(shown, title="", metric="m")) is is_log
         assert heat_map_png(shown, title="", metric="m").startswith(b"\x89PNG")
     choices = {"rho": CategoricalParameter(choices=(0.1, 0.2))}
-    assert surface(results(points, [0.5] * len(points)), mode="max", parameters=choices).y_log is None
+    assert surface(results(points, [0.5] * len(points)), metric="m", mode="max", parameters=choices).y_log is None
 
 
 def test_words_among_numbers_lie_in_turn() -> None:
@@ -190,9 +199,9 @@ def test_a_cell_that_waits_is_drawn_without_a_warning() -> None:
     waiting = aggregate([of, other], [trial(of, 0, None, TrialState.RUNNING), trial(other, 0, 0.5)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        heat_map_png(surface(waiting, mode="max"), title="", metric="val_accuracy")
+        heat_map_png(surface(waiting, metric="m", mode="max"), title="", metric="val_accuracy")
         assert "no trial has a value yet" in heat_map_html(
-            surface(waiting, mode="max"), title="", metric="val_accuracy"
+            surface(waiting, metric="m", mode="max"), title="", metric="val_accuracy"
         )
 
 

@@ -12,14 +12,14 @@ from tests.service.analysis.records import configuration, grid, results, trial
 
 def test_numbers_ascend_and_words_follow_as_in_the_paper() -> None:
     points = grid()
-    shown = surface(results(points, [0.5] * len(points)), mode="max")
+    shown = surface(results(points, [0.5] * len(points)), metric="m", mode="max")
     assert shown.x_values == [0.0, 0.5, 1.0, "1/t", "1-1/t"]
     assert shown.y_values == [0.1, 0.2]
 
 
 def test_each_configuration_lies_in_its_cell() -> None:
     points = grid()
-    shown = surface(results(points, [number / 100 for number in range(10)]), mode="max")
+    shown = surface(results(points, [number / 100 for number in range(10)]), metric="m", mode="max")
     (panel,) = shown.panels
     assert (panel.label, shown.panel, len(panel.cells)) == (None, None, 10)
     cell = panel.cell("1/t", 0.1)  # the sixth point
@@ -33,7 +33,7 @@ def test_each_configuration_lies_in_its_cell() -> None:
 def test_the_best_is_the_cell_of_the_best_configuration() -> None:
     points = grid()
     values = [number / 100 for number in range(10)]
-    highest, lowest = (surface(results(points, values), mode=mode).best for mode in ("max", "min"))
+    highest, lowest = (surface(results(points, values), metric="m", mode=mode).best for mode in ("max", "min"))
     assert highest is not None
     assert lowest is not None
     assert (highest.x, highest.y, lowest.x, lowest.y) == (0.0, 0.1, "1-1/t", 0.2)
@@ -41,41 +41,44 @@ def test_the_best_is_the_cell_of_the_best_configuration() -> None:
 
 def test_sampling_makes_panels_where_it_varies() -> None:
     points = grid(sampling=["uniform", "lipschitz", "gradient_norm"], device=["cpu", "cuda"])
-    shown = surface(results(points, [0.5] * len(points)), mode="max")
+    shown = surface(results(points, [0.5] * len(points)), metric="m", mode="max")
     assert shown.panel == "sampling"
     assert [panel.label for panel in shown.panels] == ["uniform", "lipschitz", "gradient_norm"]
 
 
 def test_without_sampling_the_choice_with_the_fewest_values_makes_panels() -> None:
     points = grid(optimizer=["sgd", "adam", "adamw"], model=["mlp", "linear"])
-    assert surface(results(points, [0.5] * len(points)), mode="max").panel == "model"
+    assert surface(results(points, [0.5] * len(points)), metric="m", mode="max").panel == "model"
 
 
 def test_numbers_make_panels_where_they_come_back_and_not_where_they_were_drawn() -> None:
     points = grid(batch_size=[32, 64])
-    assert surface(results(points, [0.5] * len(points)), mode="max").panel == "batch_size"
+    assert surface(results(points, [0.5] * len(points)), metric="m", mode="max").panel == "batch_size"
     drawn = [{"lambda": 0.1 * number, "rho": 0.1, "lr": 0.01 * number} for number in range(1, 5)]
-    assert surface(results(drawn, [0.5] * 4), mode="max").panel is None
+    assert surface(results(drawn, [0.5] * 4), metric="m", mode="max").panel is None
 
 
 def test_a_panel_can_be_chosen_and_panels_can_be_refused() -> None:
     points = grid(sampling=["uniform", "lipschitz"], model=["mlp", "linear"])
     known = results(points, [0.5] * len(points))
-    assert [panel.label for panel in surface(known, mode="max", panel="model").panels] == ["mlp", "linear"]
-    assert len(surface(known, mode="max", panel=NO_PANELS).panels) == 1
+    assert [panel.label for panel in surface(known, metric="m", mode="max", panel="model").panels] == [
+        "mlp",
+        "linear",
+    ]
+    assert len(surface(known, metric="m", mode="max", panel=NO_PANELS).panels) == 1
 
 
 def test_a_crowded_cell_shows_its_best_and_says_how_many_there_are() -> None:
     points = [{"lambda": 0.5, "rho": 0.1, "lr": lr} for lr in (0.1, 0.2, 0.3)]
     for mode, number in (("max", 2), ("min", 3)):
-        (cell,) = surface(results(points, [0.5, 0.9, 0.1]), mode=mode).panels[0].cells  # type: ignore[arg-type]
+        (cell,) = surface(results(points, [0.5, 0.9, 0.1]), metric="m", mode=mode).panels[0].cells  # type: ignore[arg-type]
         assert (cell.number, cell.configurations) == (number, 3)
 
 
 def test_a_crowded_cell_shows_a_complete_configuration_before_a_better_incomplete_one() -> None:
     first, second = configuration(1, rho=0.1, lr=0.1, **{"lambda": 0.5}), configuration(2, rho=0.1, **{"lambda": 0.5})
     trials = [trial(first, 0, 0.9), trial(first, 1, None, TrialState.FAILED), trial(second, 0, 0.2)]
-    (cell,) = surface(aggregate([first, second], trials), mode="max").panels[0].cells
+    (cell,) = surface(aggregate([first, second], trials), metric="m", mode="max").panels[0].cells
     assert cell.number == 2
 
 
@@ -87,7 +90,7 @@ def test_a_crowded_cell_shows_the_best_of_the_study_however_that_was_chosen() ->
     whole = [trial(early, 0, 0.99), trial(fuller, 0, 0.97)]
     whole += [trial(one, 10, value, purpose=Purpose.CONFIRM) for one, value in ((early, 0.80), (fuller, 0.95))]
     for trials in (stopped, whole):
-        shown = surface(aggregate([early, fuller], trials), mode="max")
+        shown = surface(aggregate([early, fuller], trials), metric="m", mode="max")
         (cell,) = shown.panels[0].cells
         assert (cell.number, cell.configurations) == (2, 2)
         assert shown.best == cell
@@ -95,38 +98,38 @@ def test_a_crowded_cell_shows_the_best_of_the_study_however_that_was_chosen() ->
 
 def test_a_configuration_without_results_is_there_with_an_empty_cell() -> None:
     of = configuration(1, rho=0.1, **{"lambda": 0.5})
-    shown = surface(aggregate([of], [trial(of, 0, None, TrialState.RUNNING)]), mode="max")
+    shown = surface(aggregate([of], [trial(of, 0, None, TrialState.RUNNING)]), metric="m", mode="max")
     (cell,) = shown.panels[0].cells
     assert (cell.value, cell.complete, shown.best) == (None, False, None)
 
 
 def test_configurations_without_both_parameters_are_counted_and_left_out() -> None:
-    shown = surface(results([{"lambda": 0.5, "rho": 0.1}, {"lambda": 0.5}], [0.5, 0.9]), mode="max")
+    shown = surface(results([{"lambda": 0.5, "rho": 0.1}, {"lambda": 0.5}], [0.5, 0.9]), metric="m", mode="max")
     assert shown.left_out == 1
     assert len(shown.panels[0].cells) == 1
 
 
 def test_an_inactive_panel_parameter_gets_the_last_panel() -> None:
     points = [{"lambda": 0.5, "rho": 0.1}, *({"lambda": 0.5, "rho": 0.1, "kind": kind} for kind in ("b", "a"))]
-    labels = [panel.label for panel in surface(results(points, [0.1, 0.2, 0.3]), mode="max").panels]
+    labels = [panel.label for panel in surface(results(points, [0.1, 0.2, 0.3]), metric="m", mode="max").panels]
     assert labels == ["a", "b", None]
 
 
 def test_one_and_one_point_zero_share_a_cell_and_true_does_not() -> None:
     points = [{"lambda": value, "rho": 0.1} for value in (1, 1.0, True)]
-    shown = surface(results(points, [0.1, 0.2, 0.3]), mode="max")
+    shown = surface(results(points, [0.1, 0.2, 0.3]), metric="m", mode="max")
     assert shown.x_values == [1, True]
     assert [cell.configurations for cell in shown.panels[0].cells] == [2, 1]
 
 
 def test_a_surface_of_nothing_is_empty() -> None:
-    shown = surface([], mode="max")
+    shown = surface([], metric="m", mode="max")
     assert (shown.panels, shown.x_values, shown.best) == ([], [], None)
 
 
 def test_a_surface_goes_through_json_unchanged() -> None:
     points = grid(sampling=["uniform", "lipschitz"])
-    shown = surface(results(points, [number / 50 for number in range(20)]), mode="max")
+    shown = surface(results(points, [number / 50 for number in range(20)]), metric="m", mode="max")
     assert Surface.model_validate_json(shown.model_dump_json()) == shown
 
 
