@@ -89,14 +89,14 @@ class UnsupportedMediaTypeError(SamstudyError):
 
 
 class StudyNotFoundError(SamstudyError):
-    """No study has this id."""
+    """No study has this id; or_name: nor has one this name."""
 
     status = 404
     code = "study_not_found"
     title = "No such study"
 
-    def __init__(self, study_id: str) -> None:
-        super().__init__(f"no study has the id {study_id!r}")
+    def __init__(self, study_id: str, *, or_name: bool = False) -> None:
+        super().__init__(f"no study has the id {'or the name ' * or_name}{study_id!r}")
 
 
 class ConfigurationNotFoundError(SamstudyError):

@@ -8,13 +8,38 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service.errors import StudyNotFoundError
+from service.ids import may_be_study_id
 from service.study import StudyState
 
 if TYPE_CHECKING:
     from service.client import Client
 
-StudyArgument = Annotated[str, typer.Argument(metavar="ID", help="A study's id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+_MOST = 5
+
+
+def found_id(given: str) -> str:
+    """The id of the study that is given by its id or its name; archived ones have names too.
+
+    Raises StudyNotFoundError, and typer.BadParameter where several studies have the name.
+    """
+    if may_be_study_id(given):
+        return given
+    with client() as service:
+        named = [study for archived in (False, True) for study in service.studies(name=given, archived=archived)]
+    if not named:
+        raise StudyNotFoundError(given, or_name=True)
+    if len(named) > 1:
+        those = ", ".join(f"{study.id} ({study.state}, {study.created_at:%Y-%m-%d %H:%M})" for study in named[:_MOST])
+        more = f" and {len(named) - _MOST} more" if len(named) > _MOST else ""
+        raise typer.BadParameter(f"{len(named)} studies have the name {given!r}: {those}{more}; give an id")
+    return named[0].id
+
+
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study's id, or a name that no other has.", callback=found_id)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -132,7 +157,14 @@ def show(study_id: StudyArgument, as_json: Json = False) -> None:
 
 
 def compare(
-    study_ids: Annotated[list[str], typer.Argument(metavar="ID ID…", help="Two studies or more.")],
+    study_ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STUDY…",
+            help="Two or more, by id or name.",
+            callback=lambda given: list(map(found_id, given)),
+        ),
+    ],
     metric: Annotated[str | None, typer.Option(help="By default the objective they share.")] = None,
     as_json: Json = False,
 ) -> None:

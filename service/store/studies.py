@@ -11,15 +11,13 @@ from sqlalchemy.exc import IntegrityError
 
 from service.answers import StudySortOrder
 from service.errors import IdempotencyConflictError
-from service.ids import new_id
+from service.ids import STUDY_ID_LENGTH, new_id
 from service.store import records, tables
 from service.store.contents import StudyContents
 from service.store.filters import StudyFilter, in_scope
 from service.study import Intent, Study, StudyState, TrialState
 
 __all__ = ["NewStudy", "StudyFilter", "StudyPage", "StudyStore"]
-
-_ID_LENGTH = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ class StudyStore(StudyContents):
             if known:
                 return known, False
             now = self._database.now(connection)
-            study_id = new_id(_ID_LENGTH)
+            study_id = new_id(STUDY_ID_LENGTH)
             connection.execute(
                 insert(tables.studies).values(
                     id=study_id,

@@ -280,7 +280,7 @@ class TestListAndShow:
         self, served: RunningApi, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["show", "nowhere"]) == 2
-        assert capsys.readouterr().err == "error: no study has the id 'nowhere'\n"
+        assert capsys.readouterr().err == "error: no study has the id or the name 'nowhere'\n"
 
 
 class TestCompareAndCancel:

@@ -94,7 +94,7 @@ def test_what_cannot_be_done_is_an_error_with_its_reason(command: Command, life:
         code, said = command.refused(verb, study)
         assert code == 1
         assert said.startswith(f"error: study '{study}'")
-    assert command.refused("pause", "nowhere") == (2, "error: no study has the id 'nowhere'")
+    assert command.refused("pause", "nowhere") == (2, "error: no study has the id or the name 'nowhere'")
 
 
 def test_failed_trials_are_retried(command: Command, life: Life) -> None:
@@ -509,7 +509,24 @@ def test_owners_are_told_apart_where_there_are_several(command: Command, life: L
 
 def test_a_study_whose_id_is_a_folder_is_none(command: Command) -> None:
     for name in (".", ".."):
-        assert command.refused("show", name) == (2, f"error: no study has the id {name!r}")
+        assert command.refused("show", name) == (2, f"error: no study has the id or the name {name!r}")
+
+
+def test_a_study_can_be_given_by_its_name_where_no_other_has_it(command: Command, life: Life) -> None:
+    sweep, other = life.create(name="λ sweep"), life.create(name="other")
+    assert command("pause", "λ sweep") == f"study {sweep.id} is paused"
+    compared = command("compare", "λ sweep", "other", "--json")
+    assert all(study.id in compared for study in (sweep, other))
+    command("cancel", "λ sweep")
+    command("archive", "λ sweep")
+    assert command("unarchive", "λ sweep") == f"study {sweep.id} is listed again"
+    again = life.create(name="λ sweep")
+    code, said = command.refused("delete", "--yes", "λ sweep")
+    assert code == 2
+    assert all(word in said for word in ("2 studies have the name", sweep.id, again.id, "CANCELLED", "QUEUED"))
+    assert command("show", other.id) == command("show", "other")
+    assert command.refused("show", "aaaaaaaaaa") == (2, "error: no study has the id 'aaaaaaaaaa'")
+    assert command.refused("show", "") == (2, "error: no study has the id or the name ''")
 
 
 class TestShow:
