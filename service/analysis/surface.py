@@ -144,9 +144,23 @@ def of_another_metric(
 
 
 def best_words(shown: Surface) -> str:
-    """What the cell that is marked is: best, by which mean, and of the objective where another metric is shown."""
+    """What the cell that is marked is: best, by which mean, and of the objective where another metric is shown.
+
+    Where others have the same mean of the objective, they are counted: the spread, then the order, chose among them.
+    """
     confirmed = shown.best is not None and shown.best.confirmed is not None
-    return "best" + (" objective" if shown.mode is None else "") + (" on fresh seeds" if confirmed else "")
+    equals = 0 if shown.best is None or shown.mode is None else _others_with_its_mean(shown, shown.best)
+    shared = f", with the same mean as {equals} other{'s' * (equals > 1)}" if equals else ""
+    return "best" + (" objective" if shown.mode is None else "") + (" on fresh seeds" if confirmed else "") + shared
+
+
+def _others_with_its_mean(shown: Surface, best: Cell) -> int:
+    def deciding(cell: Cell) -> tuple[bool, int, float] | None:
+        summary = cell.confirmed if best.confirmed else cell.value
+        return summary and (cell.complete, summary.n, summary.mean)
+
+    cells = [cell for panel in shown.panels for cell in panel.cells]
+    return sum(deciding(cell) == deciding(best) for cell in cells) - 1
 
 
 def in_order_of_interest(parameters: Iterable[str]) -> list[str]:

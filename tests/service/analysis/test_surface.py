@@ -166,3 +166,14 @@ def test_another_metric_lies_where_the_objective_does() -> None:
     assert cells[other.configuration_id].value == summarise([7.0])
     assert [cell.value for cell in cells.values()].count(None) == 8
     assert (best_words(shown), best_words(found)) == ("best", "best objective on fresh seeds")
+
+
+def test_means_as_good_as_the_best_are_counted() -> None:
+    values = [0.5, 0.9, 0.9, 0.3, 0.9, 0.1, 0.2, 0.3, 0.4, 0.0]
+    shown = surface(results(grid(), values), mode="max", metric="val_accuracy")
+    assert best_words(shown) == "best, with the same mean as 2 others"
+    by_loss = surface(results(grid(), [*values[:-1], 0.1]), mode="min", metric="val_loss")
+    assert best_words(by_loss) == "best, with the same mean as 1 other"
+    least = of_another_metric(by_loss, "sharpness_one_step", search={}, confirming={})
+    assert best_words(least) == "best objective"
+    assert best_words(surface([], mode="max", metric="val_accuracy")) == "best"
