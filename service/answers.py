@@ -253,7 +253,7 @@ class ProblemField(_Answer):
 class Problem(_Answer):
     """Why a request was not carried out (RFC 9457)."""
 
-    type: str = Field(description="urn:samstudy:problem:<code>")
+    type: str = Field(description="`urn:samstudy:problem:CODE`")
     title: str = Field(description="the same for every occurrence")
     status: int
     detail: str

@@ -157,7 +157,7 @@ def best_words(shown: Surface) -> str:
 def _others_with_its_mean(shown: Surface, best: Cell) -> int:
     def deciding(cell: Cell) -> tuple[bool, int, float] | None:
         summary = cell.confirmed if best.confirmed else cell.value
-        return summary and (cell.complete, summary.n, summary.mean)
+        return None if summary is None else (cell.complete, summary.n, summary.mean)
 
     cells = [cell for panel in shown.panels for cell in panel.cells]
     return sum(deciding(cell) == deciding(best) for cell in cells) - 1

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import OPEN_ACCESS, ApiKey, KeyToken, Principal
-from service.api import problems
+from service.api import documentation, problems
 from service.api.asking import Question
 from service.errors import ForbiddenError, SamstudyError, StoreUnavailableError, UnauthenticatedError
 from service.store.keys import KeyStore
@@ -30,7 +30,6 @@ ACCESS = "samstudy.access"
 
 PROBES = ("/healthz", "/readyz")
 METRICS = "/metrics"
-DOCUMENTATION = ("/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
 
 LAST_USE_S = 60.0
 """How often at most it is written when a key was used last."""
@@ -90,7 +89,7 @@ def is_from_foreign_page(headers: Headers) -> bool:
 def open_paths(prefix: str, *, metrics: bool) -> frozenset[str]:
     """The paths that need no key. prefix: under which probes and metrics are once more. metrics: whether they too."""
     both = (*PROBES, *((METRICS,) if metrics else ()))
-    return frozenset((*DOCUMENTATION, *both, *(prefix + path for path in both)))
+    return frozenset((*documentation.PATHS, *both, *(prefix + path for path in both)))
 
 
 class Lock:

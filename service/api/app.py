@@ -11,13 +11,13 @@ from types import FrameType
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import RedirectResponse
 from starlette.routing import BaseRoute
 
 from service.addresses import is_loopback
 from service.api import (
     checkpoints,
     configurations,
+    documentation,
     events,
     exports,
     findings,
@@ -99,6 +99,8 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app = FastAPI(
         title="samstudy",
         version="1",
+        docs_url=None,  # FastAPI's own pages need a CDN
+        redoc_url=None,
         redirect_slashes=False,
         routes=[*_ROUTES],
         lifespan=_with_a_thread_for_each_connection,
@@ -129,7 +131,7 @@ def create_app(database: Database, settings: Settings) -> FastAPI:
     app.add_middleware(Farewell, stopping=app.state.stopping)
     app.add_middleware(Observation, metrics=app.state.metrics)  # the last one added is the outermost
     problems.install(app)
-    app.add_api_route("/", _to_the_documentation, include_in_schema=False)
+    documentation.install(app)
     openapi.install(app)
     return app
 
@@ -212,7 +214,3 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._stopping.set()
         super().handle_exit(sig, frame)
-
-
-def _to_the_documentation() -> RedirectResponse:
-    return RedirectResponse("/docs")

@@ -37,7 +37,7 @@ _WEBHOOK = {
         for name, what in {
             "webhook-id": "the message's id, the same in every attempt",
             "webhook-timestamp": "Unix time of this attempt",
-            "webhook-signature": "v1,<base64 of HMAC-SHA256 over id.timestamp.body>",
+            "webhook-signature": "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`",
         }.items()
     ],
     "requestBody": {

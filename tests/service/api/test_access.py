@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.access import KeyToken, NewKey, Role
+from service.api import documentation
 from service.api.access import Lock
 from service.api.app import RefusedToStartError, check_keys, create_app
 from service.settings import Settings
@@ -268,7 +269,7 @@ class TestWithKeys:
     ) -> None:
         token_for()
         client = client_of(host=host)
-        for path in ("/healthz", "/readyz", "/api/v1/healthz", "/api/v1/readyz", "/docs", "/openapi.json", "/"):
+        for path in ("/healthz", "/readyz", "/api/v1/healthz", "/api/v1/readyz", *documentation.PATHS):
             assert client.get(f"http://testserver{path}").status_code == 200, path
 
     @pytest.mark.parametrize("path", ["/metrics", "/api/v1/metrics"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -70,7 +71,19 @@ def test_metrics_count_requests_by_route_and_studies_by_state(
 def test_the_root_leads_to_the_documentation(database: Database, api_settings: Settings) -> None:
     client = TestClient(create_app(database, api_settings))
     assert client.get("/", follow_redirects=False).headers["location"] == "/docs"
-    assert client.get("/docs").status_code == 200
+
+
+@pytest.mark.parametrize(("page", "elements"), [("/docs", 3), ("/redoc", 2)])
+def test_the_documentation_needs_nothing_from_elsewhere(
+    database: Database, api_settings: Settings, page: str, elements: int
+) -> None:
+    client = TestClient(create_app(database, api_settings))
+    said = client.get(page).text
+    assert "://" not in said
+    needed = re.findall(r"""(?:src|href|url|spec-url)(?:=|: )["'](.+?)["']""", said)
+    assert len(needed) == elements + 1, "an icon, the script, its style where it has one, and the document itself"
+    assert all(client.get(path).status_code == 200 for path in needed), needed
+    assert client.get("/docs/assets/../../core.py").status_code == 404
 
 
 @pytest.fixture(scope="module")
