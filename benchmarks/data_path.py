@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 import trainers.vision  # noqa: F401 (before torchvision, see there)
 from trainers.augmentation import augment
 from trainers.datasets import Dataset, Split
-from trainers.datasets.dataset import image_classification
+from trainers.datasets.dataset import classification
 
 # isort: split
 from torchvision import transforms
@@ -96,7 +96,7 @@ def _random_dataset() -> Dataset:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (_SIZE, 3, 32, 32), dtype=torch.uint8, generator=generator)
     split = Split(images, torch.randint(10, (_SIZE,), generator=generator))
-    return image_classification(split, split, split)
+    return classification(split, split, split)
 
 
 def _our_batches(dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:

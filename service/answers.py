@@ -14,7 +14,7 @@ from service.analysis.importances import ImportanceMethod
 from service.spec_sections import Mode
 from service.study import Attempt, Result, Study, Trial, TrialState
 from service.webhook import Delivery, Webhook
-from trainers.catalog import DatasetFacts, ModelFacts
+from trainers.facts import DatasetFacts, ModelFacts
 
 STREAM_END = "stream.end"
 """Name of the last server-sent event of a study that has ended; it has no id and is no event of the study."""

@@ -170,6 +170,19 @@ def stored_objective(stored: Mapping[str, Any]) -> Objective:
     return Objective.model_validate(stored["objective"])
 
 
+def stored_space(stored: Mapping[str, Any]) -> SearchSpace:
+    """The space that a study searches, from its stored spec, whatever else of that this machine does not know.
+
+    Raises InvalidSpecError for one of a version with other rules.
+    """
+    space = stored["search_space"]
+    try:
+        return NAMED_SPACES[space].space if isinstance(space, str) else SearchSpace.model_validate(space)
+    except (KeyError, ValidationError) as error:
+        message = f"this version has other rules: {error}"
+        raise InvalidSpecError([FieldProblem("search_space", message)]) from error
+
+
 def stored_plan(stored: Mapping[str, Any]) -> Plan | None:
     """The plan of a study from its stored spec; None for one of a version with other rules."""
     sections = {name: section for name, section in stored.items() if name not in _TEXTS}

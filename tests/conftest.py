@@ -21,10 +21,15 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One embedded service for all tests that let it live; it must leave nothing behind when it ends."""
-    from tests.embedded_service import Service
+    """One embedded service for all tests that let it live; it must leave nothing behind when it ends.
 
-    service = Service(tmp_path_factory.mktemp("service") / "home")
+    The example of a package with its own model and data is installed there.
+    """
+    from tests.embedded_service import Service
+    from tests.own_package import python_path
+
+    packages = python_path(tmp_path_factory.mktemp("packages"))
+    service = Service(tmp_path_factory.mktemp("service") / "home", {"PYTHONPATH": packages})
     yield service
     status, survivors = service.stop()
     assert status == 0

@@ -7,7 +7,7 @@ import trainers
 
 ROOT = Path(__file__).parent.parent
 
-OPEN_TO_THE_SERVICE = {"catalog", "config", "knob", "metrics", "problem_settings", "rules"}
+OPEN_TO_THE_SERVICE = {"catalog", "config", "facts", "knob", "metrics", "plugins", "problem_settings", "rules"}
 """What a run is, without torch."""
 
 

@@ -7,88 +7,14 @@ The loaders live in `trainers.datasets`, the synthetic problems in `trainers.pro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Literal
 
+from trainers.facts import DatasetFacts, ModelFacts, OptimizerFacts, SamplingFacts
+from trainers.plugins import announced
 from trainers.problem_settings import SIZES
 
-Task = Literal["classification", "binary", "regression"]
-"""binary: one output, targets −1 and 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetFacts:
-    """A dataset as the checks need it.
-
-    shape: of one example, without the batch; (channels, height, width) for images, (features,) for vectors.
-    classes: number of classes, hence of a model's outputs; 1 for a regression and for a binary target.
-    train_size: examples in the training split, after the validation split was held out.
-    validation_size: examples that are held out of the published training set for validation.
-    is_problem: a synthetic problem with known constants, whose size is chosen (see `facts_of`).
-    """
-
-    name: str
-    description: str
-    task: Task
-    shape: tuple[int, ...]
-    classes: int
-    train_size: int
-    validation_size: int = 0
-    is_problem: bool = False
-
-    @property
-    def is_image(self) -> bool:
-        return len(self.shape) == 3
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """A model as the checks need it: what it takes as input and which tasks it can be trained for.
-
-    min_image_size: height and width, in pixels, of the smallest images that it can be trained on.
-    single_example_image_size: those of the smallest images of which one can be a batch; a smaller one leaves its batch
-    normalisation a single pixel. 1 where there is none, or it always has more.
-    """
-
-    name: str
-    description: str
-    tasks: tuple[Task, ...]
-    needs_images: bool = True
-    min_image_size: int = 1
-    single_example_image_size: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerFacts:
-    """A base optimizer: its class in torch.optim, which of our settings it takes, and whether it has fused kernels on
-    every device. Adagrad has them on CUDA since torch 2.13 only, where UnifiedSAM takes them by itself."""
-
-    name: str
-    torch_name: str
-    has_momentum: bool = False
-    has_weight_decay: bool = True
-    has_fused: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingFacts:
-    """A way of drawing mini-batches.
-
-    is_static: its probabilities do not depend on the weights of the model.
-    has_independent_steps: no batch depends on the ones before, as the theorems' bounds ask for.
-    uniform_share: α where the configuration leaves it open.
-    """
-
-    name: str
-    description: str
-    is_static: bool
-    has_independent_steps: bool
-    is_importance: bool = False
-    uniform_share: float = 0.0
-
-
-DATASETS: dict[str, DatasetFacts] = {
+_DATASETS: dict[str, DatasetFacts] = {
     facts.name: facts
     for facts in (
         DatasetFacts(
@@ -123,6 +49,9 @@ DATASETS: dict[str, DatasetFacts] = {
     )
 }
 
+DATASETS = {**_DATASETS, **announced("samstudy.datasets", DatasetFacts, taken=_DATASETS)}
+"""By name: samstudy's own, then those of other packages."""
+
 _TORCHVISION_MODELS = tuple(
     """
     alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169
@@ -148,7 +77,7 @@ def _normalises_no_batches(name: str) -> bool:
     return name.startswith(families) or (name.startswith("vgg") and not name.endswith("_bn"))
 
 
-MODELS: dict[str, ModelFacts] = {
+_MODELS: dict[str, ModelFacts] = {
     facts.name: facts
     for facts in (
         ModelFacts("linear", "one linear layer", ("classification", "binary", "regression"), needs_images=False),
@@ -179,6 +108,9 @@ MODELS: dict[str, ModelFacts] = {
         ),
     )
 }
+
+MODELS = {**_MODELS, **announced("samstudy.models", ModelFacts, taken=_MODELS)}
+"""By name: samstudy's own and torchvision's, then those of other packages."""
 
 OPTIMIZERS: dict[str, OptimizerFacts] = {
     facts.name: facts

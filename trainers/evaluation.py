@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainers.catalog import Task
 from trainers.datasets.dataset import Split
+from trainers.facts import Task
 from trainers.objective import Objective
 
 CALIBRATION_BINS = 15

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor, nn
 
-from trainers.catalog import Task
+from trainers.facts import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.catalog import Task
 from trainers.datasets.dataset import Dataset, Split
+from trainers.facts import Task
 from trainers.objective import Objective
 from trainers.problem_settings import ProblemSettings
 

@@ -18,7 +18,7 @@ from service.api.requests import Studies, StudyId, TheDatabase
 from service.api.streams import BreakingOffResponse, TheAccess, while_allowed
 from service.api.versions import GivenVersion
 from service.errors import InvalidSpecError, StudyNotFoundError, TooManyRequestsError, VersionConflictError
-from service.spec import accepted_spec
+from service.spec import stored_space
 from service.store.exporting import ExportStore
 from service.store.studies import StudyStore
 from service.study import Study
@@ -132,7 +132,7 @@ def _parquet(studies: StudyStore, study: Study, points: dict[str, ColumnKind], m
 
 def _points(studies: StudyStore, study: Study) -> dict[str, ColumnKind]:
     try:
-        return point_kinds(accepted_spec(study.spec).space.parameters)
+        return point_kinds(stored_space(study.spec).parameters)
     except InvalidSpecError:  # accepted by an older version, whose rules were others
         names = {name: None for found in studies.configurations(study.id) for name in found.point}
         return dict.fromkeys(names, str)

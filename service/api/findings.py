@@ -23,7 +23,7 @@ from service.errors import (
     StudyNotFoundError,
     TooManyRequestsError,
 )
-from service.spec import accepted_spec, stored_objective
+from service.spec import stored_objective, stored_space
 from service.study import Purpose
 from trainers.metrics import every_metric
 
@@ -88,7 +88,7 @@ def read_surface(
         if name in others:
             message = f"x, y and panel must be different parameters, got {name!r} twice"
             raise InvalidRequestError(message, problems=[FieldProblem(field, message)])
-    known = accepted_spec(study.spec).space.parameters
+    known = stored_space(study.spec).parameters
     unknown = [
         FieldProblem(field, f"the study's space has no parameter {name!r}; it has {', '.join(known)}")
         for field, name in (("x", x), ("y", y), ("panel", panel))
@@ -125,7 +125,7 @@ async def read_importances(
 ) -> Importances:
     """Which parameters matter: how much of the objective's variance over complete configurations each explains."""
     study = await run_in_threadpool(studies.get, study_id)
-    parameters = accepted_spec(study.spec).space.parameters
+    parameters = stored_space(study.spec).parameters
     objective = stored_objective(study.spec)
     results = await run_in_threadpool(studies.summaries, study_id)
     computing: Computing = request.app.state.computing

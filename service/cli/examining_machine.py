@@ -7,11 +7,14 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from service.cli.findings import Finding, note, well, wrong
+from trainers.catalog import DATASETS, MODELS
+from trainers.facts import DatasetFacts, ModelFacts
+from trainers.plugins import LEFT_OUT
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "fastapi", "sqlalchemy", "pydantic")
 LEAST_DISK_BYTES = 2 * 1024**3
@@ -24,6 +27,7 @@ def examine_machine(home: Path) -> Iterator[Finding]:
     yield well("Python", found) if is_known else wrong("Python", found, "use Python 3.11 or newer")
     yield from _packages()
     yield _torchvision()
+    yield from plugin_findings([*MODELS.values(), *DATASETS.values()], LEFT_OUT)
     yield _disk(home)
 
 
@@ -41,6 +45,14 @@ def _packages() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             yield wrong(name, "not installed", "pip install samstudy")
     yield well("packages", ", ".join(versions))
+
+
+def plugin_findings(known: Iterable[ModelFacts | DatasetFacts], left_out: Iterable[str]) -> Iterator[Finding]:
+    """What packages add to samstudy on this machine, and what they get wrong; nothing where there are none."""
+    if names := [facts.name for facts in known if facts.code is not None]:
+        yield well("plug-ins", ", ".join(names))
+    for problem in left_out:
+        yield wrong("plug-ins", problem, "mend its package, or uninstall it: nothing can be trained with this one")
 
 
 def _torchvision() -> Finding:

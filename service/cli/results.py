@@ -106,19 +106,19 @@ def surface(
     """Show the objective over two parameters, such as λ and ρ, or another metric: as a table, or as a figure."""
     from service.analysis.surface import in_order_of_interest
     from service.cli import rendering, surface_rendering
-    from service.spec import accepted_spec, stored_objective
+    from service.spec import stored_objective, stored_space
 
     ending = "" if output is None else output.suffix
     if output is not None and ending not in (".png", ".html"):
         raise typer.BadParameter(f"{output} must end with .png or .html")
     with client() as service:
         study = service.study(study_id)
-        spec = accepted_spec(study.spec)
-        left = [name for name in in_order_of_interest(spec.space.parameters) if name not in (x, y)]
+        parameters = stored_space(study.spec).parameters
+        left = [name for name in in_order_of_interest(parameters) if name not in (x, y)]
         x, y = (name or (left.pop(0) if left else None) for name in (x, y))
         if x is None or y is None:
             raise NotEnoughResultsError(
-                f"study {study_id!r} searches {', '.join(spec.space.parameters)}: a surface needs two parameters"
+                f"study {study_id!r} searches {', '.join(parameters)}: a surface needs two parameters"
             )
         found = service.surface(study_id, x=x, y=y, panel=panel, metric=metric)
     objective = stored_objective(study.spec)
@@ -138,7 +138,7 @@ def surface(
         typer.echo(f"{output}: {label} of study {study_id}", err=True)
     elif surface_rendering.is_readable(found):
         console = rendering.console()
-        seeds = len(spec.replicates.seeds)
+        seeds = len(study.spec["replicates"]["seeds"])
         console.print(surface_rendering.surface_tables(found, label=label, seeds=seeds, width=console.width))
     else:
         typer.echo(

@@ -13,7 +13,7 @@ from service.answers import StudyDetail
 from service.cli import rendering, surface_rendering
 from service.client import Client
 from service.errors import InvalidSpecError
-from service.spec import accepted_spec, stored_objective
+from service.spec import stored_objective, stored_space
 
 POLL_S = 0.5
 PLAIN_POLLS = 10
@@ -43,15 +43,15 @@ def results_of(client: Client, study: StudyDetail, *, width: int) -> RenderableT
     """The study's λ × ρ table where its space has both and the table is of a size to be read, else its best ones."""
     objective = stored_objective(study.spec)
     try:
-        spec = accepted_spec(study.spec)
+        parameters = stored_space(study.spec).parameters
     except InvalidSpecError:  # accepted by another version of the service
         pass
     else:
-        axes = [spec.space.parameters.get(name) for name in ("lambda", "rho")]
+        axes = [parameters.get(name) for name in ("lambda", "rho")]
         if all(axis is not None and axis.size is not None for axis in axes):  # else nearly every cell is empty
             surface = client.surface(study.id)
             if surface_rendering.is_readable(surface):
-                seeds = len(spec.replicates.seeds)
+                seeds = len(study.spec["replicates"]["seeds"])
                 label = rendering.metric_label(objective)
                 return surface_rendering.surface_tables(surface, label=label, seeds=seeds, width=width)
     results = client.configurations(study.id, order_by="objective", limit=rendering.SHOWN_CONFIGURATIONS + 1)

@@ -48,7 +48,7 @@ from service.spec import Plan, StudySpec, load_spec
 from service.spec_sections import WhichCheckpoint
 from service.study import Origin, Purpose, Result, Scalar, Study, StudyState, TrialState
 from service.webhook import Webhook
-from trainers.catalog import DatasetFacts, ModelFacts
+from trainers.facts import DatasetFacts, ModelFacts
 
 Spec = StudySpec | Mapping[str, Any] | str | Path
 """A study spec, the same as plain data, or the YAML or JSON file that holds it."""

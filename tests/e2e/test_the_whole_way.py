@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from service.client import Client
 from service.study import Reason, StudyState, TrialState
 from tests.e2e.conftest import Service, wait_until
-from tests.embedded_service import TIDY_S
+from tests.embedded_service import DEADLINE_S, TIDY_S
+from tests.own_package import FOLDER
 
 LAMBDAS = {"type": "categorical", "choices": [0.0, "1/t"]}
 RHOS = {"type": "categorical", "choices": [0.05, 0.1]}
@@ -162,3 +164,15 @@ def test_a_cancelled_study_ends_now_and_nothing_of_it_outlives_it(service: Servi
     wait_for_export(client, study.id)
     tracked = Tracked(service, "cancelled")
     assert {run.info.status for run in tracked.runs()} == {"KILLED"}
+
+
+def test_another_packages_model_learns_from_its_data(service: Service, client: Client) -> None:
+    spec = yaml.safe_load((FOLDER / "study.yaml").read_text())
+    assert {model.name: model.code for model in client.models()}["two_layers"] == "my_lab.networks:two_layers"
+    study = client.submit(spec)
+    ended = study.wait(timeout_s=DEADLINE_S)
+    assert (ended.state, ended.best is not None and ended.best.complete) == (StudyState.SUCCEEDED, True), ended.error
+    assert min(trial.objective or 0 for trial in client.trials(study.id)) > 0.9
+    wait_for_export(client, study.id)
+    params = [run.data.params for run in Tracked(service, spec["name"]).children().values()]
+    assert {(each["dataset"], each["model"]) for each in params} == {("stripes", "two_layers")}

@@ -29,6 +29,7 @@ from service.store.reports import EpochReported
 from service.store.watching import WatchingStore
 from tests.service.proxy import proxy_of_the_environment
 from tests.small_disk import small_disk
+from trainers.facts import ModelFacts
 
 if TYPE_CHECKING:
     from tests.service.conftest import Life, RunningApi
@@ -264,6 +265,16 @@ class TestTheStore:
         with examining_store.opened_store(Settings(home=tmp_path, database_url=url)) as (_, (finding,)):
             assert "does not answer" in finding.said
         assert "start the database" in finding.remedy
+
+    def test_what_packages_add_is_named_and_what_they_get_wrong_too(self) -> None:
+        ours = ModelFacts("mlp", "samstudy's", ("classification",))
+        theirs = ModelFacts("two_layers", "another's", ("classification",), code="my_lab.networks:two_layers")
+        found = list(examining_machine.plugin_findings([ours, theirs], ["net (samstudy.models, lab:NET of lab): no"]))
+        assert [(finding.verdict, finding.said) for finding in found] == [
+            (Verdict.WELL, "two_layers"),
+            (Verdict.WRONG, "net (samstudy.models, lab:NET of lab): no"),
+        ]
+        assert list(examining_machine.plugin_findings([ours], [])) == []
 
     def test_a_full_disk_is_said(self, migrated_store: Path, tmp_path: Path) -> None:
         with small_disk(tmp_path / "small", size_bytes=1024 * 1024) as disk:

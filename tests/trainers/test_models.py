@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor, nn
 
-from trainers.catalog import DATASETS, MODELS, DatasetFacts
+from trainers.catalog import DATASETS, MODELS
+from trainers.facts import DatasetFacts
 from trainers.models import BUILDERS, build_model
 from trainers.models.torchvision_classifier import torchvision_classifier
 

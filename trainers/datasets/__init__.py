@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+from trainers.catalog import DATASETS
+from trainers.datasets.announced import load_announced
 from trainers.datasets.cifar import load_cifar10, load_cifar100
-from trainers.datasets.dataset import Dataset, DatasetUnavailableError, Normalisation, Split
+from trainers.datasets.dataset import Dataset, DatasetUnavailableError, Normalisation, Split, classification
 from trainers.datasets.digits import load_digits
 from trainers.datasets.mnist import load_fashion_mnist, load_kmnist, load_mnist
 from trainers.datasets.svhn import load_svhn
 
-__all__ = ["LOADERS", "Dataset", "DatasetUnavailableError", "Normalisation", "Split", "load_dataset"]
+__all__ = ["LOADERS", "Dataset", "DatasetUnavailableError", "Normalisation", "Split", "classification", "load_dataset"]
 
 LOADERS: dict[str, Callable[[], Dataset]] = {
     "digits": load_digits,
@@ -22,6 +24,7 @@ LOADERS: dict[str, Callable[[], Dataset]] = {
     "cifar100": load_cifar100,
     "svhn": load_svhn,
 }
+"""Our own datasets that are loaded; others' are loaded by their own code."""
 
 
 @cache
@@ -30,5 +33,5 @@ def load_dataset(name: str, validation: str = "held_out") -> Dataset:
 
     validation: one of `catalog.VALIDATIONS`. Raises DatasetUnavailableError where its files cannot be had.
     """
-    dataset = LOADERS[name]()
+    dataset = LOADERS[name]() if name in LOADERS else load_announced(DATASETS[name])
     return dataset if validation == "held_out" else dataset.without_validation()

@@ -119,9 +119,10 @@ def fixed_permutation(size: int) -> Tensor:
     return torch.from_numpy(np.random.RandomState(_SPLIT_SEED).permutation(size))
 
 
-def image_classification(train: Split, validation: Split, test: Split) -> Dataset:
-    """The dataset of three splits of uint8 images, normalised by the training split."""
-    return Dataset(train, validation, test, Objective("classification"), Normalisation.of(train.inputs))
+def classification(train: Split, validation: Split, test: Split) -> Dataset:
+    """Three splits of uint8 images, normalised by the training split, or of float32 vectors, which stay as they are."""
+    normalisation = Normalisation.of(train.inputs) if train.inputs.dtype == torch.uint8 else None
+    return Dataset(train, validation, test, Objective("classification"), normalisation)
 
 
 def with_held_out(published: Split, test: Split) -> Dataset:
@@ -132,4 +133,4 @@ def with_held_out(published: Split, test: Split) -> Dataset:
         Split(published.inputs[part], published.targets[part])
         for part in torch.split(order, [len(order) - held_out, held_out])
     )
-    return image_classification(train, validation, test)
+    return classification(train, validation, test)

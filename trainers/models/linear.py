@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from trainers.catalog import DatasetFacts
+from trainers.facts import DatasetFacts
 
 
 def linear(dataset: DatasetFacts) -> nn.Module:

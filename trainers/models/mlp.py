@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from trainers.catalog import DatasetFacts
+from trainers.facts import DatasetFacts
 
 _HIDDEN = 128
 

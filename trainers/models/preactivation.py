@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor, nn
 
-from trainers.catalog import DatasetFacts
+from trainers.facts import DatasetFacts
 
 
 def preact_resnet18(dataset: DatasetFacts) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from trainers.catalog import DatasetFacts
+from trainers.facts import DatasetFacts
 
 _CHANNELS = (16, 32)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from trainers.catalog import DatasetFacts
+from trainers.facts import DatasetFacts
 
 _VIT_PATCHES = {"vit_b_16": 16, "vit_b_32": 32, "vit_l_16": 16, "vit_l_32": 32, "vit_h_14": 14}
 _WITHOUT_AUXILIARY_HEADS = {"aux_logits": False, "init_weights": True}

@@ -8,7 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from trainers.catalog import SAMPLINGS, Task
+from trainers.catalog import SAMPLINGS
+from trainers.facts import Task
 from trainers.sampling.gradient_norm import GradientNormSampler
 from trainers.sampling.importance import ImportanceSampler
 from trainers.sampling.loss import LossSampler

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainers.catalog import Task
+from trainers.facts import Task
 from trainers.sampling.probabilities import effective_sample_size
 from trainers.sampling.scores import output_gradient_norms_from_losses
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from trainers.catalog import Task
+from trainers.facts import Task
 from trainers.sampling.diagnostics import importance_diagnostics, in_one, uniform_diagnostics
 from trainers.sampling.drawing import draw_uniformly, draw_with_replacement, uniform_numbers
 from trainers.sampling.probabilities import (

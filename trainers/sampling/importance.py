@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from trainers.catalog import SMALLEST_PROBABILITY, Task
+from trainers.catalog import SMALLEST_PROBABILITY
+from trainers.facts import Task
 from trainers.sampling.diagnostics import NO_EPOCH, ObservedLosses, importance_diagnostics
 from trainers.sampling.drawing import draw_by_cumulative, uniform_numbers
 from trainers.sampling.probabilities import importance_weights

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from trainers.catalog import SMALLEST_PROBABILITY, Task
+from trainers.catalog import SMALLEST_PROBABILITY
+from trainers.facts import Task
 from trainers.sampling.diagnostics import ObservedLosses, importance_diagnostics, in_one
 from trainers.sampling.drawing import draw_with_replacement, uniform_numbers
 from trainers.sampling.probabilities import importance_probabilities, importance_weights, mixture_probabilities

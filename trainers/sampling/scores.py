@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from trainers.catalog import Task
+from trainers.facts import Task
 
 _CHUNK = 1024
 

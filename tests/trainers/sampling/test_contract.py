@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainers.catalog import SAMPLINGS, SamplingFacts
+from trainers.catalog import SAMPLINGS
+from trainers.facts import SamplingFacts
 from trainers.metrics import SAMPLING
 from trainers.sampling import MiniBatch, Sampler, build_sampler, effective_sample_size
 

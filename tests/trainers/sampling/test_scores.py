@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.catalog import Task
+from trainers.facts import Task
 from trainers.sampling import output_gradient_norms, output_gradient_norms_from_losses, smoothness_of_chunks
 from trainers.sampling.scores import smoothness_constants
 

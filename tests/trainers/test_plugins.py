@@ -1,0 +1,193 @@
+"""Models and datasets of other packages: what they announce, and what is made of what they get wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.own_package import announce, python_path
+from trainers import plugins
+from trainers.datasets import Dataset, DatasetUnavailableError, Split, classification
+from trainers.datasets.announced import load_announced
+from trainers.facts import DatasetFacts, ModelFacts
+from trainers.models import build_model
+from trainers.objective import Objective
+from trainers.plugins import announced, load_code
+
+MODEL = ModelFacts("net", "a network", ("classification",), code="lab.code:net")
+DATA = DatasetFacts("blobs", "points", "classification", (3,), 2, 6, 2, code="lab.code:blobs")
+IMAGES = DatasetFacts("dots", "images", "classification", (1, 4, 4), 2, 6, 2, code="lab.code:dots")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which packages are found."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "LEFT_OUT", [])
+    return tmp_path
+
+
+def python(site: Path, *arguments: str) -> str:
+    """What Python prints where the example is installed."""
+    environment = {**os.environ, "PYTHONPATH": python_path(site), "OMP_NUM_THREADS": "1"}
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=120, check=True)
+    return run([sys.executable, *arguments], env=environment).stdout
+
+
+class TestExample:
+    def test_its_model_learns_from_its_data(self, tmp_path: Path) -> None:
+        settings = ("dataset=stripes", "model=two_layers", "epochs=3", "sampling=gradient_norm", "augmentation=crop")
+        printed = python(tmp_path, "-m", "trainers", *settings)
+        assert float(printed.rpartition("test_accuracy")[2].split()[0]) > 0.8, printed
+
+    def test_its_announcement_imports_no_torch(self, tmp_path: Path) -> None:
+        printed = python(
+            tmp_path, "-c", "import sys; from trainers.catalog import MODELS; print(*MODELS, *sys.modules)"
+        )
+        assert ("two_layers" in printed.split(), "torch" in printed.split()) == (True, False)
+
+    def test_its_announcement_can_be_imported_first(self, tmp_path: Path) -> None:
+        program = "import my_lab.studies; from trainers.catalog import DATASETS; print(DATASETS['stripes'].code)"
+        assert python(tmp_path, "-c", program) == "my_lab.data:stripes\n"
+
+
+def test_what_is_announced_is_there_by_its_name(site: Path) -> None:
+    (site / "lab.py").write_text(
+        f"from trainers.facts import *\nNET = {MODEL!r}\n\nOTHER = {replace(MODEL, name='other')!r}"
+    )
+    announce(site, {"samstudy.models": {"other": "lab:OTHER", "net": "lab:NET"}})
+    found = announced("samstudy.models", ModelFacts, taken=())
+    assert list(found.items()) == [("net", MODEL), ("other", replace(MODEL, name="other"))]
+    assert plugins.LEFT_OUT == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("'text'", "it must be a trainers.facts.ModelFacts, got 'text'"),
+        (repr(DATA), "it must be a trainers.facts.ModelFacts"),
+        (repr(replace(MODEL, name="mesh")), "its name must be that of its entry point, got 'mesh'"),
+        (repr(replace(MODEL, code=None)), "its code must be 'module:function', got None"),
+        (repr(replace(MODEL, code="lab.code")), "its code must be 'module:function', got 'lab.code'"),
+        (repr(replace(MODEL, code="lab code:net")), "its code must be 'module:function', got 'lab code:net'"),
+        (repr(replace(MODEL, tasks=())), "its tasks must be some of ('classification', 'binary', 'regression')"),
+        (repr(replace(MODEL, tasks=("segmentation",))), "its tasks must be some of"),  # type: ignore[arg-type]
+        (repr(replace(MODEL, min_image_size=0)), "its min_image_size must be an integer of at least 1, got 0"),
+    ],
+)
+def test_a_model_that_is_not_sound_is_left_out_and_said(
+    site: Path, caplog: pytest.LogCaptureFixture, facts: str, said: str
+) -> None:
+    (site / "lab.py").write_text(f"from trainers.facts import *\nNET = {facts}")
+    (site / "well.py").write_text(f"from trainers.facts import *\nWELL = {replace(MODEL, name='well')!r}")
+    sys.modules.pop("lab", None)
+    announce(site, {"samstudy.models": {"net": "lab:NET", "well": "well:WELL"}})
+    assert list(announced("samstudy.models", ModelFacts, taken=())) == ["well"]
+    (problem,) = plugins.LEFT_OUT
+    assert problem.startswith(f"net (samstudy.models, lab:NET of lab): {said}")
+    assert problem in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"task": "regression"}, "its task must be 'classification'"),
+        ({"is_problem": True}, "its task must be 'classification'"),
+        ({"shape": (3, 3)}, "its shape must be (channels, height, width) or (features,), got (3, 3)"),
+        ({"shape": (0,)}, "its shape must be"),
+        ({"shape": [3]}, "its shape must be"),
+        ({"classes": 1}, "its classes must be an integer of at least 2, got 1"),
+        ({"train_size": True}, "its train_size must be an integer of at least 1, got True"),
+        ({"validation_size": 0}, "its validation_size must be an integer of at least 1, got 0"),
+    ],
+)
+def test_a_dataset_that_is_not_sound_is_left_out_and_said(site: Path, change: dict[str, object], said: str) -> None:
+    (site / "lab.py").write_text(f"from trainers.facts import *\nBLOBS = {replace(DATA, **change)!r}")  # type: ignore[arg-type]
+    sys.modules.pop("lab", None)
+    announce(site, {"samstudy.datasets": {"blobs": "lab:BLOBS"}})
+    assert announced("samstudy.datasets", DatasetFacts, taken=()) == {}
+    assert plugins.LEFT_OUT[0].startswith(f"blobs (samstudy.datasets, lab:BLOBS of lab): {said}")
+
+
+def test_names_are_taken_once(site: Path) -> None:
+    (site / "lab.py").write_text(f"from trainers.facts import *\nMLP = {replace(MODEL, name='mlp')!r}\nNET = {MODEL!r}")
+    sys.modules.pop("lab", None)
+    announce(site, {"samstudy.models": {"mlp": "lab:MLP", "net": "lab:NET"}})
+    announce(site, {"samstudy.models": {"net": "lab:NET"}}, name="other-lab")
+    assert list(announced("samstudy.models", ModelFacts, taken={"mlp"})) == ["net"]
+    assert [problem.endswith(": the name is taken") for problem in plugins.LEFT_OUT] == [True, True]
+
+
+def vectors(size: int, *, classes: int = 2) -> Split:
+    return Split(torch.zeros(size, 3), torch.arange(size) % classes)
+
+
+def images(size: int) -> Split:
+    return Split(torch.randint(256, (size, 1, 4, 4), dtype=torch.uint8), torch.arange(size) % 2)
+
+
+class TestLoading:
+    @pytest.fixture
+    def answer(self, site: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+        """What the code of DATA and IMAGES answers, under "it"."""
+        given: dict[str, object] = {}
+        monkeypatch.setattr("trainers.datasets.announced.load_code", lambda code: lambda: given["it"])
+        return given
+
+    def test_what_is_as_announced_is_taken(self, answer: dict[str, object]) -> None:
+        answer["it"] = classification(vectors(6), vectors(2), vectors(5))
+        assert load_announced(DATA) is answer["it"]
+        answer["it"] = classification(images(6), images(2), images(1))
+        assert load_announced(IMAGES) is answer["it"]
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            (None, "lab.code:blobs must return a trainers.datasets.Dataset, got <class 'NoneType'>"),
+            (classification(vectors(5), vectors(2), vectors(2)), "training split must have 6 examples, got 5 inputs"),
+            (classification(vectors(6), vectors(3), vectors(2)), "validation split must have 2 examples, got 3"),
+            (classification(vectors(6), vectors(2), vectors(0)), "test split must have one or more examples"),
+            (classification(images(6), images(2), images(2)), "images, and nothing else, have a normalisation"),
+            (classification(vectors(6, classes=3), vectors(2), vectors(2)), "targets from 0 to 1, got 0 to 2"),
+            (
+                classification(Split(torch.zeros(6, 4), torch.zeros(6).long()), vectors(2), vectors(2)),
+                "training split must have inputs of shape (3,), got (4,)",
+            ),
+            (
+                classification(Split(torch.zeros(6, 3).double(), torch.zeros(6).long()), vectors(2), vectors(2)),
+                "inputs of torch.float32, got torch.float64",
+            ),
+            (
+                classification(Split(torch.zeros(6, 3), torch.zeros(6)), vectors(2), vectors(2)),
+                "targets (n,) of torch.int64, got 1 dimensions of torch.float32",
+            ),
+            (Dataset(vectors(6), None, vectors(2), Objective("classification")), "it has no validation split"),
+            (Dataset(vectors(6), vectors(2), vectors(2), Objective("regression")), "its task must be classification"),
+        ],
+    )
+    def test_what_is_not_as_announced_is_not_trained_on(
+        self, answer: dict[str, object], given: object, said: str
+    ) -> None:
+        answer["it"] = given
+        with pytest.raises(DatasetUnavailableError) as caught:
+            load_announced(DATA)
+        assert said in str(caught.value)
+
+
+def test_code_that_is_not_there_is_an_error_that_names_it() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_lab"):
+        load_code("no_such_lab.code:net")
+
+
+def test_a_model_is_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainers.models.MODELS", {"net": replace(MODEL, code="builtins:type")})
+    with pytest.raises(TypeError, match=r"builtins:type must return a torch.nn.Module, got <class 'type'>"):
+        build_model("net", DATA, seed=0)
