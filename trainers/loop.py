@@ -104,6 +104,11 @@ class Training:
         self._initial_suboptimality = self._suboptimality() if self._problem is not None else 1.0
         self._bound = self._initial_suboptimality
 
+    @property
+    def device_name(self) -> str:
+        """What it trains on: "cpu", or what CUDA calls the device."""
+        return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else self._device.type
+
     def next_result(self) -> EpochResult:
         """Trains up to the next epoch that is reported, evaluates, and counts.
 

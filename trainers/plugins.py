@@ -23,6 +23,9 @@ from trainers.facts import DatasetFacts, ModelFacts, Task
 LEFT_OUT: list[str] = []
 """Which of them are left out, and why: a package that is broken takes nothing else with it."""
 
+PACKAGES: dict[str, str] = {}
+"""The packages that the others are of, with their versions, by the `code` of what they announce."""
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
 
 _log = logging.getLogger(__name__)
@@ -45,9 +48,9 @@ def announced(group: str, kind: type[FactsType], *, taken: Collection[str]) -> d
             problem = _problem_with(facts, kind, entry_point.name, {*taken, *found})
         if problem is None:
             found[entry_point.name] = facts
+            PACKAGES[str(facts.code)] = _package(entry_point)
         else:
-            whose = f" of {entry_point.dist.name}" if entry_point.dist else ""
-            LEFT_OUT.append(f"{entry_point.name} ({group}, {entry_point.value}{whose}): {problem}")
+            LEFT_OUT.append(f"{entry_point.name} ({group}, {entry_point.value} of {_package(entry_point)}): {problem}")
             _log.warning("left out: %s", LEFT_OUT[-1])
     return found
 
@@ -55,6 +58,10 @@ def announced(group: str, kind: type[FactsType], *, taken: Collection[str]) -> d
 def load_code(code: str) -> Any:
     """The function that `code`, "module:function", names. Raises ImportError or AttributeError where there is none."""
     return EntryPoint(name="", value=code, group="").load()
+
+
+def _package(entry_point: EntryPoint) -> str:
+    return f"{entry_point.dist.name} {entry_point.dist.version}" if entry_point.dist else "no package"
 
 
 def _problem_with(

@@ -8,8 +8,9 @@ import socket
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from tenacity import Retrying, retry_if_exception, wait_exponential
@@ -19,9 +20,11 @@ from service.trial_logs import TrialLog
 from service.tuning.orders import TrialOrder, TrialReport
 from service.tuning.time_limit import OutOfTimeError, time_limit
 from service.tuning.trial_output import TrialOutput
+from trainers.catalog import DATASETS, MODELS
 from trainers.checkpoint import DamagedCheckpointError, dumps, loads
 from trainers.config import InvalidTrainConfigError, TrainConfig, defaults
 from trainers.loop import DivergedError, EpochResult, OtherRunError, Training
+from trainers.plugins import PACKAGES
 
 STORAGE_PATIENCE_S = 30.0
 """How long an attempt waits for a storage that does not answer before it begins without its checkpoint."""
@@ -122,6 +125,7 @@ class TrialExecution:
         chosen = {name: value for name, value in order.train.items() if value != known.get(name)}
         self._output.say(f"configuration: {json.dumps(chosen, ensure_ascii=False)}, all else by default")
         training = Training(TrainConfig.from_mapping(order.train), threads=order.threads)
+        self._output.say(f"with {', '.join(_software(training.config))}, on {training.device_name}")
         if order.checkpoint_every_epochs:
             self._restore(training)
         if not training.epochs_done:
@@ -301,3 +305,12 @@ def _unpacked(content: dict[str, Any], train: dict[str, Any], *, is_first: bool)
         if saved[name] != train[name]:
             raise _OtherConfigurationError(f"it is of another configuration, with {name} {saved[name]!r}")
     return content["training"], _Results.from_state_dict(content["results"])
+
+
+def _software(config: TrainConfig) -> Iterator[str]:
+    """What its numbers depend on beside the configuration: the versions of what trains it."""
+    for name in ("samstudy", "torch"):
+        with suppress(PackageNotFoundError):  # it may be on the path only
+            yield f"{name} {version(name)}"
+    codes = (MODELS[config.model].code, DATASETS[config.dataset].code)
+    yield from sorted({PACKAGES[code] for code in codes if code is not None})

@@ -172,7 +172,9 @@ def test_another_packages_model_learns_from_its_data(service: Service, client: C
     study = client.submit(spec)
     ended = study.wait(timeout_s=DEADLINE_S)
     assert (ended.state, ended.best is not None and ended.best.complete) == (StudyState.SUCCEEDED, True), ended.error
-    assert min(trial.objective or 0 for trial in client.trials(study.id)) > 0.9
+    trials = client.trials(study.id)
+    assert min(trial.objective or 0 for trial in trials) > 0.9
+    assert ", my-lab 0.1, on cpu" in "".join(client.logs(study.id, trials[0].id))
     wait_for_export(client, study.id)
     params = [run.data.params for run in Tracked(service, spec["name"]).children().values()]
     assert {(each["dataset"], each["model"]) for each in params} == {("stripes", "two_layers")}

@@ -31,6 +31,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which packages are found."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(plugins, "LEFT_OUT", [])
+    monkeypatch.setattr(plugins, "PACKAGES", {})
     return tmp_path
 
 
@@ -66,6 +67,7 @@ def test_what_is_announced_is_there_by_its_name(site: Path) -> None:
     found = announced("samstudy.models", ModelFacts, taken=())
     assert list(found.items()) == [("net", MODEL), ("other", replace(MODEL, name="other"))]
     assert plugins.LEFT_OUT == []
+    assert plugins.PACKAGES["lab.code:net"] == "lab 1.0"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_a_model_that_is_not_sound_is_left_out_and_said(
     announce(site, {"samstudy.models": {"net": "lab:NET", "well": "well:WELL"}})
     assert list(announced("samstudy.models", ModelFacts, taken=())) == ["well"]
     (problem,) = plugins.LEFT_OUT
-    assert problem.startswith(f"net (samstudy.models, lab:NET of lab): {said}")
+    assert problem.startswith(f"net (samstudy.models, lab:NET of lab 1.0): {said}")
     assert problem in caplog.text
 
 
@@ -114,7 +116,7 @@ def test_a_dataset_that_is_not_sound_is_left_out_and_said(site: Path, change: di
     sys.modules.pop("lab", None)
     announce(site, {"samstudy.datasets": {"blobs": "lab:BLOBS"}})
     assert announced("samstudy.datasets", DatasetFacts, taken=()) == {}
-    assert plugins.LEFT_OUT[0].startswith(f"blobs (samstudy.datasets, lab:BLOBS of lab): {said}")
+    assert plugins.LEFT_OUT[0].startswith(f"blobs (samstudy.datasets, lab:BLOBS of lab 1.0): {said}")
 
 
 def test_names_are_taken_once(site: Path) -> None:

@@ -300,11 +300,12 @@ def test_the_log_tells_what_ran_and_how_it_went(worker: Worker) -> None:
     assert chosen | {"dataset": "digits", "model": "mlp", "epochs": 4, "batch_size": 256, "seed": 0} == chosen
     assert {"lambda", "rho"} <= chosen.keys()
     assert len(chosen) < 10
-    assert said[2] == "training from the start, 4 epochs"
-    for epoch, line in enumerate(said[3:7], 1):
+    assert re.fullmatch(r"with samstudy \d\S+, torch \d\S+, on cpu", said[2])
+    assert said[3] == "training from the start, 4 epochs"
+    for epoch, line in enumerate(said[4:8], 1):
         assert re.fullmatch(rf"epoch {epoch}/4: val_accuracy 0\.\d+, val_loss \S+, train_loss .*; \d+\.\d\d s", line)
-    assert "test_accuracy 0." in said[6]
-    assert said[7:] == ["all epochs are done"]
+    assert "test_accuracy 0." in said[7]
+    assert said[8:] == ["all epochs are done"]
     datetime.fromisoformat(worker.log().partition(" ")[0])
 
 
