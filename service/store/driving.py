@@ -8,21 +8,18 @@ from datetime import datetime, timedelta
 from sys import intern
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, insert, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, Row, Table, select
 
 from service.errors import LeaseLostError, SamstudyError, StudyNotFoundError
 from service.store import records, tables
 from service.store.database import Database
 from service.store.inserting import insert_configuration, insert_trials, last_number
-from service.store.reports import AttemptLost, AttemptPaused, AttemptStarted, EpochReported, Report, TrialEnded
+from service.store.recording import pause_trial, record_report
+from service.store.reports import Report
 from service.store.sleeping import DRIVER_SLEPT, Sign, SleepWatch
 from service.store.snapshots import EpochValue, Instructions, Known, StudySnapshot
 from service.store.spending import spent_on_attempts
-from service.store.summaries import summarise_configurations
 from service.study import (
-    AttemptState,
     Configuration,
     Intent,
     Origin,
@@ -33,7 +30,6 @@ from service.study import (
     StudyState,
     Trial,
     TrialState,
-    check_trial_transition,
 )
 
 _WAITED_S = 1.0
@@ -195,7 +191,7 @@ class DrivingStore:
             times = [sign.at] * len(reports)
             if happened_at_s and not slept_s:  # a sleep lies before the sign of life that tells of it, wherever it was
                 times = [self._moment(at_s, sign, study.running_since) for at_s in happened_at_s]
-            news = [self._record(connection, report, at) for report, at in zip(reports, times, strict=True)]
+            news = [record_report(connection, study, report, at=at) for report, at in zip(reports, times, strict=True)]
             forgiven = {"driver_losses": 0} if any(news) else {}
             records.touch_study(connection, self.study_id, **forgiven)
         self._recorded_until = times[-1] if times else self._recorded_until
@@ -215,7 +211,7 @@ class DrivingStore:
                 records.end_as_intended(connection, study, at=now)
             elif not knew_all:
                 for trial_id in records.trials_in(connection, self.study_id, [TrialState.RUNNING]):
-                    self._pause_trial(connection, trial_id, now)
+                    pause_trial(connection, self.study_id, trial_id, at=now)
                 self._go_as_intended(connection, study, now)
             else:
                 records.cancel_open_trials(connection, study, at=now)
@@ -265,94 +261,6 @@ class DrivingStore:
             records.queue_again(connection, study, at=now)
         else:
             records.end_as_intended(connection, study, at=now)
-
-    def _pause_trial(self, connection: Connection, trial_id: str, now: datetime) -> None:
-        records.end_open_attempts(connection, [trial_id], AttemptState.PAUSED, at=now)
-        self._move_trial(connection, trial_id, TrialState.PAUSED, now)
-
-    def _record(self, connection: Connection, report: Report, now: datetime) -> bool:
-        """Whether the report has brought a new result: an epoch, or the end of a trial."""
-        trial = connection.execute(
-            select(
-                tables.trials.c.state,
-                tables.trials.c.attempt,
-                tables.trials.c.started_at,
-                tables.trials.c.configuration_id,
-            ).where(tables.trials.c.id == report.trial_id, tables.trials.c.study_id == self.study_id)
-        ).one()
-        state = TrialState(trial.state)
-        if isinstance(report, AttemptStarted):
-            if state in (TrialState.PENDING, TrialState.PAUSED) and report.attempt == trial.attempt + 1:
-                self._start_attempt(connection, report, trial.started_at or now, now)
-            return False
-        if report.attempt != trial.attempt or state is not TrialState.RUNNING:
-            return False
-        match report:
-            case EpochReported():
-                return self._add_result(connection, report, now)
-            case TrialEnded():
-                check_trial_transition(state, report.state)
-                records.end_open_attempts(
-                    connection, [report.trial_id], AttemptState(report.state), at=now, error=report.error
-                )
-                values = {"objective": report.objective, "error": report.error, "note": report.note}
-                self._move_trial(connection, report.trial_id, report.state, now, finished_at=now, **values)
-                summarise_configurations(connection, [trial.configuration_id])
-                return True
-            case AttemptPaused():
-                self._pause_trial(connection, report.trial_id, now)
-            case AttemptLost():
-                records.end_open_attempts(connection, [report.trial_id], AttemptState.LOST, at=now, error=report.error)
-                self._move_trial(connection, report.trial_id, TrialState.PENDING, now)
-        return False
-
-    def _start_attempt(
-        self, connection: Connection, report: AttemptStarted, started_at: datetime, now: datetime
-    ) -> None:
-        connection.execute(
-            insert(tables.attempts).values(
-                trial_id=report.trial_id,
-                number=report.attempt,
-                driver_attempt=self._driver_attempt,
-                state=AttemptState.RUNNING,
-                node=report.node,
-                started_at=now,
-            )
-        )
-        values = {"attempt": report.attempt, "started_at": started_at}
-        self._move_trial(connection, report.trial_id, TrialState.RUNNING, now, **values)
-
-    def _add_result(self, connection: Connection, report: EpochReported, now: datetime) -> bool:
-        """Whether the epoch is new to the trial."""
-        insert_into = sqlite_insert if self._database.is_sqlite else postgresql_insert
-        added = connection.execute(
-            insert_into(tables.results)
-            .values(
-                trial_id=report.trial_id,
-                epoch=report.epoch,
-                attempt=report.attempt,
-                metrics=report.metrics,
-                recorded_at=now,
-            )
-            .on_conflict_do_nothing(index_elements=["trial_id", "epoch"])
-            .returning(tables.results.c.id)
-        )
-        is_new = added.first() is not None  # rowcount does not say so on PostgreSQL
-        if is_new:
-            values = {"epochs_done": report.epoch, "metrics": report.metrics}
-            records.touch_trial(connection, report.trial_id, **values)
-        if report.warning is not None:
-            connection.execute(
-                tables.attempts.update()
-                .where(tables.attempts.c.trial_id == report.trial_id, tables.attempts.c.number == report.attempt)
-                .values(warning=report.warning)
-            )
-        return is_new
-
-    def _move_trial(
-        self, connection: Connection, trial_id: str, state: TrialState, now: datetime, **values: Any
-    ) -> None:
-        records.move_trials(connection, self.study_id, [trial_id], state, at=now, **values)
 
     def _lock_once_more(self, connection: Connection) -> tuple[Row[Any], datetime]:
         """The study of a driver that ends by itself: its last sign of life is this moment.
