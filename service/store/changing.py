@@ -13,14 +13,9 @@ from service.spec import StudySpec, accepted_spec
 from service.spec_checks import confirming_number_problem
 from service.spec_sections import Budget, Confirm
 from service.store import records
-from service.store.reopening import (
-    check_confirming,
-    check_confirming_change,
-    check_going_on,
-    raised_limits,
-    trials_cut_off,
-)
-from service.study import Intent, StudyState
+from service.store.reopening import check_confirming_change, confirms_on, raised_limits, searches_on
+from service.store.standing import confirmed_on, standing
+from service.study import Intent, Study, StudyState
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +87,18 @@ def _plan_for_ended(
 
     Where it confirms, only a raised max_trials asks for more search. Raises InvalidTransitionError.
     """
-    confirms = is_told_to_confirm and check_confirming(connection, study, spec)
     raised = raised_limits(study.spec["budget"], spec.budget.model_dump(mode="json"))
+    if not (is_told_to_confirm or raised):
+        return ChangePlan(spec)
+    ended, stands = records.as_record(Study, study), standing(connection, study, spec)
+    if is_told_to_confirm:
+        check_confirming_change(ended, spec, confirmed_on(connection, study.id))
+    confirms = is_told_to_confirm and confirms_on(ended, spec, stands)
     asks_for_more = "max_trials" in raised if confirms else bool(raised)
-    searches = asks_for_more and check_going_on(connection, study, spec)
+    searches = asks_for_more and searches_on(ended, spec, stands)
     if not (confirms or searches):
         return ChangePlan(spec)
-    cut_off = trials_cut_off(connection, study.id, spec, searches=searches)
-    return ChangePlan(spec, reopens=True, cut_off=cut_off)
+    return ChangePlan(spec, reopens=True, cut_off=stands.cut_off if searches else stands.cut_off_confirming)
 
 
 def _check_unended(connection: Connection, study: Row[Any], spec: StudySpec, *, is_told_to_confirm: bool) -> None:
@@ -113,4 +112,4 @@ def _check_unended(connection: Connection, study: Row[Any], spec: StudySpec, *, 
     if is_told_to_confirm and spec.confirm != accepted_spec(study.spec).confirm:
         if ends:
             raise records.impossible(study, "told what to confirm")
-        check_confirming_change(connection, study, spec)
+        check_confirming_change(records.as_record(Study, study), spec, confirmed_on(connection, study.id))

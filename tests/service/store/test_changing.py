@@ -32,7 +32,7 @@ def test_a_plan_names_the_trials_that_run_after_all_and_leaves_the_store_alone(t
     study, cut_off = ended_study(timed_stores)
     before = timed_stores.studies.events(study.id)
     plan = planned(timed_stores, study, StudyChanges(budget={"max_trials": 9}, labels={"team": "vision"}))
-    assert (plan.reopens, plan.cut_off) == (True, [cut_off])
+    assert (plan.reopens, plan.cut_off) == (True, (cut_off,))
     assert (plan.spec.budget.max_trials, plan.spec.labels) == (9, {"team": "vision"})
     assert timed_stores.studies.get(study.id) == study
     assert timed_stores.studies.events(study.id) == before
