@@ -43,6 +43,8 @@ class ModelFacts:
     min_image_size: height and width, in pixels, of the smallest images that it can be trained on.
     single_example_image_size: those of the smallest images of which one can be a batch; a smaller one leaves its batch
     normalisation a single pixel. 1 where there is none, or it always has more.
+    needs_two_examples: whether no batch may be one example, on inputs of any size, as where each example has one value
+    of what is normalised over the batch.
     code: "module:function" of another package that builds it (see `trainers.plugins`); None for samstudy's own.
     """
 
@@ -52,6 +54,7 @@ class ModelFacts:
     needs_images: bool = True
     min_image_size: int = 1
     single_example_image_size: int = 1
+    needs_two_examples: bool = False
     code: str | None = None
 
 

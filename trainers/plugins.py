@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import redirect_stdout
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
-from trainers.facts import DatasetFacts, ModelFacts, Task
+from trainers.facts import DatasetFacts, ModelFacts
 
 LEFT_OUT: list[str] = []
 """Which of them are left out, and why: a package that is broken takes nothing else with it."""
@@ -27,6 +29,7 @@ PACKAGES: dict[str, str] = {}
 """The packages that the others are of, with their versions, by the `code` of what they announce."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
+_CODE = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 _log = logging.getLogger(__name__)
 
@@ -40,24 +43,35 @@ def announced(group: str, kind: type[FactsType], *, taken: Collection[str]) -> d
     """
     found: dict[str, FactsType] = {}
     for entry_point in sorted(entry_points(group=group), key=lambda entry_point: (entry_point.name, entry_point.value)):
+        problem: str | None
         try:
-            facts = entry_point.load()
-        except Exception as error:  # noqa: BLE001 (the code is another package's)
-            problem: str | None = f"{type(error).__name__}: {error}"
-        else:
+            facts = _loaded(entry_point)
             problem = _problem_with(facts, kind, entry_point.name, {*taken, *found})
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (the code is another package's)
+            problem = f"{type(error).__name__}: {error}"
         if problem is None:
             found[entry_point.name] = facts
-            PACKAGES[str(facts.code)] = _package(entry_point)
+            PACKAGES[facts.code] = _package(entry_point)
         else:
             LEFT_OUT.append(f"{entry_point.name} ({group}, {entry_point.value} of {_package(entry_point)}): {problem}")
             _log.warning("left out: %s", LEFT_OUT[-1])
     return found
 
 
-def load_code(code: str) -> Any:
+def load_code(code: str) -> Callable[..., object]:
     """The function that `code`, "module:function", names. Raises ImportError or AttributeError where there is none."""
-    return EntryPoint(name="", value=code, group="").load()
+    function: Callable[..., object] = EntryPoint(name="", value=code, group="").load()
+    return function
+
+
+def _loaded(entry_point: EntryPoint) -> Any:
+    """What is announced. What its module prints is none of the output of whoever imports this."""
+    knew_torch = "torch" in sys.modules
+    with redirect_stdout(sys.stderr):
+        facts = entry_point.load()
+    if not knew_torch and "torch" in sys.modules:
+        _log.warning("%s imports torch, for which everything waits that reads it", entry_point.value)
+    return facts
 
 
 def _package(entry_point: EntryPoint) -> str:
@@ -75,8 +89,10 @@ def _problem_with(
         return "a name is a letter and then letters, digits, '_', '.' and '-', 100 at most"
     if name in taken:
         return "the name is taken"
-    if not isinstance(facts.code, str) or EntryPoint.pattern.fullmatch(facts.code) is None or ":" not in facts.code:
+    if not isinstance(facts.code, str) or not _CODE.fullmatch(facts.code):
         return f"its code must be 'module:function', got {facts.code!r}"
+    if not isinstance(facts.description, str):
+        return f"its description must be text, got {facts.description!r}"
     problems = _dataset_problems(facts) if isinstance(facts, DatasetFacts) else _model_problems(facts)
     return next(problems, None)
 
@@ -93,8 +109,11 @@ def _dataset_problems(facts: DatasetFacts) -> Iterator[str]:
 
 
 def _model_problems(facts: ModelFacts) -> Iterator[str]:
-    if not isinstance(facts.tasks, tuple) or not facts.tasks or not set(facts.tasks) <= set(get_args(Task)):
-        yield f"its tasks must be some of {get_args(Task)}, in a tuple, got {facts.tasks!r}"
+    if facts.tasks != ("classification",):
+        yield f"its tasks must be ('classification',), got {facts.tasks!r}"
+    for field in ("needs_images", "needs_two_examples"):
+        if not isinstance(getattr(facts, field), bool):
+            yield f"its {field} must be True or False, got {getattr(facts, field)!r}"
     for field in ("min_image_size", "single_example_image_size"):
         if not _is_count(getattr(facts, field)):
             yield f"its {field} must be an integer of at least 1, got {getattr(facts, field)!r}"

@@ -215,11 +215,13 @@ def _theory_has_equal_batches(values: Values) -> Iterator[ConfigProblem]:
 def _batches_can_be_normalised(values: Values) -> Iterator[ConfigProblem]:
     """Batch normalisation of one example with one pixel has nothing to normalise by; torch refuses it."""
     facts, model = facts_of(values), MODELS[values["model"]]
-    if not (facts.is_image and min(facts.shape[1:]) < model.single_example_image_size):
+    is_small = facts.is_image and min(facts.shape[1:]) < model.single_example_image_size
+    if not (is_small or model.needs_two_examples):
         return
     whole, batch_size = facts.train_size, values["batch_size"]
     batches = {min(batch_size, whole), whole % batch_size or batch_size}
-    why = f"{model.name} normalises batches, and on images this small cannot be trained on a single example"
+    here = "" if model.needs_two_examples else "on images this small "
+    why = f"{model.name} normalises batches, and {here}cannot be trained on a single example"
     if 1 in batches:
         yield ConfigProblem(
             "batch_size", f"batch_size must not leave a batch of one of {whole} examples, got {batch_size}: {why}"

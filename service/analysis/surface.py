@@ -146,18 +146,19 @@ def of_another_metric(
 def best_words(shown: Surface) -> str:
     """What the cell that is marked is: best, by which mean, and of the objective where another metric is shown.
 
-    Where others have the same mean of the objective, they are counted: the spread, then the order, chose among them.
+    Where other cells have the same mean of the objective, they are counted: the spread, then the order, chose one.
     """
     confirmed = shown.best is not None and shown.best.confirmed is not None
-    equals = 0 if shown.best is None or shown.mode is None else _others_with_its_mean(shown, shown.best)
-    shared = f", with the same mean as {equals} other{'s' * (equals > 1)}" if equals else ""
+    equals = 0 if shown.best is None or shown.mode is None else _cells_with_its_mean(shown, shown.best)
+    shared = f", with the same mean as {equals} other cell{'s' * (equals > 1)}" if equals else ""
     return "best" + (" objective" if shown.mode is None else "") + (" on fresh seeds" if confirmed else "") + shared
 
 
-def _others_with_its_mean(shown: Surface, best: Cell) -> int:
+def _cells_with_its_mean(shown: Surface, best: Cell) -> int:
     def deciding(cell: Cell) -> tuple[bool, int, float] | None:
         summary = cell.confirmed if best.confirmed else cell.value
-        return None if summary is None else (cell.complete, summary.n, summary.mean)
+        is_behind = best.confirmed is None and not cell.complete
+        return None if summary is None else (is_behind, summary.n, summary.mean)
 
     cells = [cell for panel in shown.panels for cell in panel.cells]
     return sum(deciding(cell) == deciding(best) for cell in cells) - 1

@@ -15,6 +15,12 @@ _SCRIPT, _STYLE, _REDOC_SCRIPT, _ICON = (
 )
 _OPENAPI = "/openapi.json"
 
+_NOTHING_FROM_ELSEWHERE = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
+    "worker-src blob:"
+)
+"""Both pages have a script and styles of their own in them; ReDoc searches in a worker."""
+
 PATHS = ("/", _SWAGGER, _REDOC, _OPENAPI, _SCRIPT, _STYLE, _REDOC_SCRIPT, _ICON)
 """Every path of the documentation."""
 
@@ -31,20 +37,30 @@ def _to_swagger() -> RedirectResponse:
 
 
 def _swagger() -> HTMLResponse:
-    return get_swagger_ui_html(
-        openapi_url=_OPENAPI,
-        title="samstudy",
-        swagger_js_url=_SCRIPT,
-        swagger_css_url=_STYLE,
-        swagger_favicon_url=_ICON,
+    return _alone(
+        get_swagger_ui_html(
+            openapi_url=_OPENAPI,
+            title="samstudy",
+            swagger_js_url=_SCRIPT,
+            swagger_css_url=_STYLE,
+            swagger_favicon_url=_ICON,
+        )
     )
 
 
 def _redoc() -> HTMLResponse:
-    return get_redoc_html(
-        openapi_url=_OPENAPI,
-        title="samstudy",
-        redoc_js_url=_REDOC_SCRIPT,
-        redoc_favicon_url=_ICON,
-        with_google_fonts=False,
+    return _alone(
+        get_redoc_html(
+            openapi_url=_OPENAPI,
+            title="samstudy",
+            redoc_js_url=_REDOC_SCRIPT,
+            redoc_favicon_url=_ICON,
+            with_google_fonts=False,
+        )
     )
+
+
+def _alone(page: HTMLResponse) -> HTMLResponse:
+    """The page, of which the browser asks nobody else anything, as ReDoc does for a logo."""
+    page.headers["Content-Security-Policy"] = _NOTHING_FROM_ELSEWHERE
+    return page

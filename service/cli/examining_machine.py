@@ -9,12 +9,13 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from service.cli.findings import Finding, note, well, wrong
-from trainers.catalog import DATASETS, MODELS
-from trainers.facts import DatasetFacts, ModelFacts
-from trainers.plugins import LEFT_OUT
+
+if TYPE_CHECKING:
+    from trainers.facts import DatasetFacts, ModelFacts
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "fastapi", "sqlalchemy", "pydantic")
 LEAST_DISK_BYTES = 2 * 1024**3
@@ -22,6 +23,9 @@ LEAST_DISK_BYTES = 2 * 1024**3
 
 def examine_machine(home: Path) -> Iterator[Finding]:
     """Python, packages and disk."""
+    from trainers.catalog import DATASETS, MODELS
+    from trainers.plugins import LEFT_OUT
+
     found = platform.python_version()
     is_known = sys.version_info >= (3, 11)
     yield well("Python", found) if is_known else wrong("Python", found, "use Python 3.11 or newer")

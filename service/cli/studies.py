@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from service.client import Client
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-_MOST = 5
+_SHOWN = 5
+"""How many studies of one name are listed."""
 
 
 def found_id(given: str) -> str:
@@ -24,16 +26,20 @@ def found_id(given: str) -> str:
 
     Raises StudyNotFoundError, and typer.BadParameter where several studies have the name.
     """
-    if may_be_study_id(given):
-        return given
+    from itertools import chain, islice
+
     with client() as service:
-        named = [study for archived in (False, True) for study in service.studies(name=given, archived=archived)]
+        if may_be_study_id(given):
+            with suppress(StudyNotFoundError):
+                return service.study(given).id
+        known = (service.studies(name=given, archived=archived, page_size=_SHOWN + 1) for archived in (False, True))
+        named = list(islice(chain.from_iterable(known), _SHOWN + 1))
     if not named:
         raise StudyNotFoundError(given, or_name=True)
     if len(named) > 1:
-        those = ", ".join(f"{study.id} ({study.state}, {study.created_at:%Y-%m-%d %H:%M})" for study in named[:_MOST])
-        more = f" and {len(named) - _MOST} more" if len(named) > _MOST else ""
-        raise typer.BadParameter(f"{len(named)} studies have the name {given!r}: {those}{more}; give an id")
+        those = ", ".join(f"{study.id} ({study.state}, of {study.owner})" for study in named[:_SHOWN])
+        more = " and more" if len(named) > _SHOWN else ""
+        raise typer.BadParameter(f"several studies have the name {given!r}: {those}{more}; give an id")
     return named[0].id
 
 
@@ -160,7 +166,7 @@ def compare(
     study_ids: Annotated[
         list[str],
         typer.Argument(
-            metavar="STUDY…",
+            metavar="STUDY",
             help="Two or more, by id or name.",
             callback=lambda given: list(map(found_id, given)),
         ),

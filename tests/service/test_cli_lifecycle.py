@@ -25,6 +25,7 @@ from service.cli.watching import watch_study
 from service.client import Client
 from service.errors import ServiceUnavailableError
 from service.settings import settings
+from service.spec import parse_spec
 from service.store import tables
 from service.store.changing import StudyChanges
 from service.store.database import Database
@@ -523,10 +524,32 @@ def test_a_study_can_be_given_by_its_name_where_no_other_has_it(command: Command
     again = life.create(name="λ sweep")
     code, said = command.refused("delete", "--yes", "λ sweep")
     assert code == 2
-    assert all(word in said for word in ("2 studies have the name", sweep.id, again.id, "CANCELLED", "QUEUED"))
+    assert all(word in said for word in ("several studies have", sweep.id, again.id, "CANCELLED", "QUEUED", "of local"))
     assert command("show", other.id) == command("show", "other")
-    assert command.refused("show", "aaaaaaaaaa") == (2, "error: no study has the id 'aaaaaaaaaa'")
+    alike = life.create(name="parameters")  # an id could be written so
+    assert command("cancel", "parameters") == f"study {alike.id} is cancelled"
+    life.create(name=other.id)
+    assert command("pause", other.id) == f"study {other.id} is paused"
+    assert command.refused("show", "aaaaaaaaaa") == (2, "error: no study has the id or the name 'aaaaaaaaaa'")
     assert command.refused("show", "") == (2, "error: no study has the id or the name ''")
+
+
+def test_a_study_of_a_package_that_is_not_installed_can_be_read(
+    command: Command, life: Life, tmp_path: Path, a_spec: dict[str, Any]
+) -> None:
+    spec = {**a_spec, "train": {"dataset": "digits", "model": "mlp", "epochs": 3}}
+    stored = parse_spec(spec).to_mapping()
+    stored["train"] |= {"dataset": "of another package", "model": "of another package"}
+    study = life.studies.create(NewStudy("theirs", "", {}, stored, "local", "digest"))[0]
+    life.run(driver := life.start(study), life.propose(driver, {"lambda": 0.5, "rho": 0.1}), (0.8, 0.9))
+    for reading in ("show", "surface", "best", "trials"):
+        assert "85.0" in command(reading, "theirs") or reading == "trials", reading
+    assert "of another package" in command("best", "theirs", "--command")
+    assert command("export", "theirs", "--format", "json").count(" 0.9,") >= 1
+    code, said = command.refused("importances", "theirs")
+    assert (code, "10 complete configurations" in said) == (1, True)
+    code, said = command.refused("budget", "theirs", "max_trials=80")
+    assert (code, "train.dataset: dataset must be one of" in said) == (2, True)
 
 
 class TestShow:

@@ -276,6 +276,10 @@ class TestTheStore:
         ]
         assert list(examining_machine.plugin_findings([ours], [])) == []
 
+    def test_a_package_that_is_broken_is_found(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("trainers.plugins.LEFT_OUT", ["net: no"])
+        assert [finding.said for finding in examining_machine.examine_machine(tmp_path)].count("net: no") == 1
+
     def test_a_full_disk_is_said(self, migrated_store: Path, tmp_path: Path) -> None:
         with small_disk(tmp_path / "small", size_bytes=1024 * 1024) as disk:
             (disk.path / "samstudy.db").write_bytes(migrated_store.read_bytes())

@@ -33,5 +33,6 @@ def load_dataset(name: str, validation: str = "held_out") -> Dataset:
 
     validation: one of `catalog.VALIDATIONS`. Raises DatasetUnavailableError where its files cannot be had.
     """
-    dataset = LOADERS[name]() if name in LOADERS else load_announced(DATASETS[name])
+    facts = DATASETS[name]
+    dataset = LOADERS[name]() if facts.code is None else load_announced(facts.code, facts)
     return dataset if validation == "held_out" else dataset.without_validation()

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from trainers.datasets.dataset import Dataset, DatasetUnavailableError, Split
 from trainers.facts import DatasetFacts
 from trainers.plugins import load_code
 
 
-def load_announced(facts: DatasetFacts) -> Dataset:
-    """The dataset of another package. Raises DatasetUnavailableError where it is not as announced."""
-    dataset = load_code(str(facts.code))()
+def load_announced(code: str, facts: DatasetFacts) -> Dataset:
+    """The dataset that another package's code loads. Raises DatasetUnavailableError where it is not as announced."""
+    dataset = load_code(code)()
     if not isinstance(dataset, Dataset):
-        raise DatasetUnavailableError(f"{facts.code} must return a trainers.datasets.Dataset, got {type(dataset)}")
+        raise DatasetUnavailableError(f"{code} must return a trainers.datasets.Dataset, got {type(dataset)}")
     for problem in _problems(dataset, facts):
-        raise DatasetUnavailableError(f"dataset {facts.name}, of {facts.code}, is not as it is announced: {problem}")
+        raise DatasetUnavailableError(f"dataset {facts.name}, of {code}, is not as it is announced: {problem}")
     return dataset
 
 
@@ -27,18 +28,21 @@ def _problems(dataset: Dataset, facts: DatasetFacts) -> Iterator[str]:
     if dataset.validation is None:
         yield "it has no validation split"
         return
-    if facts.is_image != (dataset.normalisation is not None):
-        yield "images, and nothing else, have a normalisation"
     for name, split, size in (
         ("training", dataset.train, facts.train_size),
         ("validation", dataset.validation, facts.validation_size),
         ("test", dataset.test, None),
     ):
         yield from (f"its {name} split {problem}" for problem in _split_problems(split, facts, size))
+    if facts.is_image != (dataset.normalisation is not None):
+        yield "images, and nothing else, have a normalisation"
 
 
 def _split_problems(split: Split, facts: DatasetFacts, size: int | None) -> Iterator[str]:
     inputs, targets = split.inputs, split.targets
+    if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
+        yield f"must have inputs and targets that are tensors, got {type(inputs)} and {type(targets)}"
+        return
     if len(inputs) != len(targets) or len(targets) != (size or len(targets)) or not len(targets):
         yield f"must have {size or 'one or more'} examples, got {len(inputs)} inputs and {len(targets)} targets"
         return
@@ -47,6 +51,8 @@ def _split_problems(split: Split, facts: DatasetFacts, size: int | None) -> Iter
     wanted = torch.uint8 if facts.is_image else torch.float32
     if inputs.dtype != wanted:
         yield f"must have inputs of {wanted}, got {inputs.dtype}"
+    if inputs.requires_grad or not bool(torch.isfinite(inputs).all()):
+        yield "must have finite inputs that require no gradient"
     if targets.dtype != torch.int64 or targets.dim() != 1:
         yield f"must have targets (n,) of torch.int64, got {targets.dim()} dimensions of {targets.dtype}"
     elif not 0 <= int(targets.min()) <= int(targets.max()) < facts.classes:

@@ -42,7 +42,10 @@ class Normalisation:
 
     @classmethod
     def of(cls, images: Tensor) -> Normalisation:
-        """The statistics of uint8 images (n, C, H, W), exact up to the last rounding; std has n − 1 below it."""
+        """The statistics of uint8 images (n, C, H, W), exact up to the last rounding.
+
+        std has n − 1 below it; it is 1 for a channel whose pixels are all the same, as where nothing is transparent.
+        """
         counts = torch.stack(
             [torch.bincount(images[:, channel].flatten(), minlength=256) for channel in range(images.shape[1])]
         ).double()
@@ -50,7 +53,7 @@ class Normalisation:
         size = counts.sum(1)
         mean = counts @ values / size
         variance = (counts * (values - mean[:, None]).square()).sum(1) / (size - 1)
-        return cls(mean.float(), variance.sqrt().float())
+        return cls(mean.float(), torch.where(variance > 0, variance.sqrt(), 1.0).float())
 
     def to(self, device: torch.device) -> Normalisation:
         return Normalisation(self.mean.to(device), self.std.to(device))

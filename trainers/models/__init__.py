@@ -9,12 +9,12 @@ from torch import nn
 
 from trainers.catalog import MODELS
 from trainers.facts import DatasetFacts
+from trainers.models.announced import build_announced
 from trainers.models.linear import linear
 from trainers.models.mlp import mlp
 from trainers.models.preactivation import preact_resnet18, wrn_16_4, wrn_28_10
 from trainers.models.small_cnn import small_cnn
 from trainers.models.torchvision_classifier import torchvision_classifier
-from trainers.plugins import load_code
 
 __all__ = ["BUILDERS", "build_model"]
 
@@ -33,8 +33,8 @@ def build_model(name: str, dataset: DatasetFacts, *, seed: int) -> nn.Module:
     """The model of this name for this dataset, on the CPU, in training mode.
 
     The same seed gives the same weights, and the global random state is left as it was.
-    Raises ValueError for a name that nobody has and for images too small for the model, and TypeError where another
-    package builds no module.
+    Raises ValueError for a name that nobody has and for images too small for the model, and what `build_announced` does
+    for another package's.
     """
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(seed)
@@ -44,9 +44,5 @@ def build_model(name: str, dataset: DatasetFacts, *, seed: int) -> nn.Module:
 def _built(name: str, dataset: DatasetFacts) -> nn.Module:
     if name in BUILDERS:
         return BUILDERS[name](dataset)
-    if name not in MODELS or MODELS[name].code is None:
-        return torchvision_classifier(name, dataset)
-    model = load_code(str(MODELS[name].code))(dataset)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{MODELS[name].code} must return a torch.nn.Module, got {type(model)}")
-    return model
+    code = MODELS[name].code if name in MODELS else None
+    return torchvision_classifier(name, dataset) if code is None else build_announced(code, dataset)

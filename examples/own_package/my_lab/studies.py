@@ -7,6 +7,7 @@ TWO_LAYERS = ModelFacts(
     "two hidden layers with batch normalisation",
     ("classification",),
     needs_images=False,
+    needs_two_examples=True,
     code="my_lab.networks:two_layers",
 )
 

@@ -171,9 +171,25 @@ def test_another_metric_lies_where_the_objective_does() -> None:
 def test_means_as_good_as_the_best_are_counted() -> None:
     values = [0.5, 0.9, 0.9, 0.3, 0.9, 0.1, 0.2, 0.3, 0.4, 0.0]
     shown = surface(results(grid(), values), mode="max", metric="val_accuracy")
-    assert best_words(shown) == "best, with the same mean as 2 others"
+    assert best_words(shown) == "best, with the same mean as 2 other cells"
     by_loss = surface(results(grid(), [*values[:-1], 0.1]), mode="min", metric="val_loss")
-    assert best_words(by_loss) == "best, with the same mean as 1 other"
+    assert best_words(by_loss) == "best, with the same mean as 1 other cell"
     least = of_another_metric(by_loss, "sharpness_one_step", search={}, confirming={})
     assert best_words(least) == "best objective"
     assert best_words(surface([], mode="max", metric="val_accuracy")) == "best"
+
+
+def test_a_mean_of_other_worth_is_not_the_same() -> None:
+    points = [configuration(number, **{"lambda": number / 10, "rho": 0.1}) for number in range(1, 4)]
+    trials = [
+        *(trial(points[0], seed, 0.9) for seed in (0, 1)),
+        *(trial(points[1], seed, 0.9) for seed in (0, 1)),
+        trial(points[2], 0, 0.9),
+        trial(points[2], 1, None, state=TrialState.FAILED),
+    ]
+    found = aggregate(points, trials)
+    assert best_words(surface(found, mode="max", metric="m")) == "best, with the same mean as 1 other cell"
+    fresh = zip(points, (0.8, 0.7, 0.8), strict=True)
+    confirming = [trial(point, 7, value, purpose=Purpose.CONFIRM) for point, value in fresh]
+    confirmed = surface(aggregate(points, [*trials, *confirming]), mode="max", metric="m")
+    assert best_words(confirmed) == "best on fresh seeds, with the same mean as 1 other cell"

@@ -19,9 +19,11 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 from starlette.testclient import TestClient
 
+from service.access import NewKey, Role
 from service.api.app import RefusedToStartError, create_app, serve
 from service.settings import Settings
 from service.store.database import Database
+from service.store.keys import KeyStore
 from tests.service.conftest import RunningApi
 
 if TYPE_CHECKING:
@@ -77,13 +79,17 @@ def test_the_root_leads_to_the_documentation(database: Database, api_settings: S
 def test_the_documentation_needs_nothing_from_elsewhere(
     database: Database, api_settings: Settings, page: str, elements: int
 ) -> None:
+    KeyStore(database).create(NewKey(owner="ada", role=Role.USER))  # from now on all else needs one
     client = TestClient(create_app(database, api_settings))
     said = client.get(page).text
     assert "://" not in said
     needed = re.findall(r"""(?:src|href|url|spec-url)(?:=|: )["'](.+?)["']""", said)
     assert len(needed) == elements + 1, "an icon, the script, its style where it has one, and the document itself"
+    policy = client.get(page).headers["content-security-policy"]
+    assert policy.startswith("default-src 'self'; ")
+    assert "http" not in policy
     assert all(client.get(path).status_code == 200 for path in needed), needed
-    assert client.get("/docs/assets/../../core.py").status_code == 404
+    assert client.get("/docs/assets/../../core.py").status_code == 401  # not one of them
 
 
 @pytest.fixture(scope="module")
