@@ -66,9 +66,11 @@ def save(state: dict[str, Any], path: Path) -> None:
     One process at a time may save to a path. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    old = _second_name(path)
+    _finish_a_save_cut_off(path, old)
     _remove_leftovers(path)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}~")
-    new, old = Path(name), path.with_name(f".{path.name}~previous")
+    new = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(dumps(state))
@@ -85,7 +87,7 @@ def save(state: dict[str, Any], path: Path) -> None:
             previous(path).unlink(missing_ok=True)
     except BaseException:
         new.unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
+        _finish_a_save_cut_off(path, old)
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
@@ -104,13 +106,14 @@ def load(path: Path | str) -> dict[str, Any]:
         return _load_one(path)
     except DamagedCheckpointError as error:
         damage = error
+    before = _second_name(path) if _is_whole(_second_name(path)) else previous(path)
     try:
-        state = _load_one(previous(path))
+        state = _load_one(before)
     except FileNotFoundError:
         raise damage from None
     except DamagedCheckpointError as error:
         raise DamagedCheckpointError(f"{damage}; {error}") from error
-    logger.warning("%s; continuing with the one before, %s", damage, previous(path).name)
+    logger.warning("%s; continuing with the one before, %s", damage, before.name)
     return state
 
 
@@ -143,6 +146,19 @@ def _check(data: bytes) -> None:
 
 def _header(payload: memoryview) -> bytes:
     return b"".join((_MAGIC, _VERSION.to_bytes(2, "big"), hashlib.sha256(payload).digest()))
+
+
+def _second_name(path: Path) -> Path:
+    """What the checkpoint at `path` is called too while the next one takes its place."""
+    return path.with_name(f".{path.name}~previous")
+
+
+def _finish_a_save_cut_off(path: Path, old: Path) -> None:
+    """Where a save was cut off once its file was in place, the one before lies under its second name still."""
+    if _is_whole(old) and not (path.exists() and old.samefile(path)):
+        old.replace(previous(path))
+    else:
+        old.unlink(missing_ok=True)
 
 
 def _give_second_name(path: Path, name: Path) -> None:

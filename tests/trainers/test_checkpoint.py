@@ -199,6 +199,36 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
     assert names_beside(path) == sorted([*others, "state.ckpt"])
 
 
+@pytest.mark.parametrize("has_hard_links", [True, False])
+@pytest.mark.parametrize("replaced", [0, 1])
+def test_an_interrupted_save_leaves_the_newest_and_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: int, has_hard_links: bool
+) -> None:
+    """replaced: how many files the save has put in their places when it is interrupted."""
+    path = tmp_path / "state.ckpt"
+    for epoch in (0, 1):
+        save({"epochs_done": epoch}, path)
+    with monkeypatch.context() as patch:
+        if not has_hard_links:
+            patch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(PermissionError()))
+        replace, calls = Path.replace, iter([None] * replaced)
+
+        def interrupted(self: Path, target: Path) -> Path:
+            if next(calls, "interrupt") == "interrupt":
+                patch.setattr(Path, "replace", replace)
+                raise KeyboardInterrupt
+            return replace(self, target)
+
+        patch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save({"epochs_done": 2}, path)
+    newest = 1 + replaced
+    assert load(path) == {"epochs_done": newest}
+    path.write_bytes(b"damaged")
+    assert load(path)["epochs_done"] == (newest if not has_hard_links and not replaced else newest - 1)
+    assert names_beside(path) == ["state.ckpt", "state.ckpt.previous"]
+
+
 def test_the_longest_name_that_a_temporary_file_beside_it_can_have_is_long_enough(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 245)
     save({"epochs_done": 1}, path)
@@ -256,7 +286,12 @@ def at_every_operation():
         save(state(2), path)
         _, status = os.waitpid(forked(lambda: die_before_operation(number, path)), 0)
         newest, before = load(path), load(previous(path))
-        outcomes.append([newest["number"], before["number"], is_whole(newest) and is_whole(before)])
+        content = path.read_bytes()
+        path.write_bytes(b"damaged")
+        in_its_place = load(path)
+        path.write_bytes(content)
+        are_whole = is_whole(newest) and is_whole(before) and is_whole(in_its_place)
+        outcomes.append([newest["number"], before["number"], in_its_place["number"], are_whole])
         save(state(4), path)  # the next process goes on
         left = sorted(item.name for item in folder.iterdir() if item.name.startswith(f".{path.name}~"))
         assert (load(path)["number"], left) == (4, []), (load(path)["number"], left)
@@ -305,12 +340,13 @@ def test_whenever_a_process_is_killed_what_it_saved_last_can_be_loaded(tmp_path:
     )
     assert done.returncode == 0, done.stderr
     outcomes = json.loads(done.stdout)
-    assert outcomes["operation"][0] == [2, 1, True]
-    assert outcomes["operation"][-1] == [3, 2, True]
+    assert outcomes["operation"][0] == [2, 1, 1, True]
+    assert outcomes["operation"][-1] == [3, 2, 2, True]
     assert len(outcomes["operation"]) > 5
-    for newest, before, are_whole in outcomes["operation"]:
+    for newest, before, in_its_place, are_whole in outcomes["operation"]:
         assert are_whole
         assert (newest, before) in {(2, 1), (3, 1), (3, 2)}
+        assert in_its_place == newest - 1, "where the newest is damaged as well, the one before it is used"
     assert len(outcomes["time"]) == 25
     for saved, loaded, are_whole in outcomes["time"]:
         assert are_whole
