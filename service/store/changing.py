@@ -36,22 +36,17 @@ class StudyChanges:
 class ChangePlan:
     """What the changes come to.
 
-    spec: the study's from then on. reopens: whether the study, which has ended, goes on. cut_off: ids of its cancelled
-    trials that run after all then.
+    spec: the study's from then on, as it is stored. reopens: whether the study, which has ended, goes on. cut_off: ids
+    of its cancelled trials that run after all then.
     """
 
-    spec: StudySpec
+    spec: Mapping[str, Any]
     reopens: bool = False
     cut_off: Sequence[str] = ()
 
     def told(self) -> dict[str, Any]:
         """What can be changed, as the event of the change tells it."""
-        return {
-            "budget": self.spec.budget.model_dump(mode="json"),
-            "confirm": self.spec.confirm and self.spec.confirm.model_dump(mode="json"),
-            "labels": self.spec.labels,
-            "description": self.spec.description,
-        }
+        return {name: self.spec.get(name) for name in ("budget", "confirm", "labels", "description")}
 
 
 def plan_change(connection: Connection, study: Row[Any], changes: StudyChanges) -> ChangePlan:
@@ -60,14 +55,17 @@ def plan_change(connection: Connection, study: Row[Any], changes: StudyChanges) 
     Raises InvalidSpecError, and InvalidTransitionError where the study as it is cannot be changed so, or would only be
     ended again at once.
     """
-    spec, is_told_to_confirm = _changed(study.spec, changes), changes.confirm is not None
+    changed, is_told_to_confirm = _changed(study.spec, changes), changes.confirm is not None
+    if not (changes.budget or is_told_to_confirm):
+        return ChangePlan(changed)  # texts alone, which may be of a study that only another version could run
+    spec = accepted_spec(changed)
     if StudyState(study.state).is_final:
         return _plan_for_ended(connection, study, spec, is_told_to_confirm=is_told_to_confirm)
     _check_unended(connection, study, spec, is_told_to_confirm=is_told_to_confirm)
-    return ChangePlan(spec)
+    return ChangePlan(spec.to_mapping())
 
 
-def _changed(spec: Mapping[str, Any], changes: StudyChanges) -> StudySpec:
+def _changed(spec: Mapping[str, Any], changes: StudyChanges) -> dict[str, Any]:
     changed = {**spec, "budget": {**spec["budget"], **changes.budget}}
     if changes.labels is not None:
         changed["labels"] = dict(changes.labels)
@@ -77,7 +75,7 @@ def _changed(spec: Mapping[str, Any], changes: StudyChanges) -> StudySpec:
         if problem := confirming_number_problem(changes.confirm):
             raise InvalidSpecError([problem])
         changed["confirm"] = changes.confirm.model_dump(mode="json")
-    return accepted_spec(changed)
+    return changed
 
 
 def _plan_for_ended(
@@ -89,7 +87,7 @@ def _plan_for_ended(
     """
     raised = raised_limits(study.spec["budget"], spec.budget.model_dump(mode="json"))
     if not (is_told_to_confirm or raised):
-        return ChangePlan(spec)
+        return ChangePlan(spec.to_mapping())
     ended, stands = records.as_record(Study, study), standing(connection, study, spec)
     if is_told_to_confirm:
         check_confirming_change(ended, spec, confirmed_on(connection, study.id))
@@ -97,8 +95,9 @@ def _plan_for_ended(
     asks_for_more = "max_trials" in raised if confirms else bool(raised)
     searches = asks_for_more and searches_on(ended, spec, stands)
     if not (confirms or searches):
-        return ChangePlan(spec)
-    return ChangePlan(spec, reopens=True, cut_off=stands.cut_off if searches else stands.cut_off_confirming)
+        return ChangePlan(spec.to_mapping())
+    cut_off = stands.cut_off if searches else stands.cut_off_confirming
+    return ChangePlan(spec.to_mapping(), reopens=True, cut_off=cut_off)
 
 
 def _check_unended(connection: Connection, study: Row[Any], spec: StudySpec, *, is_told_to_confirm: bool) -> None:

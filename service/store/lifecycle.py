@@ -243,8 +243,7 @@ class LifecycleStore:
         return study, StudyState(study.state), self._database.now(connection)
 
     def _write_change(self, connection: Connection, study: Row[Any], plan: ChangePlan, now: datetime) -> None:
-        spec = plan.spec
-        values = {"description": spec.description, "labels": spec.labels, "spec": spec.to_mapping()}
+        values = {"description": plan.spec["description"], "labels": plan.spec["labels"], "spec": plan.spec}
         records.touch_study(connection, study.id, version=study.version + 1, **values)
         shows_again = {"archived": False} if plan.reopens and study.archived_at else {}
         records.add_event(connection, study.id, "study.changed", {**plan.told(), **shows_again}, at=now)

@@ -548,6 +548,7 @@ def test_a_study_of_a_package_that_is_not_installed_can_be_read(
     assert command("export", "theirs", "--format", "json").count(" 0.9,") >= 1
     code, said = command.refused("importances", "theirs")
     assert (code, "10 complete configurations" in said) == (1, True)
+    assert command("label", "theirs", "team:vision") == "team:vision"
     code, said = command.refused("budget", "theirs", "max_trials=80")
     assert (code, "train.dataset: dataset must be one of" in said) == (2, True)
 

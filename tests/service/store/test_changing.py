@@ -33,7 +33,7 @@ def test_a_plan_names_the_trials_that_run_after_all_and_leaves_the_store_alone(t
     before = timed_stores.studies.events(study.id)
     plan = planned(timed_stores, study, StudyChanges(budget={"max_trials": 9}, labels={"team": "vision"}))
     assert (plan.reopens, plan.cut_off) == (True, (cut_off,))
-    assert (plan.spec.budget.max_trials, plan.spec.labels) == (9, {"team": "vision"})
+    assert (plan.spec["budget"]["max_trials"], plan.spec["labels"]) == (9, {"team": "vision"})
     assert timed_stores.studies.get(study.id) == study
     assert timed_stores.studies.events(study.id) == before
 
@@ -41,7 +41,7 @@ def test_a_plan_names_the_trials_that_run_after_all_and_leaves_the_store_alone(t
 def test_what_does_not_lead_on_is_planned_without_any_trial(timed_stores: Any) -> None:
     study, _cut_off = ended_study(timed_stores)
     plan = planned(timed_stores, study, StudyChanges(budget={"max_trials": 1}, description="less"))
-    assert (plan.reopens, plan.cut_off, plan.spec.description) == (False, (), "less")
+    assert (plan.reopens, plan.cut_off, plan.spec["description"]) == (False, (), "less")
 
 
 def test_a_study_on_its_way_to_its_end_can_be_described_and_given_no_other_budget(timed_stores: Any) -> None:
@@ -49,6 +49,6 @@ def test_a_study_on_its_way_to_its_end_can_be_described_and_given_no_other_budge
     driver = timed_stores.drive(study)
     timed_stores.begin(driver)
     timed_stores.lifecycle.stop(study.id)
-    assert planned(timed_stores, study, StudyChanges(description="new")).spec.description == "new"
+    assert planned(timed_stores, study, StudyChanges(description="new")).spec["description"] == "new"
     with pytest.raises(InvalidTransitionError, match="is being stopped: it cannot be given another budget"):
         planned(timed_stores, study, StudyChanges(budget={"max_trials": 9}))
