@@ -27,8 +27,7 @@ from torch.utils.data import DataLoader
 
 import trainers.vision  # noqa: F401 (before torchvision, see there)
 from trainers.augmentation import augment
-from trainers.datasets import Dataset, Split
-from trainers.datasets.dataset import classification
+from trainers.datasets import Dataset, Split, classification_dataset
 
 # isort: split
 from torchvision import transforms
@@ -96,7 +95,7 @@ def _random_dataset() -> Dataset:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (_SIZE, 3, 32, 32), dtype=torch.uint8, generator=generator)
     split = Split(images, torch.randint(10, (_SIZE,), generator=generator))
-    return classification(split, split, split)
+    return classification_dataset(split, split, split)
 
 
 def _our_batches(dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:

@@ -26,7 +26,7 @@ LEFT_OUT: list[str] = []
 """Which of them are left out, and why: a package that is broken takes nothing else with it."""
 
 PACKAGES: dict[str, str] = {}
-"""The packages that the others are of, with their versions, by the `code` of what they announce."""
+"""Of those that are not: the package and its version, by the `code` of what it announces."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
 _CODE = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")

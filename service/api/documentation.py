@@ -37,7 +37,7 @@ def _to_swagger() -> RedirectResponse:
 
 
 def _swagger() -> HTMLResponse:
-    return _alone(
+    return _self_contained(
         get_swagger_ui_html(
             openapi_url=_OPENAPI,
             title="samstudy",
@@ -49,7 +49,7 @@ def _swagger() -> HTMLResponse:
 
 
 def _redoc() -> HTMLResponse:
-    return _alone(
+    return _self_contained(
         get_redoc_html(
             openapi_url=_OPENAPI,
             title="samstudy",
@@ -60,7 +60,7 @@ def _redoc() -> HTMLResponse:
     )
 
 
-def _alone(page: HTMLResponse) -> HTMLResponse:
+def _self_contained(page: HTMLResponse) -> HTMLResponse:
     """The page, of which the browser asks nobody else anything, as ReDoc does for a logo."""
     page.headers["Content-Security-Policy"] = _NOTHING_FROM_ELSEWHERE
     return page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,8 +27,6 @@ def found_id(given: str) -> str:
 
     Raises StudyNotFoundError, and typer.BadParameter where several studies have the name.
     """
-    from itertools import chain, islice
-
     with client() as service:
         if may_be_study_id(given):
             with suppress(StudyNotFoundError):
@@ -111,8 +110,6 @@ def list_studies(
     as_json: Json = False,
 ) -> None:
     """List studies, the newest first."""
-    from itertools import islice
-
     from service.cli import rendering
 
     labels: dict[str, str] = {}

@@ -22,8 +22,10 @@ from trainers.datasets import (
     DatasetUnavailableError,
     Normalisation,
     Split,
-    classification,
     load_dataset,
+)
+from trainers.datasets import (
+    classification_dataset as dataset_of,
 )
 from trainers.datasets.announced import load_announced
 from trainers.facts import DatasetFacts, ModelFacts
@@ -183,42 +185,42 @@ class TestLoading:
         return given
 
     def test_what_is_as_announced_is_taken(self, answer: dict[str, object]) -> None:
-        answer["it"] = classification(vectors(6), vectors(2), vectors(5))
+        answer["it"] = dataset_of(vectors(6), vectors(2), vectors(5))
         assert load_announced("lab.code:blobs", DATA) is answer["it"]
-        answer["it"] = classification(images(6), images(2), images(1))
+        answer["it"] = dataset_of(images(6), images(2), images(1))
         assert load_announced("lab.code:dots", IMAGES) is answer["it"]
 
     @pytest.mark.parametrize(
         ("given", "said"),
         [
             (None, "lab.code:blobs must return a trainers.datasets.Dataset, got <class 'NoneType'>"),
-            (classification(vectors(5), vectors(2), vectors(2)), "training split must have 6 examples, got 5 inputs"),
-            (classification(vectors(6), vectors(3), vectors(2)), "validation split must have 2 examples, got 3"),
-            (classification(vectors(6), vectors(2), vectors(0)), "test split must have one or more examples"),
-            (classification(images(6), images(2), images(2)), "inputs of shape (3,), got (1, 4, 4)"),
+            (dataset_of(vectors(5), vectors(2), vectors(2)), "training split must have 6 examples, got 5 inputs"),
+            (dataset_of(vectors(6), vectors(3), vectors(2)), "validation split must have 2 examples, got 3"),
+            (dataset_of(vectors(6), vectors(2), vectors(0)), "test split must have one or more examples"),
+            (dataset_of(images(6), images(2), images(2)), "inputs of shape (3,), got (1, 4, 4)"),
             (
                 Dataset(vectors(6), vectors(2), vectors(2), Objective("classification"), NORMALISATION),
                 "images, and nothing else, have a normalisation",
             ),
             (
-                classification(Split(torch.full((6, 3), torch.nan), torch.zeros(6).long()), vectors(2), vectors(2)),
+                dataset_of(Split(torch.full((6, 3), torch.nan), torch.zeros(6).long()), vectors(2), vectors(2)),
                 "finite inputs that require no gradient",
             ),
             (
-                classification(vectors(6), vectors(2), Split(np.zeros((2, 3)), np.zeros(2))),  # type: ignore[arg-type]
+                dataset_of(vectors(6), vectors(2), Split(np.zeros((2, 3)), np.zeros(2))),  # type: ignore[arg-type]
                 "test split must have inputs and targets that are tensors, got <class 'numpy.ndarray'>",
             ),
-            (classification(vectors(6, classes=3), vectors(2), vectors(2)), "targets from 0 to 1, got 0 to 2"),
+            (dataset_of(vectors(6, classes=3), vectors(2), vectors(2)), "targets from 0 to 1, got 0 to 2"),
             (
-                classification(Split(torch.zeros(6, 4), torch.zeros(6).long()), vectors(2), vectors(2)),
+                dataset_of(Split(torch.zeros(6, 4), torch.zeros(6).long()), vectors(2), vectors(2)),
                 "training split must have inputs of shape (3,), got (4,)",
             ),
             (
-                classification(Split(torch.zeros(6, 3).double(), torch.zeros(6).long()), vectors(2), vectors(2)),
+                dataset_of(Split(torch.zeros(6, 3).double(), torch.zeros(6).long()), vectors(2), vectors(2)),
                 "inputs of torch.float32, got torch.float64",
             ),
             (
-                classification(Split(torch.zeros(6, 3), torch.zeros(6)), vectors(2), vectors(2)),
+                dataset_of(Split(torch.zeros(6, 3), torch.zeros(6)), vectors(2), vectors(2)),
                 "targets (n,) of torch.int64, got 1 dimensions of torch.float32",
             ),
             (Dataset(vectors(6), None, vectors(2), Objective("classification")), "it has no validation split"),

@@ -8,12 +8,20 @@ from functools import cache
 from trainers.catalog import DATASETS
 from trainers.datasets.announced import load_announced
 from trainers.datasets.cifar import load_cifar10, load_cifar100
-from trainers.datasets.dataset import Dataset, DatasetUnavailableError, Normalisation, Split, classification
+from trainers.datasets.dataset import Dataset, DatasetUnavailableError, Normalisation, Split, classification_dataset
 from trainers.datasets.digits import load_digits
 from trainers.datasets.mnist import load_fashion_mnist, load_kmnist, load_mnist
 from trainers.datasets.svhn import load_svhn
 
-__all__ = ["LOADERS", "Dataset", "DatasetUnavailableError", "Normalisation", "Split", "classification", "load_dataset"]
+__all__ = [
+    "LOADERS",
+    "Dataset",
+    "DatasetUnavailableError",
+    "Normalisation",
+    "Split",
+    "classification_dataset",
+    "load_dataset",
+]
 
 LOADERS: dict[str, Callable[[], Dataset]] = {
     "digits": load_digits,

@@ -122,7 +122,7 @@ def fixed_permutation(size: int) -> Tensor:
     return torch.from_numpy(np.random.RandomState(_SPLIT_SEED).permutation(size))
 
 
-def classification(train: Split, validation: Split, test: Split) -> Dataset:
+def classification_dataset(train: Split, validation: Split, test: Split) -> Dataset:
     """Three splits of uint8 images, normalised by the training split, or of float32 vectors, which stay as they are."""
     normalisation = Normalisation.of(train.inputs) if train.inputs.dtype == torch.uint8 else None
     return Dataset(train, validation, test, Objective("classification"), normalisation)
@@ -136,4 +136,4 @@ def with_held_out(published: Split, test: Split) -> Dataset:
         Split(published.inputs[part], published.targets[part])
         for part in torch.split(order, [len(order) - held_out, held_out])
     )
-    return classification(train, validation, test)
+    return classification_dataset(train, validation, test)

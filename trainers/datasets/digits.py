@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trainers.datasets.dataset import Dataset, Split, classification, fixed_permutation
+from trainers.datasets.dataset import Dataset, Split, classification_dataset, fixed_permutation
 
 _VALIDATION_SIZE, _TEST_SIZE = 288, 360
 
@@ -19,4 +19,4 @@ def load_digits() -> Dataset:
     order = fixed_permutation(len(classes))
     parts = torch.split(order, [len(order) - _VALIDATION_SIZE - _TEST_SIZE, _VALIDATION_SIZE, _TEST_SIZE])
     train, validation, test = (Split(images[part], classes[part]) for part in parts)
-    return classification(train, validation, test)
+    return classification_dataset(train, validation, test)

@@ -2,7 +2,7 @@
 
 import torch
 
-from trainers.datasets import Dataset, Split, classification
+from trainers.datasets import Dataset, Split, classification_dataset
 
 _SIZES = (600, 150, 150)
 
@@ -10,7 +10,7 @@ _SIZES = (600, 150, 150)
 def stripes() -> Dataset:
     """uint8 images (n, 1, 8, 8) and int64 classes."""
     generator = torch.Generator().manual_seed(0)
-    return classification(*(_split(size, generator) for size in _SIZES))
+    return classification_dataset(*(_split(size, generator) for size in _SIZES))
 
 
 def _split(size: int, generator: torch.Generator) -> Split:
