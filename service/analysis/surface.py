@@ -144,14 +144,15 @@ def of_another_metric(
 
 
 def best_words(shown: Surface) -> str:
-    """What the cell that is marked is: best, by which mean, and of the objective where another metric is shown.
-
-    Where other cells have the same mean of the objective, they are counted: the spread, then the order, chose one.
-    """
+    """What the cell that is marked is: best, by which mean, and of the objective where another metric is shown."""
     confirmed = shown.best is not None and shown.best.confirmed is not None
+    return "best" + (" objective" if shown.mode is None else "") + (" on fresh seeds" if confirmed else "")
+
+
+def tie_words(shown: Surface) -> str:
+    """What follows `best_words` where other cells have the same mean: the spread, then the order, chose one of them."""
     equals = 0 if shown.best is None or shown.mode is None else _cells_with_its_mean(shown, shown.best)
-    shared = f", with the same mean as {equals} other cell{'s' * (equals > 1)}" if equals else ""
-    return "best" + (" objective" if shown.mode is None else "") + (" on fresh seeds" if confirmed else "") + shared
+    return f", with the same mean as {equals} other cell{'s' * (equals > 1)}" if equals else ""
 
 
 def _cells_with_its_mean(shown: Surface, best: Cell) -> int:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.analysis.labelling import symbol, value_label
-from service.analysis.surface import Cell, Panel, Surface, best_words
+from service.analysis.surface import Cell, Panel, Surface, best_words, tie_words
 from service.cli.rendering import BEST, plain_table, shown_mean
 
 NOTHING_YET = "…"
@@ -31,7 +31,7 @@ def surface_tables(surface: Surface, *, label: str, seeds: int, width: int) -> R
     if not surface.panels:
         return Text("no results yet")
     body = _arranged(surface, seeds, width)
-    notes = [f"{label}, mean ± std (n) over seeds, {BEST} {best_words(surface)}"]
+    notes = [f"{label}, mean ± std (n) over seeds, {BEST} {best_words(surface)}{tie_words(surface)}"]
     if any(cell.value is None for panel in surface.panels for cell in panel.cells):
         notes.append(f"{NOTHING_YET} no trial has a value yet")
     if any(cell.configurations > 1 for panel in surface.panels for cell in panel.cells):

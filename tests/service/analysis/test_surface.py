@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from service.analysis.aggregation import aggregate, summarise
-from service.analysis.surface import NO_PANELS, Surface, best_words, in_order_of_interest, of_another_metric, surface
+from service.analysis.surface import (
+    NO_PANELS,
+    Surface,
+    best_words,
+    in_order_of_interest,
+    of_another_metric,
+    surface,
+    tie_words,
+)
 from service.study import Purpose, TrialState
 from tests.service.analysis.records import configuration, grid, results, trial
 
@@ -168,15 +176,19 @@ def test_another_metric_lies_where_the_objective_does() -> None:
     assert (best_words(shown), best_words(found)) == ("best", "best objective on fresh seeds")
 
 
+def said(shown: Surface) -> str:
+    return best_words(shown) + tie_words(shown)
+
+
 def test_means_as_good_as_the_best_are_counted() -> None:
     values = [0.5, 0.9, 0.9, 0.3, 0.9, 0.1, 0.2, 0.3, 0.4, 0.0]
     shown = surface(results(grid(), values), mode="max", metric="val_accuracy")
-    assert best_words(shown) == "best, with the same mean as 2 other cells"
+    assert said(shown) == "best, with the same mean as 2 other cells"
     by_loss = surface(results(grid(), [*values[:-1], 0.1]), mode="min", metric="val_loss")
-    assert best_words(by_loss) == "best, with the same mean as 1 other cell"
+    assert said(by_loss) == "best, with the same mean as 1 other cell"
     least = of_another_metric(by_loss, "sharpness_one_step", search={}, confirming={})
-    assert best_words(least) == "best objective"
-    assert best_words(surface([], mode="max", metric="val_accuracy")) == "best"
+    assert said(least) == "best objective"
+    assert said(surface([], mode="max", metric="val_accuracy")) == "best"
 
 
 def test_a_mean_of_other_worth_is_not_the_same() -> None:
@@ -188,8 +200,8 @@ def test_a_mean_of_other_worth_is_not_the_same() -> None:
         trial(points[2], 1, None, state=TrialState.FAILED),
     ]
     found = aggregate(points, trials)
-    assert best_words(surface(found, mode="max", metric="m")) == "best, with the same mean as 1 other cell"
+    assert said(surface(found, mode="max", metric="m")) == "best, with the same mean as 1 other cell"
     fresh = zip(points, (0.8, 0.7, 0.8), strict=True)
     confirming = [trial(point, 7, value, purpose=Purpose.CONFIRM) for point, value in fresh]
     confirmed = surface(aggregate(points, [*trials, *confirming]), mode="max", metric="m")
-    assert best_words(confirmed) == "best on fresh seeds, with the same mean as 1 other cell"
+    assert said(confirmed) == "best on fresh seeds, with the same mean as 1 other cell"
